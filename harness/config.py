@@ -1,0 +1,333 @@
+"""The configuration's schema: one dataclass per Hydra group, and the ranges that types cannot express.
+
+Dataclasses are not frozen: OmegaConf refuses overrides of frozen ones. Defaults that differ between set-ups stand in
+``conf/``; here stand the literature's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class TaskConfig:
+    """What is asked. ``world`` names the controlled world that ``data=controlled`` draws from."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    template: str = MISSING
+    metrics: list[str] = MISSING
+    main_metric: str = MISSING
+    max_prompt_tokens: int = 128
+    max_response_tokens: int = 32
+    world: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """Where examples come from. ``seed`` fixes world, splits and test prompts; the root ``seed`` varies training only."""
+
+    source: str = MISSING
+    name: str | None = None
+    seed: int = 0
+    sizes: dict[str, int] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=lambda: {"sft": 0.5, "preference": 0.2, "judge": 0.1, "rl": 0.2})
+    references: int = 3
+    path: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    pairs_path: str | None = None
+    pairs_columns: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    max_bad_rows: int = 0
+    max_turns: int = 5
+    workers: int = 1
+
+
+@dataclass
+class ModelConfig:
+    """The base model: ``nano`` is made from a transformers config, ``hf`` is loaded from a folder or the hub."""
+
+    kind: str = MISSING
+    name: str | None = None
+    revision: str | None = None
+    architecture: str = "gpt2"
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    vocab_size: int = 2048
+    context: int = 256
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with a schedule; ``schedule`` is linear or cosine to 0, or constant."""
+
+    lr: float = MISSING
+    weight_decay: float = 0.0
+    eps: float = 1e-5
+    schedule: str = "linear"
+    warmup: float = 0.05
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class SFTConfig:
+    """Imitation of the demonstrations; ``source=load`` takes the policy at ``path`` as it is."""
+
+    source: str = "train"
+    path: str | None = None
+    epochs: float = 2.0
+    max_steps: int | None = None
+    batch_size: int = 64
+    micro_batch_size: int | None = None
+    train_on_prompt: bool = False
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
+
+
+@dataclass
+class FeedbackConfig:
+    """Who prefers what. ``temperature`` scales the annotator's utility; ``noise`` flips labels at random."""
+
+    kind: str = MISSING
+    samples_per_prompt: int = 4
+    sampling_temperature: float = 1.0
+    max_pairs: int = 8000
+    heldout_pairs: int = 4500
+    min_pairs: int = 50
+    max_attempts: int = 3
+    temperature: float = 1.0
+    noise: float = 0.0
+    length_bias: float = 0.0
+    metric: str | None = None
+
+
+@dataclass
+class RewardModelConfig:
+    """Bradley–Terry training from the SFT policy."""
+
+    source: str = "train"
+    path: str | None = None
+    epochs: float = 2.0
+    batch_size: int = 64
+    micro_batch_size: int | None = None
+    margin: float = 0.0
+    centering: float = 0.0
+    scale_scores: bool = False
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+
+
+@dataclass
+class AnnotatorConfig:
+    """A simulated annotator: see ``harness.feedback.annotators.Annotator``."""
+
+    temperature: float = 1.0
+    noise: float = 0.0
+    length_bias: float = 0.0
+
+
+@dataclass
+class JudgeConfig:
+    """The reward model that scores the table. Everything in it, and the data, decide its fingerprint; no candidate does."""
+
+    source: str = "train"
+    path: str | None = None
+    seed: int = 1000
+    model: ModelConfig = MISSING
+    responses: str = "mixture"
+    samples_per_prompt: int = 4
+    max_pairs: int = 12000
+    heldout_pairs: int = 4500
+    min_pairs: int = 100
+    sft_epochs: float = 2.0
+    epochs: float = 2.0
+    batch_size: int = 64
+    annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
+
+
+@dataclass
+class LimitsConfig:
+    """Where a run counts as collapsed: KL in nats per sequence, entropy in nats per token, length in tokens or as a share
+    of ``task.max_response_tokens``, score on the reward model's scale."""
+
+    max_kl: float | None = 50.0
+    min_entropy: float | None = 0.0001
+    min_length: float | None = 1.2
+    max_length_share: float | None = 0.98
+    min_score: float | None = None
+
+
+@dataclass
+class AlgorithmConfig:
+    """What every algorithm states: the class that runs it, its name in the table, its budget."""
+
+    _target_: str = MISSING
+    name: str = MISSING
+    episodes: int = 0
+
+
+@dataclass
+class ValueConfig:
+    """The value function: its own network started from the reward model (``separate``), or a head on the policy's trunk."""
+
+    kind: str = "separate"
+    coef: float = 0.1
+    clip_range: float = 0.2
+    lr: float | None = None
+
+
+@dataclass
+class AdvantageConfig:
+    """Generalised advantage estimation (arXiv 1506.02438), and whether rewards are whitened before it."""
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_rewards: bool = False
+
+
+@dataclass
+class ChecksConfig:
+    """What is watched: gates to skip before training, held-out probes during it, and the limits of a collapse."""
+
+    skip_gates: list[str] = field(default_factory=list)
+    probes: int = 8
+    probe_prompts: int = 200
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+
+@dataclass
+class KLControlConfig:
+    """Adaptive control of β (Ziegler et al. 2019, section 2.2); off where ``target`` is None. KL is summed over the sequence."""
+
+    target: float | None = None
+    horizon: int = 10000
+    estimator: str = "k1"
+
+
+@dataclass
+class PPOConfig(AlgorithmConfig):
+    """PPO as the literature runs it on language models (arXiv 2403.17031). β is ``kl_coef``."""
+
+    batch_size: int = 128
+    minibatch_size: int = 32
+    micro_batch_size: int | None = None
+    epochs: int = 4
+    kl_coef: float = 0.05
+    kl: KLControlConfig = field(default_factory=KLControlConfig)
+    clip_range: float = 0.2
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    entropy_coef: float = 0.0
+    missing_eos_penalty: float | None = 1.0
+    value: ValueConfig = field(default_factory=ValueConfig)
+    checks: ChecksConfig = field(default_factory=ChecksConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4, warmup=0.0))
+
+
+@dataclass
+class RolloutConfig:
+    """How responses are sampled in training; β and the ratio are measured at the same temperature."""
+
+    temperature: float = 0.7
+    top_k: int = 0
+    top_p: float = 1.0
+    batch_size: int = 256
+
+
+@dataclass
+class EvaluationConfig:
+    """How policies are scored: greedily by default, one length limit for all."""
+
+    temperature: float = 0.0
+    batch_size: int = 256
+    resamples: int = 1000
+    seed: int = 0
+    best_of_n: int = 4
+    fixed_rows: list[str] = field(
+        default_factory=lambda: [
+            "references",
+            "base",
+            "sft",
+            "sft-more",
+            "best-of-n",
+            "copy-input",
+            "empty",
+            "longest",
+        ]
+    )
+    extra_metrics: list[str] = field(default_factory=list)
+    curve_prompts: int = 200
+    curve_best_of: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    samples_in_record: int = 20
+    leaderboard: str = "harness.leaderboard.build.build"
+
+
+@dataclass
+class HardwareConfig:
+    """Where it runs. ``precision=auto`` is fp32 on a CPU and bf16 autocast on CUDA; ``threads=null`` takes every core."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+
+
+@dataclass
+class TrackerConfig:
+    """What is shown while it runs: ``rich``, ``plain`` or ``quiet``; ``log_file`` keeps all of it with times."""
+
+    mode: str = "rich"
+    log_file: str | None = None
+
+
+@dataclass
+class Config:
+    """One candidate set-up, all of it."""
+
+    task: TaskConfig = MISSING
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    sft: SFTConfig = MISSING
+    feedback: FeedbackConfig = MISSING
+    reward_model: RewardModelConfig = MISSING
+    judge: JudgeConfig = MISSING
+    algorithm: AlgorithmConfig = MISSING
+    rollout: RolloutConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    hardware: HardwareConfig = MISSING
+    tracker: TrackerConfig = MISSING
+    seed: int = 1
+    candidate: str | None = None
+    output_dir: str = "runs"
+    plan: bool = False
+
+
+SCHEMAS: dict[str, type] = {
+    "root": Config,
+    "task": TaskConfig,
+    "data": DataConfig,
+    "model": ModelConfig,
+    "sft": SFTConfig,
+    "feedback": FeedbackConfig,
+    "reward_model": RewardModelConfig,
+    "judge": JudgeConfig,
+    "algorithm": AlgorithmConfig,
+    "ppo": PPOConfig,
+    "rollout": RolloutConfig,
+    "evaluation": EvaluationConfig,
+    "hardware": HardwareConfig,
+    "tracker": TrackerConfig,
+}
+
+
+def register_schemas() -> None:
+    """Put the schemas into Hydra's store, in a group of their own, so that no group offers one as a choice."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(group="schema", name=name, node=schema)

@@ -1,0 +1,44 @@
+"""What every stage of one job shares: the configuration as objects, the task, its world, the hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import Config
+from harness.data.prepared import PreparedData
+from harness.data.prompts import CutReport, fit_prompts
+from harness.hardware import Hardware
+from harness.models.codec import Codec
+from harness.stages import Workspace
+from harness.types import Example, Task, World
+
+
+@dataclass(frozen=True)
+class Job:
+    """One candidate set-up, resolved."""
+
+    config: Config
+    task: Task
+    world: World | None
+    hardware: Hardware
+
+    def data(self, workspace: Workspace) -> PreparedData:
+        """The prepared data set among a stage's inputs."""
+        return PreparedData.read(workspace.inputs["data"].directory)
+
+    def prompts(self, examples: Sequence[Example], codec: Codec) -> tuple[list[str], CutReport]:
+        """The prompts of these examples, cut by the task's rule to what ``task.max_prompt_tokens`` allows."""
+        return fit_prompts(
+            self.task, examples, count_tokens=codec.count, max_prompt_tokens=self.config.task.max_prompt_tokens
+        )
+
+    def smooth_metric(self) -> str:
+        """The sentence metric of a simulated annotator on real data: token F1 where the task reports it, chrF elsewhere."""
+        return "f1" if "f1" in self.config.task.metrics else "chrf"
+
+
+def model_directory(directory: Path) -> Path:
+    """Where a stage keeps its model."""
+    return directory / "model"

@@ -1,0 +1,84 @@
+"""How prompts are cut: where sentences and words end, and the most of a text that still fits. Never mid-word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from harness.errors import UserError
+
+_WORD = re.compile(r"\S+")
+# An ending mark, closing quotes or brackets, then white space; or the end of a line.
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|(?=\n)")
+_ABBREVIATION = re.compile(r"(?:^|[\s(\"'“])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|No|Jr|Sr)\.$")
+
+
+class Span(NamedTuple):
+    """Characters start to end of a text, end excluded."""
+
+    start: int
+    end: int
+
+
+def words(text: str) -> list[Span]:
+    """Where each word (run of characters that are not white space) stands."""
+    return [Span(*match.span()) for match in _WORD.finditer(text)]
+
+
+def sentences(text: str) -> list[Span]:
+    """Where each sentence or line stands, white space around it left out; together they hold every word.
+
+    >>> [text[a:b] for text in ["Mr. Ray left. He sang!"] for a, b in sentences(text)]
+    ['Mr. Ray left.', 'He sang!']
+    """
+    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _ABBREVIATION.search(text, 0, match.end())]
+    spans, start = [], 0
+    for end in (*ends, len(text)):
+        part = text[start:end]
+        if part.strip():
+            spans.append(Span(start + len(part) - len(part.lstrip()), start + len(part.rstrip())))
+        start = end
+    return spans
+
+
+def most(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The greatest n in low..high that fits, by bisection; low - 1 where low itself does not fit.
+
+    Assumes that what fits at n fits below n. Where a tokenizer breaks that by a token, the answer still fits but may
+    be one short of the greatest.
+    """
+    fitting, too_much = low - 1, high + 1
+    while too_much - fitting > 1:
+        middle = (fitting + too_much) // 2
+        if fits(middle):
+            fitting = middle
+        else:
+            too_much = middle
+    return fitting
+
+
+def longest_start(text: str, fits: Callable[[str], bool], *, whole_sentences: bool) -> str | None:
+    """The longest start of a text that fits: whole sentences if one fits, else whole words; None if no word fits."""
+    if whole_sentences:
+        ends = [span.end for span in sentences(text)]
+        kept = most(1, len(ends), lambda n: fits(text[: ends[n - 1]]))
+        if kept:
+            return text[: ends[kept - 1]]
+        text = text[: ends[0]] if ends else ""
+    ends = [span.end for span in words(text)]
+    kept = most(1, len(ends), lambda n: fits(text[: ends[n - 1]]))
+    return text[: ends[kept - 1]] if kept else None
+
+
+def longest_end(text: str, fits: Callable[[str], bool]) -> str | None:
+    """The longest end of a text that fits, cut before a word; None if no word fits."""
+    starts = [span.start for span in words(text)][::-1]
+    kept = most(1, len(starts), lambda n: fits(text[starts[n - 1] :]))
+    return text[starts[kept - 1] :] if kept else None
+
+
+def nothing_fits(example_id: str) -> UserError:
+    """The error of a prompt that is too long even with a single word of the example in it."""
+    rule = f"is too small for the shortest prompt of example {example_id!r}: template, uncut fields and one word"
+    return UserError("task.max_prompt_tokens", None, rule, "raise it or shorten task.template")

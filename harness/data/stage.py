@@ -1,0 +1,42 @@
+"""The data stage: from a controlled world or files to splits on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.context import Job
+from harness.data.prepared import prepare
+from harness.stages import Workspace
+
+VERSION = 1
+
+
+def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
+    """Write the splits as jsonl and the report; the summary holds the report, content hash included."""
+    config = job.config.data
+    sizes: Any = dict(config.sizes)
+    shares: Any = dict(config.shares)
+    limits: Any = dict(config.limits)
+    with workspace.progress.stage(workspace.name, 1, "data set") as bar:
+        data = prepare(
+            job.task,
+            source=config.source,
+            seed=config.seed,
+            world=job.world if config.source == "controlled" else None,
+            sizes=sizes,
+            references=config.references,
+            workers=config.workers,
+            path=config.path,
+            files=config.files,
+            columns=config.columns,
+            pairs_path=config.pairs_path,
+            pairs_columns=config.pairs_columns,
+            shares=shares,
+            limits=limits,
+            max_bad_rows=config.max_bad_rows,
+            max_turns=config.max_turns,
+        )
+        data.write(workspace.directory)
+        bar.update(1)
+    counts = ", ".join(f"{split} {count}" for split, count in data.report["counts"].items())
+    return {"report": data.report, "line": counts}

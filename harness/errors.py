@@ -1,0 +1,26 @@
+"""Errors that a user can cause. Each says key, value, rule and remedy, and ends the program with status 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in what the user gave.
+
+    Args:
+        key: the configuration key (``ppo.minibatch_size``) or the file that is wrong.
+        value: what it holds; None where it is missing.
+        rule: what holds for it, as the rest of a sentence that starts with key and value.
+        remedy: what to do instead.
+    """
+
+    def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
+        self.key, self.value, self.rule, self.remedy = key, value, rule, remedy
+        shown = key if value is None else f"{key}={value}"
+        super().__init__(f"{shown} {rule}; {remedy}")
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, object, str, str]]:
+        return type(self), (self.key, self.value, self.rule, self.remedy)
+
+
+class RunFailed(Exception):
+    """A run that ended for a reason which belongs in the table (``failed: <reason>``), not a bug and not a user's typo."""

@@ -1,0 +1,138 @@
+"""What each row of the table answers to the test prompts: policies, reranked samples, and texts that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.context import Job
+from harness.models.codec import Codec
+from harness.models.loading import LanguageModel
+from harness.models.scorer import Scorer
+from harness.rollouts.sampler import Rollout, Sampling, sample
+from harness.types import Example, Outputs, Split
+
+
+def policy_answers(job: Job, policy: LanguageModel, examples: Sequence[Example], *, seed: int) -> Outputs:
+    """The policy's answers as ``evaluation.*`` asks for them: greedy by default, one length limit for all."""
+    evaluation = job.config.evaluation
+    sampling = Sampling(
+        max_new_tokens=job.config.task.max_response_tokens,
+        temperature=evaluation.temperature,
+        batch_size=evaluation.batch_size,
+    )
+    return outputs(policy.codec, draw(job, policy, prompt_tokens(job, policy.codec, examples), sampling, seed))
+
+
+def training_sampling(job: Job) -> Sampling:
+    """How training rollouts are drawn: at what KL and best-of-n are measured."""
+    rollout = job.config.rollout
+    return Sampling(
+        max_new_tokens=job.config.task.max_response_tokens,
+        temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        batch_size=rollout.batch_size,
+    )
+
+
+def prompt_tokens(job: Job, codec: Codec, examples: Sequence[Example]) -> list[list[int]]:
+    prompts, _ = job.prompts(examples, codec)
+    return codec.encode_prompts(prompts)
+
+
+def draw(job: Job, policy: LanguageModel, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> Rollout:
+    return sample(
+        policy.model,
+        prompts,
+        sampling,
+        eos_id=policy.codec.eos_id,
+        pad_id=policy.codec.pad_id,
+        seed=seed,
+        autocast=job.hardware.autocast,
+    )
+
+
+def outputs(codec: Codec, rollout: Rollout) -> Outputs:
+    return Outputs(codec.decode(rollout.tokens), rollout.tokens, rollout.ended)
+
+
+def samples_per_prompt(
+    job: Job, policy: LanguageModel, examples: Sequence[Example], count: int, *, seed: int
+) -> tuple[list[list[int]], Rollout]:
+    """``count`` samples of each prompt at the training temperature, those of one prompt next to each other."""
+    prompts = [ids for ids in prompt_tokens(job, policy.codec, examples) for _ in range(count)]
+    return prompts, draw(job, policy, prompts, training_sampling(job), seed)
+
+
+def best_of_n(
+    job: Job, policy: LanguageModel, reward: Scorer, examples: Sequence[Example], n: int, *, seed: int
+) -> Outputs:
+    """For each prompt the one of n samples that the optimised reward model likes best (the first among equals)."""
+    prompts, rollout = samples_per_prompt(job, policy, examples, n, seed=seed)
+    best = reward.scores(prompts, rollout.tokens).reshape(-1, n).argmax(1)
+    rows = [prompt * n + int(choice) for prompt, choice in enumerate(best)]
+    return outputs(
+        policy.codec, Rollout([rollout.tokens[r] for r in rows], [rollout.ended[r] for r in rows], rollout.logprobs[:0])
+    )
+
+
+def text_answers(
+    job: Job, row: str, examples: Sequence[Example], splits: dict[Split, list[Example]], codec: Codec | None
+) -> Outputs:
+    """The rows that need no model, cut at the same length limit as every policy.
+
+    ``references``: the first reference. ``copy-input``: what the task calls a copy. ``empty``: nothing. ``longest``: the
+    longest demonstration of the SFT split that the limit admits, the same for every prompt: what length alone is worth.
+
+    Args:
+        codec: whose tokens the limit counts: the judge's; None (there is no judge): words are counted.
+    """
+    if row == "references":
+        texts = [example.references[0] if example.references else example.response for example in examples]
+    elif row == "copy-input":
+        texts = [job.task.copy_of_input(example.fields) for example in examples]
+    elif row == "empty":
+        texts = [""] * len(examples)
+    elif row == "longest":
+        texts = [_longest(job, [example.response for example in splits["sft"]], codec)] * len(examples)
+    else:
+        raise ValueError(f"{row} is no row without a model")
+    limit = job.config.task.max_response_tokens
+    if codec is None:
+        return _word_outputs(texts, limit)
+    tokens = codec.encode_responses(texts, max_tokens=limit)
+    ended = [bool(ids) and ids[-1] == codec.eos_id for ids in tokens]
+    cut = codec.decode(tokens)
+    return Outputs(
+        [text.strip() if end else short for text, short, end in zip(texts, cut, ended, strict=True)], tokens, ended
+    )
+
+
+def _longest(job: Job, responses: Sequence[str], codec: Codec | None) -> str:
+    limit = job.config.task.max_response_tokens
+    lengths = (
+        [len(ids) for ids in codec.encode_responses(responses)]
+        if codec is not None
+        else [len(r.split()) + 1 for r in responses]
+    )
+    admitted = [(length, text) for length, text in zip(lengths, responses, strict=True) if length <= limit]
+    return max(admitted)[1] if admitted else max(responses, key=len)
+
+
+def _word_outputs(texts: Sequence[str], limit: int) -> Outputs:
+    numbers: dict[str, int] = {}
+    words = [text.split() for text in texts]
+    ended = [len(row) < limit for row in words]
+    tokens = [[numbers.setdefault(word, len(numbers)) for word in row[:limit]] for row in words]
+    return Outputs([" ".join(row[:limit]) for row in words], tokens, ended)
+
+
+def gold_scores(job: Job, examples: Sequence[Example], responses: Sequence[str]) -> dict[str, np.ndarray]:
+    """``gold`` and ``gold_<part>``, (N,) each; empty where no gold reward is known."""
+    if job.world is None:
+        return {}
+    rows = [job.world.gold_parts(example.facts or {}, text) for example, text in zip(examples, responses, strict=True)]
+    parts = {f"gold_{name}": np.array([row[name] for row in rows]) for name in job.world.part_maxima}
+    return {"gold": np.sum(list(parts.values()), axis=0), **parts}

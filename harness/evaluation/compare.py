@@ -1,0 +1,111 @@
+"""Two policies on the same prompts: every metric before and after, its change, and the intervals of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.evaluation.scored import mean_scored
+from harness.evaluation.statistics import bootstrap, paired_bootstrap
+from harness.types import Interval, Metric, Outputs, Scored
+
+Row = dict[str, float | str | None]
+Extra = tuple[np.ndarray | Sequence[float] | None, np.ndarray | Sequence[float]]
+
+
+class Comparison(NamedTuple):
+    """What `compare` found, ready for JSON.
+
+    metrics: name -> ``before, after, delta, low, high, after_low, after_high, signature``. low and high bound the
+        delta. None: there is no ``before``, or a single prompt, which has no interval.
+    per_example: name -> ``before`` (or None) and ``after``, one number per prompt.
+    """
+
+    metrics: dict[str, Row]
+    per_example: dict[str, dict[str, list[float] | None]]
+
+
+def compare(
+    before: Outputs | None,
+    after: Outputs,
+    references: Sequence[Sequence[str]],
+    *,
+    metrics: Sequence[Metric],
+    extra: Mapping[str, Extra] | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    generator: np.random.Generator,
+) -> Comparison:
+    """Score both policies' outputs with every metric, paired by prompt.
+
+    Args:
+        before: what the first policy answered; None for a fixed row, which has nothing before it.
+        after: what the second policy answered to the same N prompts.
+        references: N lists.
+        metrics: how to score the texts.
+        extra: name -> (before or None, after), (N,) numbers that are known already and averaged (gold scores).
+        resamples: number of bootstrap resamples.
+        confidence: the share of samples whose interval should cover the truth.
+        generator: where the draws come from; one draw is taken from it, and every metric is judged on the same
+            resamples, so that its intervals do not depend on which other metrics were asked for.
+    Raises:
+        ValueError: where the numbers of prompts differ, or a name occurs twice.
+    """
+    pairs = _scored_pairs(before, after, references, metrics)
+    for name, (values_before, values_after) in (extra or {}).items():
+        first = None if values_before is None else mean_scored(name, values_before, signature="agg:mean")
+        _add(pairs, name, first, mean_scored(name, values_after, signature="agg:mean"))
+    seed = int(generator.integers(2**63))
+    rows, per_example = {}, {}
+    for name, (scored_before, scored_after) in pairs.items():
+        if len(scored_after.per_example) != len(after.responses):
+            raise ValueError(f"{name}: {len(scored_after.per_example)} values for {len(after.responses)} prompts")
+        rows[name] = _row(scored_before, scored_after, resamples=resamples, confidence=confidence, seed=seed)
+        per_example[name] = {
+            "before": None if scored_before is None else [float(value) for value in scored_before.per_example],
+            "after": [float(value) for value in scored_after.per_example],
+        }
+    return Comparison(rows, per_example)
+
+
+def _scored_pairs(
+    before: Outputs | None, after: Outputs, references: Sequence[Sequence[str]], metrics: Sequence[Metric]
+) -> dict[str, tuple[Scored | None, Scored]]:
+    pairs: dict[str, tuple[Scored | None, Scored]] = {}
+    for metric in metrics:
+        scored_before = None if before is None else metric.scored(before.responses, references)
+        for name, scored_after in metric.scored(after.responses, references).items():
+            _add(pairs, name, None if scored_before is None else scored_before[name], scored_after)
+    return pairs
+
+
+def _add(pairs: dict[str, tuple[Scored | None, Scored]], name: str, before: Scored | None, after: Scored) -> None:
+    if name in pairs:
+        raise ValueError(f"two metrics are called {name}")
+    pairs[name] = (before, after)
+
+
+def _row(before: Scored | None, after: Scored, *, resamples: int, confidence: float, seed: int) -> Row:
+    none: tuple[None, None] = (None, None)
+    has_interval = len(after.per_example) > 1
+
+    def interval(*scoreds: Scored) -> Interval:
+        method = bootstrap if len(scoreds) == 1 else paired_bootstrap
+        return method(*scoreds, resamples=resamples, confidence=confidence, generator=np.random.default_rng(seed))
+
+    value_after = float(after.score()[0])
+    value_before = None if before is None else float(before.score()[0])
+    low, high = interval(before, after)[1:] if before is not None and has_interval else none
+    after_low, after_high = interval(after)[1:] if has_interval else none
+    return {
+        "before": value_before,
+        "after": value_after,
+        "delta": None if value_before is None else value_after - value_before,
+        "low": low,
+        "high": high,
+        "after_low": after_low,
+        "after_high": after_high,
+        "signature": after.signature,
+    }

@@ -1,0 +1,325 @@
+"""The evaluation stage: one row of the table, scored on the test prompts and compared with what came before it.
+
+A fixed row and a candidate are scored alike; a candidate is also compared with the SFT row and the references row, whose
+outputs and scores it reads from their own evaluations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.context import Job, model_directory
+from harness.evaluation.answers import (
+    best_of_n,
+    draw,
+    gold_scores,
+    policy_answers,
+    prompt_tokens,
+    text_answers,
+    training_sampling,
+)
+from harness.evaluation.compare import compare
+from harness.evaluation.curves import best_of_n_curve, probe_curve
+from harness.evaluation.registry import load_metric, metrics_for
+from harness.evaluation.text_quality import text_quality
+from harness.evaluation.wins import compare_scores, length_controlled_win_rate, win_rate
+from harness.models.loading import load_language_model
+from harness.models.scorer import Scorer
+from harness.stages import Finished, Workspace
+from harness.training.probes import sequence_kl
+from harness.training.sft import base_directory
+from harness.types import Example, Outputs
+
+VERSION = 1
+TEXT_ROWS = ("references", "copy-input", "empty", "longest")
+"""Fixed rows that need no model: once per task and data."""
+CORRELATION_EXAMPLES = 500
+"""Test prompts on which the correlation of gold with BLEU is measured."""
+
+
+class Scored:
+    """One row's outputs with every per-example score that does not depend on another row."""
+
+    def __init__(self, outputs: Outputs, judge: np.ndarray | None, gold: dict[str, np.ndarray]) -> None:
+        self.outputs, self.judge, self.gold = outputs, judge, gold
+
+    @classmethod
+    def read(cls, evaluation: Finished) -> Scored:
+        """What the evaluation of an earlier row found."""
+        rows = read_lines(evaluation.directory / "samples.jsonl")
+        outputs = Outputs(
+            [row["after"] for row in rows], [row["after_tokens"] for row in rows], [row["after_ended"] for row in rows]
+        )
+        scores = [row["scores"] for row in rows]
+        judge = np.array([score["judge_after"] for score in scores]) if "judge_after" in scores[0] else None
+        names = [key.removesuffix("_after") for key in scores[0] if key.startswith("gold") and key.endswith("_after")]
+        return cls(outputs, judge, {name: np.array([score[f"{name}_after"] for score in scores]) for name in names})
+
+
+def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str, Any]:
+    """Score one fixed row, or (``row`` None) the candidate; ``samples.jsonl`` keeps every per-example number."""
+    data = job.data(workspace)
+    examples = data.splits["test"]
+    judge = load_judge(workspace, job)
+    with workspace.progress.stage(f"evaluation of {row or 'candidate'}", 3, "parts") as bar:
+        extra: dict[str, Any] = {}
+        if row in TEXT_ROWS:
+            outputs = text_answers(job, str(row), examples, data.splits, judge.codec if judge is not None else None)
+        else:
+            outputs, extra = _model_answers(workspace, job, row, examples, judge)
+        bar.update(1)
+        scored = score(job, examples, outputs, judge)
+        before = Scored.read(workspace.inputs["sft_row"]) if row is None else None
+        references = Scored.read(workspace.inputs["references_row"]) if row != "references" else scored
+        bar.update(1)
+        summary = summarise(workspace, job, examples, scored, before, references)
+        if row is None:
+            summary = _with_candidate(workspace, job, examples, scored, before, judge, summary)
+        bar.update(1)
+    _write_samples(workspace, job, examples, scored, before, summary.pop("per_example"))
+    return {**summary, **extra, "line": _line(job, summary)}
+
+
+def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
+    """The judge, or None where there is none."""
+    finished = workspace.inputs.get("judge")
+    if finished is None or not finished.summary["available"]:
+        return None
+    return Scorer.load(model_directory(finished.directory), job.hardware, key="judge.path")
+
+
+def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
+    """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty."""
+    judged = None
+    if judge is not None:
+        prompts, _ = job.prompts(examples, judge.codec)
+        judged = judge.score_texts(prompts, outputs.responses, ended=outputs.ended)
+    return Scored(outputs, judged, gold_scores(job, examples, outputs.responses))
+
+
+def summarise(
+    workspace: Workspace,
+    job: Job,
+    examples: Sequence[Example],
+    after: Scored,
+    before: Scored | None,
+    references: Scored,
+) -> dict[str, Any]:
+    """Metrics with intervals, win rates by the judge and by gold, and the quality of the texts."""
+    generator = np.random.default_rng(job.config.evaluation.seed)
+    resamples = job.config.evaluation.resamples
+    compared = compare(
+        None if before is None else before.outputs,
+        after.outputs,
+        [example.references or [example.response] for example in examples],
+        metrics=metrics_for(job.config.task.metrics, job.config.evaluation.extra_metrics),
+        extra={name: (None if before is None else before.gold[name], values) for name, values in after.gold.items()},
+        resamples=resamples,
+        generator=generator,
+    )
+    wins: dict[str, Any] = dict.fromkeys(("judge", "reference", "lc", "proxy", "gold"))
+    if after.judge is not None and references.judge is not None:
+        wins["reference"] = _interval(
+            win_rate(
+                after.judge,
+                references.judge,
+                same(after.outputs, references.outputs),
+                resamples=resamples,
+                generator=generator,
+            )
+        )
+    if before is not None:
+        equal = same(after.outputs, before.outputs)
+        if after.judge is not None and before.judge is not None:
+            wins["judge"] = _interval(
+                win_rate(after.judge, before.judge, equal, resamples=resamples, generator=generator)
+            )
+            lengths = _lengths(after.outputs) - _lengths(before.outputs)
+            wins["lc"] = length_controlled_win_rate(compare_scores(after.judge, before.judge, equal), lengths)
+        if after.gold:
+            wins["gold"] = float(100 * compare_scores(after.gold["gold"], before.gold["gold"], equal).mean())
+    return {
+        "metrics": compared.metrics,
+        "per_example": compared.per_example,
+        "win_rates": wins,
+        "scalars": _quality("after", after.outputs)
+        | (_quality("before", before.outputs) if before is not None else {}),
+        "n_examples": len(examples),
+    }
+
+
+def same(first: Outputs, second: Outputs) -> np.ndarray:
+    """(N,) bool, True where two rows gave equal responses: a tie without asking."""
+    return np.array(
+        [
+            a == b and x == y
+            for a, b, x, y in zip(first.responses, second.responses, first.ended, second.ended, strict=True)
+        ]
+    )
+
+
+def _model_answers(
+    workspace: Workspace, job: Job, row: str | None, examples: Sequence[Example], judge: Scorer | None
+) -> tuple[Outputs, dict[str, Any]]:
+    """The outputs of a row with a model, and what else its evaluation measures."""
+    device, seed = job.hardware.device, workspace.seed_for("answers")
+    inputs = workspace.inputs
+    if row == "base":
+        policy = load_language_model(base_directory(inputs["sft"].directory, job.config.model), device=device)
+        return policy_answers(job, policy, examples, seed=seed), {}
+    if row == "best-of-n":
+        policy = load_language_model(model_directory(inputs["sft"].directory), device=device)
+        reward = Scorer.load(model_directory(inputs["reward_model"].directory), job.hardware)
+        answers = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
+        curve = best_of_n_curve(job, policy, reward, judge, examples[: job.config.evaluation.curve_prompts], seed=seed)
+        sft = Scored.read(inputs["sft_row"])
+        gain = score(job, examples, answers, judge)
+        return answers, {"curves": curve, "best_of_n_gain": _gain(job, gain, sft)}
+    policy = load_language_model(model_directory(inputs[row or "algorithm"].directory), device=device)
+    answers = policy_answers(job, policy, examples, seed=seed)
+    if row != "sft" or job.world is None:
+        return answers, {}
+    part = examples[:CORRELATION_EXAMPLES]
+    rollout = draw(job, policy, prompt_tokens(job, policy.codec, part), training_sampling(job), seed)
+    texts = policy.codec.decode(rollout.tokens)
+    bleu = load_metric("bleu").scored(texts, [example.references for example in part])["bleu"].per_example
+    gold = gold_scores(job, part, texts)["gold"]
+    varied = bleu.std() > 0 and gold.std() > 0
+    return answers, {"gold_bleu_correlation": float(np.corrcoef(gold, bleu)[0, 1]) if varied else None}
+
+
+def _gain(job: Job, after: Scored, before: Scored) -> dict[str, Any] | None:
+    """Best-of-n against one greedy answer, under the judge: part of the reward model's report card."""
+    if after.judge is None or before.judge is None:
+        return None
+    generator = np.random.default_rng(job.config.evaluation.seed)
+    equal = same(after.outputs, before.outputs)
+    interval = win_rate(
+        after.judge, before.judge, equal, resamples=job.config.evaluation.resamples, generator=generator
+    )
+    return {"n": job.config.evaluation.best_of_n, "win_rate": _interval(interval)}
+
+
+def _with_candidate(
+    workspace: Workspace,
+    job: Job,
+    examples: Sequence[Example],
+    after: Scored,
+    before: Scored | None,
+    judge: Scorer | None,
+    summary: dict[str, Any],
+) -> dict[str, Any]:
+    """Add what only a candidate has: proxy scores, KL, curves, status and flags."""
+    assert before is not None
+    inputs, device = workspace.inputs, job.hardware.device
+    reward = Scorer.load(model_directory(inputs["reward_model"].directory), job.hardware)
+    policy = load_language_model(model_directory(inputs["algorithm"].directory), device=device)
+    sft = load_language_model(model_directory(inputs["sft"].directory), device=device)
+    prompts = prompt_tokens(job, sft.codec, examples)
+    proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in (("before", before), ("after", after))}
+    sampling = training_sampling(job)
+    rollout = draw(job, policy, prompts, sampling, workspace.seed_for("kl"))
+    kl = sequence_kl(policy, sft, prompts, rollout, sampling, job)
+    equal = same(after.outputs, before.outputs)
+    summary["win_rates"]["proxy"] = float(100 * compare_scores(proxy["after"], proxy["before"], equal).mean())
+    summary["scalars"] |= {f"proxy_{name}": float(values.mean()) for name, values in proxy.items()} | {
+        "kl": float(kl.mean())
+    }
+    for name, values in proxy.items():
+        summary["per_example"].setdefault("proxy", {})[name] = values.tolist()
+    trained = inputs["algorithm"].summary
+    status = "unchanged" if bool(equal.all()) and trained["status"] == "ok" else trained["status"]
+    probes = read_lines(inputs["algorithm"].directory / "probes.jsonl")
+    curves = probe_curve(job, probes, judge, job.data(workspace).splits["validation"])
+    flags = [*trained["flags"], *_flags(summary, judge)]
+    return {**summary, "curves": curves, "status": status, "reason": trained["reason"], "flags": flags}
+
+
+def _flags(summary: Mapping[str, Any], judge: Scorer | None) -> list[str]:
+    gold, judged = summary["metrics"].get("gold"), summary["win_rates"]["judge"]
+    flags = [] if judge is not None else ["no judge"]
+    falls = gold is not None and gold["high"] is not None and gold["high"] < 0
+    if falls and judged is not None and judged["low"] > 50:
+        flags.append("over-optimised")
+    return flags
+
+
+def _quality(suffix: str, outputs: Outputs) -> dict[str, float]:
+    quality = text_quality(outputs)
+    return {
+        f"length_{suffix}": float(quality.length.mean()),
+        f"repetition_{suffix}": float(100 * quality.repetition.mean()),
+        f"eos_{suffix}": float(100 * quality.eos.mean()),
+    }
+
+
+def _lengths(outputs: Outputs) -> np.ndarray:
+    return np.array([len(tokens) for tokens in outputs.tokens], dtype=float)
+
+
+def _interval(interval: Any) -> dict[str, float]:
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def _write_samples(
+    workspace: Workspace,
+    job: Job,
+    examples: Sequence[Example],
+    after: Scored,
+    before: Scored | None,
+    per_example: Mapping[str, Mapping[str, Sequence[float] | None]],
+) -> None:
+    """One line per test prompt, with every number that was measured on it."""
+    base_row = workspace.inputs.get("base_row") if before is not None else None
+    base = Scored.read(base_row).outputs.responses if base_row is not None else None
+    columns: dict[str, Sequence[float]] = {}
+    for name, values in per_example.items():
+        for side in ("before", "after"):
+            column = values.get(side)
+            if column is not None:
+                columns[f"{name}_{side}"] = column
+    for side, row in (("before", before), ("after", after)):
+        if row is not None and row.judge is not None:
+            columns[f"judge_{side}"] = row.judge.tolist()
+    with (workspace.directory / "samples.jsonl").open("w", encoding="utf-8") as file:
+        for index, example in enumerate(examples):
+            line = {
+                "id": example.id,
+                "prompt": job.task.prompt(example.fields),
+                "references": example.references,
+                "base": None if base is None else base[index],
+                "before": None if before is None else before.outputs.responses[index],
+                "after": after.outputs.responses[index],
+                "after_tokens": after.outputs.tokens[index],
+                "after_ended": after.outputs.ended[index],
+                "scores": {name: float(column[index]) for name, column in columns.items()},
+            }
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _line(job: Job, summary: Mapping[str, Any]) -> str:
+    parts = []
+    for name in (job.config.task.main_metric, "gold"):
+        metric = summary["metrics"].get(name)
+        if metric is not None:
+            change = (
+                ""
+                if metric["delta"] is None
+                else f" ({metric['delta']:+.2f} [{metric['low']:+.2f}, {metric['high']:+.2f}])"
+            )
+            parts.append(f"{name} {metric['after']:.2f}{change}")
+    judged = summary["win_rates"]["judge"] or summary["win_rates"]["reference"]
+    if judged is not None:
+        against = "SFT" if summary["win_rates"]["judge"] is not None else "references"
+        parts.append(f"wins {judged['value']:.1f} % against {against}")
+    return ", ".join(parts)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -1,0 +1,105 @@
+"""Who says which of two responses is better: simulated annotators with a known utility, noise and bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, NamedTuple
+
+from harness.errors import UserError
+from harness.types import Example, World
+
+Utility = Callable[[Example, Sequence[str]], list[float]]
+"""The worth of each of several responses to one example."""
+
+
+class Verdict(NamedTuple):
+    """A label: which response was preferred, and whether the utility alone would have said the same."""
+
+    first_preferred: bool
+    agrees_with_utility: float
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A Bradley–Terry annotator: P(first preferred) = sigmoid of the difference in perceived utility.
+
+    Args:
+        utility: the unbiased worth of responses.
+        temperature: divides utility differences; a larger one makes more random labels.
+        noise: the share of labels that are flipped whatever the difference.
+        length_bias: added to the perceived utility for each word of a response.
+
+    Source: Bradley and Terry 1952; as a simulated annotator with noise, Gao et al. 2022 (arXiv 2210.10760), section 2.
+    """
+
+    utility: Utility
+    temperature: float = 1.0
+    noise: float = 0.0
+    length_bias: float = 0.0
+
+    def judge(self, responses: tuple[str, str], utilities: tuple[float, float], rng: Random) -> Verdict:
+        """Draw a label for two responses of the stated utilities."""
+        first, second = responses
+        words = len(first.split()) - len(second.split())
+        difference = (utilities[0] - utilities[1]) / self.temperature + self.length_bias * words
+        preferred = rng.random() < _sigmoid(difference)
+        if rng.random() < self.noise:
+            preferred = not preferred
+        agrees = 0.5 if utilities[0] == utilities[1] else float((utilities[0] > utilities[1]) == preferred)
+        return Verdict(preferred, agrees)
+
+
+def gold_utility(world: World) -> Utility:
+    """The controlled world's gold reward, in gold points."""
+
+    def utility(example: Example, responses: Sequence[str]) -> list[float]:
+        if example.facts is None:
+            raise UserError(
+                "feedback.kind", "gold", "needs a controlled world", "use feedback=metric or feedback=pairs"
+            )
+        return [sum(world.gold_parts(example.facts, response).values()) for response in responses]
+
+    return utility
+
+
+METRIC_POINTS_PER_NAT = 10.0
+"""A difference of this many metric points is worth one nat of preference at temperature 1."""
+
+
+def metric_utility(name: str) -> Utility:
+    """A smooth sentence metric against the references (``chrf`` or ``f1``), in tens of points."""
+    if name == "chrf":
+        score = _sentence_chrf()
+    elif name == "f1":
+        from harness.evaluation.metrics.squad import token_f1
+
+        def score(response: str, references: Sequence[str]) -> float:
+            return 100 * max((token_f1(response, reference) for reference in references), default=0.0)
+    else:
+        raise UserError("feedback.metric", name, "is no smooth sentence metric that we know", "choose chrf or f1")
+
+    def utility(example: Example, responses: Sequence[str]) -> list[float]:
+        references = example.references or [example.response]
+        return [score(response, references) / METRIC_POINTS_PER_NAT for response in responses]
+
+    return utility
+
+
+def _sentence_chrf() -> Callable[[str, Sequence[str]], float]:
+    from sacrebleu.metrics import CHRF
+
+    metric: Any = CHRF()
+
+    def score(response: str, references: Sequence[str]) -> float:
+        return float(metric.sentence_score(response, list(references)).score)
+
+    return score
+
+
+def _sigmoid(value: float) -> float:
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    return math.exp(value) / (1 + math.exp(value))

@@ -1,0 +1,136 @@
+"""The feedback stage: samples of the SFT policy → labelled preference pairs, for training and held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from harness.context import Job, model_directory
+from harness.errors import RunFailed
+from harness.feedback.annotators import Annotator, gold_utility, metric_utility
+from harness.feedback.pairs import (
+    Candidates,
+    Collected,
+    LabelledPair,
+    collect_pairs,
+    require_pairs,
+    write_pairs,
+)
+from harness.models.codec import Codec
+from harness.models.loading import LanguageModel, load_codec, load_language_model
+from harness.rollouts.sampler import Sampling, sample
+from harness.stages import Workspace
+from harness.types import Example, PairExample
+
+VERSION = 1
+
+
+def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
+    """Write ``pairs.jsonl`` (to train on) and ``heldout.jsonl`` (fresh, from validation prompts, labelled alike)."""
+    config, data = job.config.feedback, job.data(workspace)
+    policy_directory = model_directory(workspace.inputs["sft"].directory)
+    with workspace.progress.stage(workspace.name, config.max_pairs + config.heldout_pairs, "pairs") as bar:
+        if config.kind == "pairs":
+            codec = load_codec(policy_directory)
+            trained = Collected(encode_pairs(job, data.pairs["preference"], codec), 0, 0)
+            held_out = Collected(encode_pairs(job, data.pairs["validation"], codec), 0, 0)
+        else:
+            policy = load_language_model(policy_directory, device=job.hardware.device)
+            annotator = make_annotator(job)
+            trained = sample_pairs(
+                workspace, job, policy, annotator, data.splits["preference"], "train", config.max_pairs
+            )
+            bar.update(len(trained.pairs))
+            held_out = sample_pairs(
+                workspace, job, policy, annotator, data.splits["validation"], "heldout", config.heldout_pairs
+            )
+        bar.update(len(held_out.pairs))
+    require_pairs(len(trained.pairs), config.min_pairs, "feedback.min_pairs")
+    if not held_out.pairs:
+        raise RunFailed("no held-out preference pairs: the reward model could not be examined")
+    write_pairs(workspace.directory / "pairs.jsonl", trained.pairs)
+    write_pairs(workspace.directory / "heldout.jsonl", held_out.pairs)
+    line = f"{len(trained.pairs)} pairs, {len(held_out.pairs)} held out"
+    return {"train": trained.counts(), "heldout": held_out.counts(), "line": line}
+
+
+def make_annotator(job: Job) -> Annotator:
+    """The candidate's annotator, as ``feedback.*`` says."""
+    config = job.config.feedback
+    if config.kind == "gold":
+        assert job.world is not None  # checked with the configuration
+        utility = gold_utility(job.world)
+    else:
+        utility = metric_utility(config.metric or job.smooth_metric())
+    return Annotator(utility, config.temperature, config.noise, config.length_bias)
+
+
+def sample_pairs(
+    workspace: Workspace,
+    job: Job,
+    policy: LanguageModel,
+    annotator: Annotator,
+    examples: Sequence[Example],
+    purpose: str,
+    max_pairs: int,
+) -> Collected:
+    """Pairs of the policy's own samples on these examples, at ``feedback.sampling_temperature``."""
+    config = job.config.feedback
+    prompts, _ = job.prompts(examples, policy.codec)
+    prompt_tokens = policy.codec.encode_prompts(prompts)
+    settings = Sampling(
+        max_new_tokens=job.config.task.max_response_tokens,
+        temperature=config.sampling_temperature,
+        batch_size=job.config.rollout.batch_size,
+    )
+
+    def respond(rows: list[int], attempt: int) -> Candidates:
+        twice = [prompt_tokens[row] for row in rows for _ in range(2)]
+        rollout = sample(
+            policy.model,
+            twice,
+            settings,
+            eos_id=policy.codec.eos_id,
+            pad_id=policy.codec.pad_id,
+            seed=workspace.seed_for(f"{purpose}/{attempt}"),
+            autocast=job.hardware.autocast,
+        )
+        texts = policy.codec.decode(rollout.tokens)
+        return Candidates(
+            list(zip(texts[::2], texts[1::2], strict=True)),
+            list(zip(rollout.tokens[::2], rollout.tokens[1::2], strict=True)),
+        )
+
+    return collect_pairs(
+        examples,
+        prompts,
+        prompt_tokens,
+        respond=respond,
+        annotator=annotator,
+        rng=Random(workspace.seed_for(f"{purpose}/labels")),
+        per_prompt=max(config.samples_per_prompt // 2, math.ceil(max_pairs / max(len(examples), 1))),
+        max_pairs=max_pairs,
+        attempts=config.max_attempts,
+    )
+
+
+def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> list[LabelledPair]:
+    """The data set's own pairs as tokens; pairs that are equal after cutting to the response limit are dropped."""
+    limit = job.config.task.max_response_tokens
+    examples = [Example(id=pair.id, fields=pair.fields, response=pair.chosen, references=[]) for pair in pairs]
+    prompts, _ = job.prompts(examples, codec)
+    columns = zip(
+        pairs,
+        prompts,
+        codec.encode_prompts(prompts),
+        codec.encode_responses([pair.chosen for pair in pairs], max_tokens=limit),
+        codec.encode_responses([pair.rejected for pair in pairs], max_tokens=limit),
+        strict=True,
+    )
+    return [
+        LabelledPair(pair.id, prompt, pair.chosen, pair.rejected, tokens, chosen, rejected)
+        for pair, prompt, tokens, chosen, rejected in columns
+        if chosen != rejected
+    ]

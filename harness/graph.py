@@ -1,0 +1,198 @@
+"""The stage graph of one candidate: what depends on what, and what of the configuration decides each stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+from harness.context import Job
+from harness.evaluation.stage import TEXT_ROWS
+from harness.models.content import content_identity, files_identity, model_identity
+from harness.stages import Stage
+
+
+class Graph(NamedTuple):
+    """The candidate's last stage, its parts by name, and the fixed rows' evaluations in the table's order."""
+
+    candidate: Stage
+    parts: dict[str, Stage]
+    rows: dict[str, Stage]
+
+
+def build_graph(job: Job) -> Graph:
+    """All stages of a job. Nothing runs; paths stay out of the fingerprints, contents go in."""
+    from harness.training.algorithm import make_algorithm
+
+    environment = job.hardware.environment()
+    parts: dict[str, Stage] = {"data": _data(job)}
+    parts["sft"] = _sft(job, parts, environment)
+    parts["feedback"] = _feedback(job, parts, environment)
+    parts["reward_model"] = _reward_model(job, parts, environment)
+    if job.config.judge.source != "none":
+        parts["judge"] = _judge(job, parts, environment)
+    parts["algorithm"] = _algorithm(job, parts, environment)
+    passes = make_algorithm(job.config.algorithm).response_passes()
+    if "sft-more" in job.config.evaluation.fixed_rows and passes:
+        parts["sft-more"] = _sft_more(job, parts, environment, passes)
+    rows = _fixed_rows(job, parts, environment)
+    candidate = _evaluation(job, parts, environment, None, ("sft", "reward_model", "algorithm"), rows)
+    return Graph(candidate, parts, rows)
+
+
+def _prompting(job: Job) -> dict[str, Any]:
+    """What of the task decides tokens."""
+    task = job.config.task
+    return {
+        "template": task.template,
+        "options": task.options,
+        "max_prompt_tokens": task.max_prompt_tokens,
+        "max_response_tokens": task.max_response_tokens,
+    }
+
+
+def _data(job: Job) -> Stage:
+    from harness.data.stage import VERSION, run_data
+
+    config = asdict(job.config.data)
+    for name in ("path", "files", "pairs_path", "workers", "name"):
+        config.pop(name)
+    config["task"] = {"name": job.task.name, "version": job.task.version}
+    if job.config.data.source == "controlled":
+        assert job.world is not None
+        config["world"] = {"name": job.world.name, "version": job.world.version}
+        for name in ("columns", "pairs_columns", "shares", "limits", "max_bad_rows", "max_turns"):
+            config.pop(name)
+    else:
+        config.pop("sizes")
+        config["files"] = _file_contents(job)
+    return Stage("data", VERSION, config, {}, job.config.data.seed, {}, partial(run_data, job=job))
+
+
+def _file_contents(job: Job) -> dict[str, str]:
+    from harness.data.files import find_files
+
+    data = job.config.data
+    found = {str(key): files_identity(paths) for key, paths in find_files(str(data.path), data.files or None).items()}
+    if data.pairs_path:
+        found["pairs"] = content_identity(data.pairs_path)
+    return found
+
+
+def _sft(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.training.sft import VERSION, run_sft
+
+    sft = asdict(job.config.sft)
+    path = sft.pop("path")
+    sft["content"] = content_identity(path) if job.config.sft.source == "load" else None
+    config = {"sft": sft, "model": model_identity(job.config.model), **_prompting(job)}
+    return Stage(
+        "sft", VERSION, config, {"data": parts["data"]}, job.config.seed, environment, partial(run_sft, job=job)
+    )
+
+
+def _sft_more(job: Job, parts: dict[str, Stage], environment: dict[str, Any], passes: int) -> Stage:
+    from harness.training.sft import VERSION, run_sft_more
+
+    sft = asdict(job.config.sft)
+    for name in ("path", "epochs", "max_steps", "source"):
+        sft.pop(name)
+    config = {"sft": sft, "response_passes": passes}
+    inputs = {"data": parts["data"], "sft": parts["sft"]}
+    run = partial(run_sft_more, job=job, response_passes=passes)
+    return Stage("sft", VERSION, config, inputs, job.config.seed, environment, run)
+
+
+def _feedback(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.feedback.stage import VERSION, run_feedback
+
+    config = {"feedback": asdict(job.config.feedback), **_prompting(job), "metrics": job.config.task.metrics}
+    inputs = {"data": parts["data"], "sft": parts["sft"]}
+    return Stage("feedback", VERSION, config, inputs, job.config.seed, environment, partial(run_feedback, job=job))
+
+
+def _reward_model(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.training.reward_model import VERSION, run_reward_model
+
+    config = asdict(job.config.reward_model)
+    path = config.pop("path")
+    config["content"] = content_identity(path) if job.config.reward_model.source == "load" else None
+    inputs = {name: parts[name] for name in ("data", "sft", "feedback")}
+    return Stage(
+        "reward_model", VERSION, config, inputs, job.config.seed, environment, partial(run_reward_model, job=job)
+    )
+
+
+def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.training.judge import VERSION, run_judge
+
+    config = asdict(job.config.judge)
+    path, seed = config.pop("path"), config.pop("seed")
+    config["content"] = content_identity(path) if job.config.judge.source == "load" else None
+    config |= {"model": model_identity(job.config.judge.model), **_prompting(job), "metrics": job.config.task.metrics}
+    return Stage("judge", VERSION, config, {"data": parts["data"]}, seed, environment, partial(run_judge, job=job))
+
+
+def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.training.algorithm import VERSION, run_algorithm
+
+    config = {"algorithm": asdict(job.config.algorithm), "rollout": _rollout(job)}
+    inputs = {name: parts[name] for name in ("data", "sft", "reward_model")}
+    run = partial(run_algorithm, job=job)
+    return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
+
+
+def _rollout(job: Job) -> dict[str, Any]:
+    rollout = asdict(job.config.rollout)
+    rollout.pop("batch_size")  # a response does not depend on its batch
+    return rollout
+
+
+def _fixed_rows(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> dict[str, Stage]:
+    """The fixed rows that were asked for; ``references`` and ``sft`` always, since others are compared with them."""
+    rows: dict[str, Stage] = {}
+    wanted = job.config.evaluation.fixed_rows
+    for row in TEXT_ROWS:
+        if row in wanted or row == "references":
+            rows[row] = _evaluation(job, parts, environment, row, (), rows)
+    for row, needs in (
+        ("base", ("sft",)),
+        ("sft", ("sft",)),
+        ("sft-more", ("sft-more",)),
+        ("best-of-n", ("sft", "reward_model")),
+    ):
+        if (row in wanted or row == "sft") and all(name in parts for name in needs):
+            rows[row] = _evaluation(job, parts, environment, row, needs, rows)
+    return rows
+
+
+def _evaluation(
+    job: Job,
+    parts: dict[str, Stage],
+    environment: dict[str, Any],
+    row: str | None,
+    needs: tuple[str, ...],
+    rows: dict[str, Stage],
+) -> Stage:
+    from harness.evaluation.stage import VERSION, run_evaluation
+
+    evaluation = asdict(job.config.evaluation)
+    for name in ("fixed_rows", "leaderboard", "batch_size", "samples_in_record"):
+        evaluation.pop(name)
+    if row != "best-of-n":
+        for name in ("best_of_n", "curve_best_of", "curve_prompts"):
+            evaluation.pop(name)
+    config = {"row": row, "evaluation": evaluation, "metrics": job.config.task.metrics}
+    if row in ("sft", "best-of-n", None):
+        config["rollout"] = _rollout(job)
+    inputs = {"data": parts["data"], **{name: parts[name] for name in needs}}
+    if "judge" in parts:
+        inputs["judge"] = parts["judge"]
+    if row != "references":
+        inputs["references_row"] = rows["references"]
+    if row in (None, "best-of-n"):
+        inputs["sft_row"] = rows["sft"]
+    if row is None:
+        inputs |= {f"{name.replace('-', '_')}_row": rows[name] for name in ("base", "best-of-n") if name in rows}
+    seed = job.config.data.seed if row in TEXT_ROWS else job.config.seed
+    return Stage("evaluation", VERSION, config, inputs, seed, environment, partial(run_evaluation, job=job, row=row))

@@ -1,0 +1,73 @@
+"""Where the work runs: device, precision and threads, resolved once per job."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from harness.config import HardwareConfig
+from harness.errors import UserError
+
+
+def default_threads() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The device, the precision of the matrix products (weights stay fp32), and the number of CPU threads."""
+
+    device: str
+    precision: str
+    threads: int
+
+    @classmethod
+    def resolve(cls, config: HardwareConfig) -> Hardware:
+        """Choose what ``auto`` stands for and set torch's threads.
+
+        Raises:
+            UserError: ``hardware.device`` asks for CUDA where there is none.
+        """
+        import torch
+
+        device = config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError("hardware.device", device, "needs a GPU that torch can see", "set it to cpu or auto")
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16" if device.startswith("cuda") else "fp32"
+        threads = config.threads or default_threads()
+        torch.set_num_threads(threads)
+        return cls(device, precision, threads)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        import torch
+
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
+
+    def environment(self) -> dict[str, Any]:
+        """What changes numbers, for the stages' fingerprints."""
+        import torch
+
+        return {
+            "precision": self.precision,
+            "device_type": self.device.split(":")[0],
+            "torch": ".".join(torch.__version__.split(".")[:2]),
+            "threads": self.threads,
+        }
+
+    def description(self) -> str:
+        import platform
+
+        import torch
+
+        if self.device.startswith("cuda"):
+            return str(torch.cuda.get_device_name(self.device))
+        return f"{platform.machine()} CPU, {self.threads} threads"

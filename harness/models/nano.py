@@ -1,0 +1,81 @@
+"""The model that needs no download: a small GPT-2 or Llama from its config, and a tokenizer trained on the SFT split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from harness.config import ModelConfig
+from harness.errors import UserError
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """Byte-level BPE over ``texts``: lossless, no unknown token, pad and EOS of its own.
+
+    Source: Sennrich et al. 2016 (arXiv 1508.07909) over bytes, as in GPT-2; trained by the ``tokenizers`` library.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int, seed: int) -> Any:
+    """A randomly initialised causal model of the configured size; dropout is 0.
+
+    Raises:
+        UserError: ``model.architecture`` is not known, or ``model.width`` is no multiple of ``model.heads``.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+    if config.width % config.heads:
+        raise UserError(
+            "model.width", config.width, f"is not a multiple of model.heads={config.heads}", "set it to one"
+        )
+    shared = {"vocab_size": vocab_size, "eos_token_id": eos_id, "bos_token_id": eos_id, "pad_token_id": pad_id}
+    if config.architecture == "gpt2":
+        hf_config: Any = GPT2Config(
+            n_layer=config.layers,
+            n_embd=config.width,
+            n_head=config.heads,
+            n_positions=config.context,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **shared,
+        )
+    elif config.architecture == "llama":
+        hf_config = LlamaConfig(
+            num_hidden_layers=config.layers,
+            hidden_size=config.width,
+            intermediate_size=config.width * 8 // 3,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            **shared,
+        )
+    else:
+        raise UserError("model.architecture", config.architecture, "is not known", "choose gpt2 or llama")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(hf_config)

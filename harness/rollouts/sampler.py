@@ -1,0 +1,189 @@
+"""Sampling responses: prompts and settings in; tokens, logprobs and masks out.
+
+One loop over a key–value cache. Rows that have ended leave the batch, prompts are batched by length, and each row draws
+from a random stream of its own, so that a response does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.training.masks import left_pad, position_ids
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens.
+
+    Args:
+        max_new_tokens: the length limit R, EOS included.
+        temperature: T; 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of likeliest tokens with this much probability; 1 keeps all.
+        batch_size: prompts at a time.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    batch_size: int = 256
+
+
+class Rollout(NamedTuple):
+    """What was sampled.
+
+    Args:
+        tokens: N lists of response tokens, EOS included where it was chosen.
+        ended: (N,) bool, True where the response ended in EOS.
+        logprobs: (N, R) float32, log softmax(logits / T) of each chosen token (T = 1 where greedy); 0 after the end.
+    """
+
+    tokens: list[list[int]]
+    ended: list[bool]
+    logprobs: torch.Tensor
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: Sampling,
+    *,
+    eos_id: int,
+    pad_id: int,
+    seed: int,
+    autocast: Any = None,
+) -> Rollout:
+    """Sample one response for each prompt.
+
+    Args:
+        model: a transformers causal language model.
+        prompts: N lists of token ids.
+        settings: how to choose tokens.
+        eos_id: the token that ends a response.
+        pad_id: fills the left of shorter prompts.
+        seed: of the rows' random streams: the same seed and row number give the same draws in any batch.
+        autocast: a function that returns the context manager to run the model in; None for full precision.
+    """
+    import torch
+
+    size, length = len(prompts), settings.max_new_tokens
+    uniforms = torch.rand(size, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    order = sorted(range(size), key=lambda row: len(prompts[row]))
+    tokens = torch.full((size, length), pad_id)
+    logprobs = torch.zeros(size, length)
+    counts = torch.zeros(size, dtype=torch.long)
+    with torch.inference_mode():
+        for start in range(0, size, settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+            batch = _sample_batch(
+                model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, autocast
+            )
+            tokens[rows], logprobs[rows], counts[rows] = batch
+    lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
+    return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
+
+
+def _sample_batch(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    uniforms: torch.Tensor,
+    settings: Sampling,
+    eos_id: int,
+    pad_id: int,
+    autocast: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Responses to prompts of similar length: tokens (B, R), logprobs (B, R), counts (B,)."""
+    from contextlib import nullcontext
+
+    import torch
+    from transformers import DynamicCache
+
+    device = model.device
+    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))
+    batch, length = ids.shape[0], settings.max_new_tokens
+    tokens = torch.full((batch, length), pad_id)
+    logprobs = torch.zeros(batch, length)
+    counts = torch.full((batch,), length)
+    alive, done = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
+    cache = DynamicCache(config=model.config)
+    positions = position_ids(mask)
+    for step in range(length):
+        with (autocast or nullcontext)():
+            out = model(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        chosen, chosen_logprobs = choose(out.logits[:, -1].float().cpu(), uniforms[alive, step], settings)
+        tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs
+        ends = (chosen == eos_id) & ~done[alive]
+        counts[alive[ends]] = step + 1
+        done[alive[ends]] = True
+        going = ~done[alive]
+        if not bool(going.any()):
+            break
+        keep = torch.arange(len(alive))
+        if float(going.float().mean()) < 0.75:  # copying the cache pays once a quarter of the rows have ended
+            keep = going.nonzero().squeeze(1)
+            cache.batch_select_indices(keep.to(device))
+        alive, chosen = alive[keep], chosen[keep]
+        keep = keep.to(device)
+        mask = torch.cat([mask[keep], torch.ones(len(keep), 1, dtype=mask.dtype, device=device)], dim=1)
+        positions = positions[keep, -1:] + 1
+        ids = chosen[:, None].to(device)
+    return _blank_after_end(tokens, logprobs, counts, pad_id)
+
+
+def _blank_after_end(
+    tokens: torch.Tensor, logprobs: torch.Tensor, counts: torch.Tensor, pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ended rows that stayed in the batch for a while went on choosing: what they chose after EOS is removed."""
+    import torch
+
+    after = torch.arange(tokens.shape[1])[None] >= counts[:, None]
+    return tokens.masked_fill(after, pad_id), logprobs.masked_fill(after, 0.0), counts
+
+
+def choose(logits: torch.Tensor, uniforms: torch.Tensor, settings: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose a token per row and return it with its logprob at temperature T over the whole vocabulary.
+
+    Args:
+        logits: (B, V) float32.
+        uniforms: (B,) float64 in [0, 1): one draw per row, inverted through the distribution's cumulative sum.
+        settings: temperature, top-k and top-p. The logprob is before top-k and top-p, as in training.
+    """
+    import torch
+
+    if settings.temperature == 0:
+        chosen = logits.argmax(-1)
+        return chosen, torch.log_softmax(logits, -1).gather(1, chosen[:, None]).squeeze(1)
+    logprobs = torch.log_softmax(logits / settings.temperature, -1)
+    weights = _truncate(logprobs, settings).double().exp()
+    cumulative = weights.cumsum(-1)
+    target = uniforms[:, None] * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+    return chosen, logprobs.gather(1, chosen[:, None]).squeeze(1)
+
+
+def _truncate(logprobs: torch.Tensor, settings: Sampling) -> torch.Tensor:
+    """-inf where top-k or top-p (Holtzman et al. 2020, arXiv 1904.09751) exclude a token."""
+    import torch
+
+    if settings.top_k > 0:
+        kth = logprobs.topk(min(settings.top_k, logprobs.shape[1]), dim=-1).values[:, -1:]
+        logprobs = logprobs.masked_fill(logprobs < kth, -torch.inf)
+    if settings.top_p < 1:
+        ordered, index = logprobs.sort(-1, descending=True)
+        mass = torch.softmax(ordered, -1)
+        beyond = mass.cumsum(-1) - mass >= settings.top_p  # the token that crosses the line stays
+        logprobs = logprobs.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)
+    return logprobs

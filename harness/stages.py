@@ -1,0 +1,195 @@
+"""Stages: pieces of work named by a fingerprint of all that decides their outcome, run once and kept.
+
+A stage's outputs live in ``<output_dir>/stages/<name>-<fingerprint>/``. ``manifest.json``, written last by rename, makes
+them valid; a folder without one is what an interrupted run left, and is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness.memory import peak_memory_mb, reset_peak_memory
+from harness.progress import Progress
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the graph.
+
+    Args:
+        name: the stage's name, which its folder starts with.
+        version: bumped when the meaning of the stage's code changes.
+        config: what of the configuration decides the outcome; JSON-serialisable, no paths, no device index.
+        inputs: the stages before it, by the name under which ``run`` looks them up.
+        seed: of this stage's random streams; None where it has none of its own.
+        environment: what else changes numbers: precision, device type, torch's version, threads.
+        run: does the work in the given workspace and returns the summary that the manifest keeps.
+    """
+
+    name: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Stage]
+    seed: int | None
+    environment: Mapping[str, Any]
+    run: Callable[[Workspace], dict[str, Any]] = field(compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hex digits over name, version, config, seed, environment and the fingerprints before it."""
+        parts = {
+            "name": self.name,
+            "version": self.version,
+            "config": self.config,
+            "seed": self.seed,
+            "environment": self.environment,
+            "inputs": {key: stage.fingerprint for key, stage in self.inputs.items()},
+        }
+        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-{self.fingerprint}"
+
+
+class Finished(NamedTuple):
+    """A stage's valid outputs."""
+
+    directory: Path
+    manifest: dict[str, Any]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return dict(self.manifest["summary"])
+
+
+class Workspace:
+    """What a running stage sees: its folder, its finished inputs, its seed, and where to report.
+
+    Args:
+        directory: where the outputs go; exists and is empty.
+        inputs: the finished stages before it.
+        seed: the stage's seed.
+        progress: where progress is shown.
+    """
+
+    def __init__(
+        self, directory: Path, inputs: Mapping[str, Finished], seed: int, progress: Progress, name: str
+    ) -> None:
+        self.directory, self.inputs, self.seed, self.progress, self.name = directory, inputs, seed, progress, name
+
+    def seed_for(self, purpose: str) -> int:
+        """A seed of its own for each random stream: from the stage's seed and the stream's purpose."""
+        digest = hashlib.sha256(f"{self.name}/{purpose}/{self.seed}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one line to the stage's ``metrics.jsonl``."""
+        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+
+
+class StageRunner:
+    """Runs stages once each, sharing finished ones between jobs and processes."""
+
+    def __init__(self, output_dir: Path, progress: Progress) -> None:
+        self.root = output_dir / "stages"
+        self.progress = progress
+        self._finished: dict[str, Finished] = {}
+
+    def directory(self, stage: Stage) -> Path:
+        return self.root / stage.label
+
+    def cached(self, stage: Stage) -> Finished | None:
+        """The stage's outputs where they are valid, else None."""
+        directory = self.directory(stage)
+        manifest = directory / MANIFEST
+        if not manifest.is_file():
+            return None
+        return Finished(directory, json.loads(manifest.read_text(encoding="utf-8")))
+
+    def run(self, stage: Stage) -> Finished:
+        """The stage's outputs, from disk where they are finished, else made now (its inputs first)."""
+        if stage.fingerprint in self._finished:
+            return self._finished[stage.fingerprint]
+        found = self.cached(stage)
+        if found is not None:
+            self.progress.finished(stage.label, found.manifest["wall_seconds"], found.manifest["line"], cached=True)
+        else:
+            inputs = {key: self.run(before) for key, before in stage.inputs.items()}
+            found = self._run_locked(stage, inputs)
+        self._finished[stage.fingerprint] = found
+        return found
+
+    def _run_locked(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
+        from filelock import FileLock, Timeout
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / f".{stage.label}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.progress.message(f"{stage.label}: another process works on it; waiting to reuse its result")
+            lock.acquire()
+        try:
+            found = self.cached(stage)  # another process may have finished it while this one waited
+            return found if found is not None else self._execute(stage, inputs)
+        finally:
+            lock.release()
+
+    def _execute(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
+        directory = self.directory(stage)
+        if directory.exists():
+            shutil.rmtree(directory)
+        directory.mkdir(parents=True)
+        reset_peak_memory()
+        started = time.perf_counter()
+        summary = stage.run(Workspace(directory, inputs, stage.seed or 0, self.progress, stage.name))
+        line = str(summary.pop("line", ""))
+        manifest = {
+            "stage": stage.name,
+            "version": stage.version,
+            "fingerprint": stage.fingerprint,
+            "config": stage.config,
+            "seed": stage.seed,
+            "environment": stage.environment,
+            "inputs": {key: before.label for key, before in stage.inputs.items()},
+            "wall_seconds": round(time.perf_counter() - started, 3),
+            "peak_memory_mb": peak_memory_mb(),
+            "line": line,
+            "summary": summary,
+        }
+        write_json(directory / MANIFEST, manifest)
+        self.progress.finished(stage.label, manifest["wall_seconds"], line, cached=False)
+        return Finished(directory, json.loads(json.dumps(manifest)))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name and rename it: a reader sees all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def all_stages(last: Stage) -> list[Stage]:
+    """The stages that lead to ``last``, inputs before what needs them, each once."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        for before in stage.inputs.values():
+            visit(before)
+        ordered.setdefault(stage.fingerprint, stage)
+
+    visit(last)
+    return list(ordered.values())

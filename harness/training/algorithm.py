@@ -1,0 +1,162 @@
+"""The seam of algorithms, and the stage that runs one: (policy, reference, reward, prompts) → policy.
+
+Another algorithm is one file with a class like ``PPO`` and one YAML in ``conf/algorithm`` that names it as ``_target_``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from harness.config import AlgorithmConfig
+from harness.context import Job, model_directory
+from harness.hardware import Hardware
+from harness.models.loading import LanguageModel, load_language_model, save
+from harness.models.scorer import Scorer
+from harness.rollouts.sampler import Sampling
+from harness.stages import Workspace
+from harness.training.probes import Probe
+
+VERSION = 1
+
+Gold = Callable[[Sequence[int], Sequence[str]], list[float]]
+"""(prompt rows, responses) -> gold rewards."""
+
+
+@dataclass
+class Setup:
+    """All that an algorithm works with.
+
+    Args:
+        policy: the SFT policy, to be trained in place.
+        reference: the same policy, frozen.
+        reward: the optimised reward model.
+        prompts: token ids of the rl split's prompts.
+        sampling: how training rollouts are drawn.
+        probe: measures the policy on held-out prompts and keeps what it answered.
+        gold: the known gold reward of responses to rows of ``prompts``; None where there is none.
+        report_card: the reward model's, which a gate reads.
+        seed_for: a seed for each random stream, by its purpose.
+    """
+
+    policy: LanguageModel
+    reference: LanguageModel
+    reward: Scorer
+    prompts: list[list[int]]
+    sampling: Sampling
+    probe: Probe
+    gold: Gold | None
+    report_card: Mapping[str, Any] | None
+    hardware: Hardware
+    seed_for: Callable[[str], int]
+    log: Callable[[Mapping[str, Any]], None]
+    advance: Callable[..., None]
+
+
+class Result(NamedTuple):
+    """How training ended.
+
+    Args:
+        status: ``ok`` or ``collapsed``.
+        reason: which limit a collapsed run left.
+        tokens: response tokens that were trained on, each as often as it was.
+        flags: what the table must say of it, e.g. ``gate skipped``.
+    """
+
+    status: str
+    reason: str | None
+    tokens: int
+    flags: list[str]
+
+
+class Algorithm(Protocol):
+    """Trains a policy. Constructed with its group's configuration."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def steps(self) -> int:
+        """Iterations, for the progress bar."""
+        ...
+
+    def response_passes(self) -> int:
+        """Responses that training goes over, each counted as often as it does: the budget of ``sft-more``."""
+        ...
+
+    def train(self, setup: Setup) -> Result: ...
+
+
+def make_algorithm(config: AlgorithmConfig) -> Algorithm:
+    """The class that ``algorithm._target_`` names, with its configuration."""
+    from hydra.utils import get_class
+
+    algorithm: Algorithm = get_class(config._target_)(config)
+    return algorithm
+
+
+def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
+    """Train the SFT policy against the reward model into ``model/``; probes go to ``probes.jsonl``."""
+    config = job.config
+    sft, data = model_directory(workspace.inputs["sft"].directory), job.data(workspace)
+    device = job.hardware.device
+    policy = load_language_model(sft, device=device)
+    reference = LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec)
+    reward_stage = workspace.inputs["reward_model"]
+    reward = Scorer.load(model_directory(reward_stage.directory), job.hardware)
+    examples, held_out = data.splits["rl"], data.splits["validation"]
+    prompts, _ = job.prompts(examples, policy.codec)
+    sampling = Sampling(
+        max_new_tokens=config.task.max_response_tokens,
+        temperature=config.rollout.temperature,
+        top_k=config.rollout.top_k,
+        top_p=config.rollout.top_p,
+        batch_size=config.rollout.batch_size,
+    )
+    probe = Probe(job, reference, reward, held_out, sampling, seed=workspace.seed_for("probe"))
+    world = job.world
+
+    def gold(rows: Sequence[int], responses: Sequence[str]) -> list[float]:
+        assert world is not None
+        return [
+            sum(world.gold_parts(examples[row].facts or {}, text).values())
+            for row, text in zip(rows, responses, strict=True)
+        ]
+
+    algorithm = make_algorithm(config.algorithm)
+    with workspace.progress.stage(workspace.name, algorithm.steps(), "iterations") as bar:
+        result = algorithm.train(
+            Setup(
+                policy=policy,
+                reference=reference,
+                reward=reward,
+                prompts=policy.codec.encode_prompts(prompts),
+                sampling=sampling,
+                probe=probe,
+                gold=gold if world is not None else None,
+                report_card=reward_stage.summary.get("report_card"),
+                hardware=job.hardware,
+                seed_for=workspace.seed_for,
+                log=workspace.log,
+                advance=bar.update,
+            )
+        )
+    save(policy, model_directory(workspace.directory))
+    _write_lines(workspace.directory / "probes.jsonl", probe.rows)
+    last = probe.rows[-1] if probe.rows else {}
+    shown = ", ".join(f"{key} {last[key]:.2f}" for key in ("proxy", "gold", "kl") if last.get(key) is not None)
+    return {
+        "status": result.status,
+        "reason": result.reason,
+        "tokens": result.tokens,
+        "flags": result.flags,
+        "line": f"{result.status}: held-out {shown}" if shown else result.status,
+    }
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")

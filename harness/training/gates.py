@@ -1,0 +1,115 @@
+"""Gates: what must hold before PPO spends anything. A gate that fails ends the run with the reason in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from harness.errors import RunFailed
+from harness.hardware import Hardware
+from harness.models.forward import Batch, make_batch, response_logits, sequence_scores
+from harness.models.loading import LanguageModel
+from harness.models.scorer import Scorer
+
+GATES = ("accuracy", "ratio", "invariance", "eos", "logprobs")
+ROWS = 32
+"""Rollouts that the gates look at."""
+
+
+def require_accuracy(report_card: object) -> None:
+    """The reward model beats chance on held-out pairs, with its interval."""
+    if not isinstance(report_card, dict):
+        return  # a reward model that was given, not trained here: it has no card, and the record says so
+    low = report_card["accuracy"]["low"]
+    if low <= 50:
+        estimate = report_card["accuracy"]["estimate"]
+        raise RunFailed(
+            f"gate accuracy: the reward model is no better than chance on held-out pairs ({estimate:.1f}, lower bound {low:.1f});"
+            " give it more or cleaner pairs, or add accuracy to algorithm.checks.skip_gates"
+        )
+
+
+def require_unit_ratio(update: Callable[[], None], logprobs: Callable[[], np.ndarray], hardware: Hardware) -> None:
+    """An update with learning rate 0 leaves every ratio at 1 and KL(old || new) at 0.
+
+    Args:
+        update: makes one optimiser step at learning rate 0.
+        logprobs: the policy's logprobs of fixed tokens, now.
+        hardware: with the precision that decides the tolerance.
+    """
+    tolerance = 1e-4 if hardware.precision == "fp32" else 1e-2
+    before = logprobs()
+    update()
+    log_ratio = logprobs() - before
+    worst, kl = float(np.abs(np.expm1(log_ratio)).max()), float((np.expm1(log_ratio) - log_ratio).mean())
+    if not (worst <= tolerance and kl <= tolerance):
+        raise RunFailed(
+            f"gate ratio: after an update with lr 0 a ratio is off by {worst:.2e} and the KL is {kl:.2e} (allowed {tolerance})"
+        )
+
+
+def require_batch_invariance(scorer: Scorer, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> None:
+    """A score does not change with batch size, neighbours or padding."""
+    tolerance = 1e-4 if scorer.hardware.precision == "fp32" else 5e-2
+    together = scorer.scores(prompts, responses)
+    alone = scorer.scores(prompts, responses, batch_size=1)
+    padded = _scores_with_more_padding(scorer, prompts, responses)
+    worst = float(max(np.abs(together - alone).max(), np.abs(together - padded).max()))
+    if not worst <= tolerance * max(1.0, float(np.abs(together).max())):
+        raise RunFailed(
+            f"gate invariance: a reward-model score moves by {worst:.2e} with its batch (allowed {tolerance})"
+        )
+
+
+def _scores_with_more_padding(
+    scorer: Scorer, prompts: Sequence[list[int]], responses: Sequence[list[int]]
+) -> np.ndarray:
+    import torch
+
+    batch = make_batch(prompts, responses, scorer.codec.pad_id, device=scorer.hardware.device)
+    pads = torch.full((len(prompts), 3), scorer.codec.pad_id, device=batch.ids.device)
+    off = torch.zeros_like(pads, dtype=torch.bool)
+    wider = Batch(
+        torch.cat([pads, batch.ids, pads], 1),
+        torch.cat([off, batch.mask, off], 1),
+        torch.cat([batch.response_mask, off], 1),
+    )
+    with torch.inference_mode(), scorer.hardware.autocast():
+        return np.asarray(sequence_scores(scorer.model, wider).cpu().double().numpy())
+
+
+def require_score_on_eos(batch: Batch, ended: Sequence[bool], eos_id: int) -> None:
+    """The sequence's score is paid on EOS: the last token of the mask, in every response that ended."""
+    import torch
+
+    from harness.training.kl import token_rewards
+    from harness.training.masks import last_index
+
+    ones = torch.ones(len(batch.ids), device=batch.ids.device)
+    rewards = token_rewards(
+        ones, torch.zeros_like(batch.response, dtype=torch.float32), batch.response_mask, kl_coef=0.0
+    )
+    paid = rewards.nonzero()
+    last = last_index(batch.response_mask)
+    tokens = batch.response.gather(1, last[:, None]).squeeze(1)
+    wrong = [row for row, end in enumerate(ended) if end and int(tokens[row]) != eos_id]
+    if wrong or len(paid) != len(batch.ids) or not bool((paid[:, 1] == last).all()):
+        raise RunFailed(f"gate eos: the score is not paid on EOS in rows {wrong[:5]}")
+
+
+def require_equal_logprobs(
+    policy: LanguageModel, batch: Batch, sampled: np.ndarray, temperature: float, hardware: Hardware
+) -> None:
+    """The logprobs collected while sampling equal those of one scoring pass."""
+    import torch
+
+    from harness.training.losses import sequence_logprobs
+
+    tolerance = 1e-4 if hardware.precision == "fp32" else 0.1
+    with torch.inference_mode(), hardware.autocast():
+        scored = sequence_logprobs(response_logits(policy.model, batch), batch.response, temperature)
+    difference = (scored.cpu().numpy() - sampled)[batch.response_mask.cpu().numpy()]
+    worst = float(np.abs(difference).max())
+    if not worst <= tolerance:
+        raise RunFailed(f"gate logprobs: sampling and scoring differ by {worst:.2e} nats (allowed {tolerance})")

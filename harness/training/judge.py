@@ -1,0 +1,178 @@
+"""The judge stage: a reward model that scores the table and is never optimised against.
+
+Its backbone, its seed, its split and its annotator are its own, so its fingerprint does not depend on the candidate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from random import Random
+from typing import Any
+
+from harness.context import Job, model_directory
+from harness.data.prepared import PreparedData
+from harness.errors import RunFailed
+from harness.feedback.annotators import Annotator, gold_utility, metric_utility
+from harness.feedback.pairs import Candidates, Collected, LabelledPair, collect_pairs
+from harness.feedback.stage import encode_pairs
+from harness.models.loading import LanguageModel, load_scorer, save
+from harness.models.scorer import Scorer
+from harness.rollouts.sampler import Sampling, sample
+from harness.stages import Workspace
+from harness.training.language_model import Imitation, TokenExample, imitate, total_steps
+from harness.training.preferences import Comparison, learn_preferences
+from harness.training.reward_model import examine, shift_on_references
+from harness.training.sft import base_model, token_examples
+from harness.types import Example, World
+
+VERSION = 1
+ATTEMPTS = 3
+"""Rounds in which an uninformative comparison is drawn anew."""
+
+
+def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
+    """Train (or load) the judge into ``model/``; below ``judge.min_pairs`` there is none, and the summary says so."""
+    config, data = job.config.judge, job.data(workspace)
+    if config.source == "load":
+        judge = Scorer.load(str(config.path), job.hardware, key="judge.path")
+        save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
+        return {"available": True, "line": "loaded"}
+    backbone = base_model(config.model, job.task, data.splits["judge"], workspace.seed_for("init"), job.hardware)
+    _train_backbone(workspace, job, backbone, data)
+    pairs = _pairs(workspace, job, backbone, data, "judge", config.max_pairs).pairs
+    held_out = _pairs(workspace, job, backbone, data, "validation", config.heldout_pairs).pairs
+    if len(pairs) < config.min_pairs or not held_out:
+        reason = f"{len(pairs)} pairs, {len(held_out)} held out; judge.min_pairs={config.min_pairs}"
+        return {"available": False, "reason": reason, "line": f"no judge: {reason}"}
+    judge = _train_judge(workspace, job, backbone, pairs, data)
+    card = examine(judge, held_out, workspace.seed_for("bootstrap"))
+    save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
+    accuracy = card["accuracy"]
+    line = f"{len(pairs)} pairs, held-out accuracy {accuracy['estimate']:.1f} [{accuracy['low']:.1f}, {accuracy['high']:.1f}]"
+    if "oracle_accuracy" in card:
+        line += f", oracle {card['oracle_accuracy']:.1f}"
+    return {"available": True, "report_card": card, "line": line}
+
+
+def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData) -> None:
+    """Language modelling on the responses that the judge will compare: they teach it to read prompt and response."""
+    config = job.config.judge
+    examples = data.splits["judge"]
+    if config.responses == "mixture":
+        examples = _redrawn(_world(job), examples, config.samples_per_prompt, Random(workspace.seed_for("backbone")))
+    tokens, _ = token_examples(job, examples, backbone.codec)
+    if config.responses == "pairs":
+        pairs = encode_pairs(job, data.pairs["judge"], backbone.codec)
+        tokens += [
+            TokenExample(pair.prompt_tokens, response)
+            for pair in pairs
+            for response in (pair.chosen_tokens, pair.rejected_tokens)
+        ]
+    settings = Imitation(epochs=config.sft_epochs, batch_size=config.batch_size, optimizer=config.backbone_optimizer)
+    with workspace.progress.stage("judge backbone", total_steps(len(tokens), settings), "steps") as bar:
+        imitate(
+            backbone,
+            tokens,
+            settings,
+            hardware=job.hardware,
+            seed=workspace.seed_for("backbone order"),
+            log=workspace.log,
+            advance=bar.update,
+        )
+
+
+def _redrawn(world: World, examples: Sequence[Example], count: int, rng: Random) -> list[Example]:
+    """Each example ``count`` times, with responses drawn anew from the world's mixture."""
+    return [
+        Example(
+            id=example.id,
+            fields=example.fields,
+            response=world.demonstrate(example.facts or {}, rng).response,
+            references=[],
+        )
+        for example in examples
+        for _ in range(count)
+    ]
+
+
+def _pairs(
+    workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData, split: str, count: int
+) -> Collected:
+    """Labelled comparisons from the judge's fixed source of responses."""
+    config, codec = job.config.judge, backbone.codec
+    if config.responses == "pairs":
+        return Collected(encode_pairs(job, data.pairs[split][:count], codec), 0, 0)
+    examples = data.splits[split]  # type: ignore[index]
+    prompts, _ = job.prompts(examples, codec)
+    prompt_tokens = codec.encode_prompts(prompts)
+    rng = Random(workspace.seed_for(f"{split}/responses"))
+
+    def from_mixture(rows: list[int], attempt: int) -> Candidates:
+        world = _world(job)
+        texts = [world.demonstrate(examples[row].facts or {}, rng).response for row in rows for _ in range(2)]
+        return _candidates(texts, codec.encode_responses(texts, max_tokens=job.config.task.max_response_tokens))
+
+    def from_samples(rows: list[int], attempt: int) -> Candidates:
+        settings = Sampling(max_new_tokens=job.config.task.max_response_tokens)
+        rollout = sample(
+            backbone.model,
+            [prompt_tokens[row] for row in rows for _ in range(2)],
+            settings,
+            eos_id=codec.eos_id,
+            pad_id=codec.pad_id,
+            seed=workspace.seed_for(f"{split}/{attempt}"),
+            autocast=job.hardware.autocast,
+        )
+        return _candidates(codec.decode(rollout.tokens), rollout.tokens)
+
+    utility = gold_utility(_world(job)) if job.world is not None else metric_utility(job.smooth_metric())
+    return collect_pairs(
+        examples,
+        prompts,
+        prompt_tokens,
+        respond=from_mixture if config.responses == "mixture" else from_samples,
+        annotator=Annotator(utility, **asdict(config.annotator)),
+        rng=Random(workspace.seed_for(f"{split}/labels")),
+        per_prompt=max(config.samples_per_prompt // 2, math.ceil(count / max(len(examples), 1))),
+        max_pairs=count,
+        attempts=ATTEMPTS,
+    )
+
+
+def _candidates(texts: list[str], tokens: list[list[int]]) -> Candidates:
+    return Candidates(
+        list(zip(texts[::2], texts[1::2], strict=True)), list(zip(tokens[::2], tokens[1::2], strict=True))
+    )
+
+
+def _train_judge(
+    workspace: Workspace, job: Job, backbone: LanguageModel, pairs: list[LabelledPair], data: PreparedData
+) -> Scorer:
+    config = job.config.judge
+    save(backbone, workspace.directory / "backbone")
+    language_model = load_scorer(
+        workspace.directory / "backbone", device=job.hardware.device, head_seed=workspace.seed_for("head")
+    )
+    settings = Comparison(epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer)
+    steps = max(1, round(settings.epochs * -(-len(pairs) // settings.batch_size)))
+    with workspace.progress.stage("judge", steps, "steps") as bar:
+        learn_preferences(
+            language_model,
+            [pair.tokens() for pair in pairs],
+            settings,
+            hardware=job.hardware,
+            seed=workspace.seed_for("order"),
+            log=workspace.log,
+            advance=bar.update,
+        )
+    judge = Scorer(*language_model, job.hardware)
+    shift_on_references(judge, job, data.splits["judge"], pairs, scale=False)
+    return judge
+
+
+def _world(job: Job) -> World:
+    if job.world is None:
+        raise RunFailed("judge.responses=mixture needs a controlled world")
+    return job.world

@@ -1,0 +1,159 @@
+"""Supervised training on (prompt, response) pairs: the loss of SFT, and of the judge's backbone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from harness.config import OptimizerConfig
+from harness.hardware import Hardware
+from harness.models.forward import make_batch, response_logits
+from harness.models.loading import LanguageModel
+from harness.training.losses import sft_loss
+from harness.training.masks import position_ids
+from harness.training.updates import Updates, length_batches, micro_batches
+
+Log = Callable[[Mapping[str, Any]], None]
+
+
+class TokenExample(NamedTuple):
+    """A prompt and the response to imitate (EOS included), as token ids."""
+
+    prompt: list[int]
+    response: list[int]
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """How to train on demonstrations.
+
+    Args:
+        epochs: passes over the examples; may be a fraction.
+        max_steps: upper bound on updates; None: none.
+        batch_size: examples per update.
+        micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all.
+        train_on_prompt: count the prompt's tokens in the loss too.
+        optimizer: learning rate and schedule.
+        max_tokens: stop after this many response tokens; None: no bound.
+    """
+
+    epochs: float
+    batch_size: int
+    optimizer: OptimizerConfig
+    max_steps: int | None = None
+    micro_batch_size: int | None = None
+    train_on_prompt: bool = False
+
+
+def imitate(
+    lm: LanguageModel,
+    examples: Sequence[TokenExample],
+    settings: Imitation,
+    *,
+    hardware: Hardware,
+    seed: int,
+    log: Log,
+    advance: Callable[..., None],
+    log_every: int = 25,
+) -> dict[str, float]:
+    """Train ``lm`` in place; returns ``steps``, ``tokens`` (response tokens seen) and the mean ``loss`` of the last tenth.
+
+    Args:
+        lm: the model that learns, and its codec.
+        examples: what to imitate.
+        settings: how long and how fast.
+        hardware: where.
+        seed: of the order of batches.
+        log: takes one row of metrics.
+        advance: moves a progress bar by one step and shows metrics.
+        log_every: updates between rows of metrics.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    total = total_steps(len(examples), settings)
+    updates = Updates(lm.model.parameters(), settings.optimizer, total)
+    lengths = [len(example.prompt) + len(example.response) for example in examples]
+    batches: list[list[int]] = []
+    losses: list[float] = []
+    tokens, started = 0, time.perf_counter()
+    for step in range(total):
+        if not batches:
+            batches = length_batches(lengths, settings.batch_size, generator)
+        rows = batches.pop()
+        lr = updates.lr
+        loss = _accumulate(lm, [examples[row] for row in rows], settings, hardware)
+        norm = updates.step()
+        losses.append(loss)
+        tokens += sum(len(examples[row].response) for row in rows)
+        if step % log_every == 0 or step == total - 1:
+            speed = tokens / (time.perf_counter() - started)
+            log({"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens, "tokens_per_second": speed})
+            advance(0, loss=loss, tokens_per_second=speed)
+        advance(1)
+    tail = losses[-max(total // 10, 1) :]
+    return {"steps": total, "tokens": tokens, "loss": sum(tail) / len(tail) if tail else math.nan}
+
+
+def total_steps(count: int, settings: Imitation) -> int:
+    """Updates that ``epochs`` passes over ``count`` examples make, at most ``max_steps``."""
+    steps = max(1, round(settings.epochs * math.ceil(count / settings.batch_size)))
+    return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+
+def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: Imitation, hardware: Hardware) -> float:
+    """Add the gradients of one batch; returns its mean loss per token."""
+    denominator = sum(_counted_tokens(example, settings.train_on_prompt) for example in examples)
+    total = 0.0
+    for rows in micro_batches(range(len(examples)), settings.micro_batch_size):
+        piece = [examples[row] for row in rows]
+        with hardware.autocast():
+            loss = imitation_loss(
+                lm, piece, hardware, train_on_prompt=settings.train_on_prompt, denominator=denominator
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss)
+    return total
+
+
+def _counted_tokens(example: TokenExample, train_on_prompt: bool) -> int:
+    return len(example.response) + (max(len(example.prompt) - 1, 0) if train_on_prompt else 0)
+
+
+def imitation_loss(
+    lm: LanguageModel,
+    examples: Sequence[TokenExample],
+    hardware: Hardware,
+    *,
+    train_on_prompt: bool = False,
+    denominator: int | None = None,
+) -> Any:
+    """Cross entropy of the responses (and prompts, where asked), summed over tokens and divided by ``denominator``."""
+    batch = make_batch(
+        [e.prompt for e in examples], [e.response for e in examples], lm.codec.pad_id, device=hardware.device
+    )
+    if not train_on_prompt:
+        return sft_loss(response_logits(lm.model, batch), batch.response, batch.response_mask, denominator=denominator)
+    out = lm.model(
+        input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=position_ids(batch.mask), use_cache=False
+    )
+    return sft_loss(
+        out.logits[:, :-1], batch.ids[:, 1:], batch.mask[:, 1:] & batch.mask[:, :-1], denominator=denominator
+    )
+
+
+def validation_loss(
+    lm: LanguageModel, examples: Sequence[TokenExample], hardware: Hardware, *, batch_size: int = 256
+) -> float:
+    """Mean cross entropy per response token."""
+    import torch
+
+    total, count = 0.0, sum(len(example.response) for example in examples)
+    with torch.inference_mode():
+        for rows in micro_batches(range(len(examples)), batch_size):
+            with hardware.autocast():
+                total += float(imitation_loss(lm, [examples[row] for row in rows], hardware, denominator=count))
+    return total

@@ -1,0 +1,137 @@
+"""Padding and masks: prompts are padded on the left, responses on the right, and True always means *keep*."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """The same values in fp32 at least: half precision is for models, not for sums over tokens."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def kept(values: Tensor, mask: Tensor) -> Tensor:
+    """Values in `full_precision`, 0 wherever the mask is False, whatever stood there.
+
+    Filled *before* the arithmetic, not after it: 0 * inf in a backward pass would be NaN.
+    """
+    return full_precision(values).masked_fill(~mask, 0.0)
+
+
+class Padded(NamedTuple):
+    """Token ids (B, T) long, and their mask (B, T) bool, True on real tokens."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Each token's position among the real tokens of its row: the one rule, in rollout and in training alike.
+
+    Args:
+        mask: (B, T) bool, True on real tokens, wherever the pads are.
+    Returns: (B, T) long; a pad has the position of the token before it, or 0.
+
+    >>> position_ids(torch.tensor([[False, False, True, True, False]]))
+    tensor([[0, 0, 0, 1, 1]])
+    """
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def response_mask(tokens: Tensor, eos_ids: Sequence[int], pad_id: int) -> Tensor:
+    """True on the tokens that the policy chose: up to the first EOS, that one included: the score is paid on it.
+
+    A row without EOS is kept up to its last token that is no pad.
+
+    Args:
+        tokens: (B, R) long, responses, padded on the right.
+        eos_ids: the ids that end a response.
+        pad_id: the id that fills up; never one of ``eos_ids``.
+    Returns: (B, R) bool.
+    Raises: ValueError where the pad is an EOS: the two could not be told apart.
+
+    >>> response_mask(torch.tensor([[5, 2, 0], [5, 6, 7]]), eos_ids=[2], pad_id=0)
+    tensor([[ True,  True, False],
+            [ True,  True,  True]])
+    """
+    if pad_id in eos_ids:
+        raise ValueError(f"pad_id={pad_id} is also an EOS id; a tokenizer needs a pad of its own")
+    is_eos = torch.isin(tokens, torch.tensor(list(eos_ids), dtype=tokens.dtype, device=tokens.device))
+    after_eos = (is_eos.cumsum(-1) - is_eos.long()) > 0
+    trailing_pad = (tokens != pad_id).long().flip(-1).cumsum(-1).flip(-1) == 0
+    return ~after_eos & ~trailing_pad
+
+
+def last_index(mask: Tensor) -> Tensor:
+    """Index of the last True in each row: where a sequence is scored and its score is paid.
+
+    Args:
+        mask: (B, T) bool.
+    Returns: (B,) long.
+    Raises: ValueError where a row has no True.
+
+    >>> last_index(torch.tensor([[True, True, False], [False, True, True]]))
+    tensor([1, 2])
+    """
+    last = torch.arange(mask.shape[-1], device=mask.device).expand_as(mask).masked_fill(~mask, -1)
+    if mask.shape[-1] == 0 or not bool(mask.any(-1).all()):
+        raise ValueError(f"rows {(~mask.any(-1)).nonzero().flatten().tolist()} of the mask hold no token")
+    return last.amax(-1)
+
+
+def left_pad(sequences: Sequence[Sequence[int]], pad_id: int, *, width: int | None = None) -> Padded:
+    """Prompts as one batch, so that all of them end in the same column and the response follows at once.
+
+    Args:
+        sequences: B lists of token ids; a pad id among them counts as a real token.
+        pad_id: what fills up.
+        width: T; None: the longest sequence.
+    Raises: ValueError where a sequence is longer than ``width``: nothing is cut here.
+
+    >>> left_pad([[7], [8, 9]], pad_id=0).ids
+    tensor([[0, 7],
+            [8, 9]])
+    """
+    return _pad(sequences, pad_id, width, left=True)
+
+
+def right_pad(sequences: Sequence[Sequence[int]], pad_id: int, *, width: int | None = None) -> Padded:
+    """Responses, or whole sequences to train on, as one batch; see `left_pad`.
+
+    >>> right_pad([[7], [8, 9]], pad_id=0).mask
+    tensor([[ True, False],
+            [ True,  True]])
+    """
+    return _pad(sequences, pad_id, width, left=False)
+
+
+def _pad(sequences: Sequence[Sequence[int]], pad_id: int, width: int | None, *, left: bool) -> Padded:
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    columns = longest if width is None else width
+    if longest > columns:
+        raise ValueError(f"a sequence of {longest} tokens does not fit width={columns}")
+    ids = torch.full((len(sequences), columns), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(sequences), columns), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        filled = slice(columns - len(sequence), columns) if left else slice(0, len(sequence))
+        ids[row, filled] = torch.tensor(list(sequence), dtype=torch.long)
+        mask[row, filled] = True
+    return Padded(ids, mask)
+
+
+def without_response_pads(tokens: Tensor, mask: Tensor) -> list[list[int]]:
+    """The token ids of each row that the mask keeps: what `right_pad` and `left_pad` started from.
+
+    Args:
+        tokens: (B, R) long.
+        mask: (B, R) bool, True = keep (`response_mask` for responses: EOS stays).
+
+    >>> without_response_pads(torch.tensor([[5, 2, 0]]), torch.tensor([[True, True, False]]))
+    [[5, 2]]
+    """
+    rows = zip(tokens.tolist(), mask.tolist(), strict=True)
+    return [[token for token, keep in zip(row, keeps, strict=True) if keep] for row, keeps in rows]

@@ -1,0 +1,365 @@
+"""PPO on language models, readable top to bottom beside the papers.
+
+Ziegler et al. 2019 (arXiv 1909.08593), Stiennon et al. 2020 (arXiv 2009.01325), and the details of arXiv 2403.17031. One
+iteration: roll out, score, turn scores and KL into token rewards, estimate advantages, then several epochs of clipped
+updates. Everything that changes from one iteration to the next is in ``PPOState``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from harness.config import PPOConfig
+from harness.errors import RunFailed
+from harness.memory import peak_memory_mb
+from harness.models.forward import Batch, make_batch, response_logits, token_values
+from harness.rollouts.sampler import sample
+from harness.training import gates
+from harness.training.advantages import explained_variance, gae, whiten
+from harness.training.algorithm import Result, Setup
+from harness.training.kl import (
+    AdaptiveKL,
+    FixedKL,
+    KLController,
+    kl_estimates,
+    missing_eos_scores,
+    sequence_sum,
+    token_rewards,
+)
+from harness.training.limits import CollapseMonitor
+from harness.training.losses import entropy, masked_mean, policy_loss, sequence_logprobs, value_loss
+from harness.training.updates import Updates, micro_batches
+
+
+@dataclass
+class PPOState:
+    """What changes while PPO runs, in one object.
+
+    Args:
+        policy: the model being trained.
+        value: the value model: a network of its own, or the policy itself where the value is a head on its trunk.
+        value_head: the linear layer on the policy's trunk; None where the value network has its own.
+        updates: the policy's optimiser and schedule; with a value head, the head's too.
+        value_updates: the value network's; None with a value head.
+        controller: of β.
+        generator: the stream that orders prompts and minibatches.
+        order: prompts of the present pass that are still to come.
+        iteration: iterations done.
+        tokens: response tokens trained on.
+    """
+
+    policy: Any
+    value: Any
+    value_head: Any
+    updates: Updates
+    value_updates: Updates | None
+    controller: KLController
+    generator: torch.Generator
+    order: list[int]
+    iteration: int = 0
+    tokens: int = 0
+
+
+class Experience(NamedTuple):
+    """One rollout and what the update needs of it; (B, R) unless said otherwise."""
+
+    batch: Batch
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    metrics: dict[str, float]
+
+
+class PPO:
+    """Proximal policy optimisation with a KL penalty against the SFT policy.
+
+    Args:
+        config: ``algorithm.*``.
+    """
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config = config
+
+    def steps(self) -> int:
+        return self.config.episodes // self.config.batch_size
+
+    def response_passes(self) -> int:
+        return self.steps() * self.config.batch_size * self.config.epochs
+
+    def train(self, setup: Setup) -> Result:
+        """Train ``setup.policy`` in place. A run that leaves its limits stops with its best probe's weights."""
+        config = self.config
+        state = self._start(setup)
+        flags = self._check_gates(setup, state)
+        probe_every = max(1, self.steps() // max(config.checks.probes, 1))
+        best = (-np.inf, {}) if not config.checks.probes else self._best((-np.inf, {}), setup, state)
+        monitor = self._monitor(setup)
+        reason: str | None = None
+        while state.iteration < self.steps() and reason is None:
+            try:
+                metrics = self._iterate(setup, state)
+            except RunFailed as error:
+                reason = str(error)
+                break
+            reason = monitor.reason(metrics)
+            setup.log({name: value if math.isfinite(value) else None for name, value in metrics.items()})
+            setup.advance(1, score=metrics["score"], kl=metrics["kl"], tokens_per_second=metrics["tokens_per_second"])
+            if config.checks.probes and (state.iteration % probe_every == 0 or state.iteration == self.steps()):
+                best = self._best(best, setup, state)
+        if reason is not None and best[1]:
+            state.policy.load_state_dict(best[1])
+        return Result("ok" if reason is None else "collapsed", reason, state.tokens, flags)
+
+    def _start(self, setup: Setup) -> PPOState:
+        config, policy = self.config, setup.policy.model
+        total = self.steps() * config.epochs * (config.batch_size // config.minibatch_size)
+        controller: KLController = FixedKL(config.kl_coef)
+        if config.kl.target is not None:
+            controller = AdaptiveKL(config.kl_coef, config.kl.target, config.kl.horizon)
+        generator = torch.Generator().manual_seed(setup.seed_for("order"))
+        if config.value.kind == "head":
+            head = torch.nn.Linear(policy.config.hidden_size, 1, device=policy.device)
+            torch.nn.init.zeros_(head.weight)
+            torch.nn.init.zeros_(head.bias)
+            updates = Updates([*policy.parameters(), *head.parameters()], config.optimizer, total)
+            return PPOState(policy, policy, head, updates, None, controller, generator, [])
+        value = copy.deepcopy(setup.reward.model)
+        value_updates = Updates(value.parameters(), config.optimizer, total, lr=config.value.lr)
+        updates = Updates(policy.parameters(), config.optimizer, total)
+        return PPOState(policy, value, None, updates, value_updates, controller, generator, [])
+
+    def _iterate(self, setup: Setup, state: PPOState) -> dict[str, float]:
+        """One rollout and its updates; returns what is logged (docs/logged.md defines each quantity)."""
+        started = time.perf_counter()
+        experience = self._experience(setup, state)
+        update_started = time.perf_counter()
+        metrics = {"iteration": state.iteration + 1, "lr": state.updates.lr, "kl_coef": state.controller.coef}
+        metrics |= experience.metrics | self._update(setup, state, experience)
+        state.controller.update(metrics["kl"], self.config.batch_size)
+        state.iteration += 1
+        tokens = int(experience.batch.response_mask.sum())
+        state.tokens += tokens * self.config.epochs
+        metrics["seconds_update"] = time.perf_counter() - update_started
+        metrics["tokens_per_second"] = tokens / (time.perf_counter() - started)
+        metrics["peak_memory_mb"] = peak_memory_mb()
+        return metrics
+
+    # -- experience ------------------------------------------------------------------------------------------------
+
+    def _experience(self, setup: Setup, state: PPOState) -> Experience:
+        config, codec = self.config, setup.policy.codec
+        rows = self._next_prompts(setup, state)
+        prompts = [setup.prompts[row] for row in rows]
+        clock = [time.perf_counter()]
+        rollout = sample(
+            state.policy,
+            prompts,
+            setup.sampling,
+            eos_id=codec.eos_id,
+            pad_id=codec.pad_id,
+            seed=setup.seed_for(f"rollout/{state.iteration}"),
+            autocast=setup.hardware.autocast,
+        )
+        clock.append(time.perf_counter())
+        batch = make_batch(prompts, rollout.tokens, codec.pad_id, device=setup.hardware.device)
+        mask, size = batch.response_mask, batch.response_mask.shape[1]
+        logprobs = rollout.logprobs[:, :size].to(mask.device)
+        with torch.inference_mode(), setup.hardware.autocast():
+            ref_logits = response_logits(setup.reference.model, batch)
+            ref_logprobs = sequence_logprobs(ref_logits, batch.response, setup.sampling.temperature).masked_fill(
+                ~mask, 0.0
+            )
+            values = self._values(setup, state, batch)
+        proxy = torch.from_numpy(setup.reward.scores(prompts, rollout.tokens)).float().to(mask.device)
+        scores = proxy
+        if config.missing_eos_penalty is not None:
+            ended = torch.tensor(rollout.ended, device=mask.device)
+            scores = missing_eos_scores(proxy, ended, penalty=config.missing_eos_penalty)
+        kl = kl_estimates(logprobs, ref_logprobs)
+        penalty = kl.k3 if config.kl.estimator == "k3" else kl.k1
+        rewards = token_rewards(scores, penalty, mask, kl_coef=state.controller.coef)
+        if config.advantage.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        estimates = gae(rewards, values, mask, gamma=config.advantage.gamma, lam=config.advantage.lam)
+        clock.append(time.perf_counter())
+        kl1 = sequence_sum(kl.k1, mask)
+        metrics = {
+            "score": float(proxy.mean()),
+            "score_std": float(proxy.std()),
+            "kl": float(kl1.mean()),
+            "kl_k3": float(sequence_sum(kl.k3, mask).mean()),
+            "objective": float((scores - state.controller.coef * kl1).mean()),
+            "eos_share": float(np.mean(rollout.ended)),
+            "response_length": float(mask.sum(1).float().mean()),
+            "explained_variance": float(explained_variance(values, estimates.returns, mask)),
+            "seconds_rollout": clock[1] - clock[0],
+            "seconds_scoring": clock[2] - clock[1],
+        }
+        if setup.gold is not None:
+            metrics["gold"] = float(np.mean(setup.gold(rows, codec.decode(rollout.tokens))))
+        # Inference tensors cannot enter autograd; clones made outside inference mode can.
+        return Experience(
+            batch, logprobs, values.clone(), whiten(estimates.advantages, mask), estimates.returns.clone(), metrics
+        )
+
+    def _next_prompts(self, setup: Setup, state: PPOState) -> list[int]:
+        """The next batch of prompt rows: passes over all prompts, each in a fresh order."""
+        while len(state.order) < self.config.batch_size:
+            state.order += torch.randperm(len(setup.prompts), generator=state.generator).tolist()
+        rows, state.order = state.order[: self.config.batch_size], state.order[self.config.batch_size :]
+        return rows
+
+    def _values(self, setup: Setup, state: PPOState, batch: Batch) -> torch.Tensor:
+        """(B, R) values; the value network starts as the reward model, whose shift it shares."""
+        values = token_values(state.value, batch, state.value_head)
+        shift = 0.0 if state.value_head is not None else float(setup.reward.model.config.reward_shift)
+        return (values - shift).masked_fill(~batch.response_mask, 0.0)
+
+    # -- update ----------------------------------------------------------------------------------------------------
+
+    def _update(self, setup: Setup, state: PPOState, experience: Experience) -> dict[str, float]:
+        """Several epochs over one rollout, each in a fresh order of minibatches; returns means over all of them."""
+        config, sums = self.config, dict[str, float]()
+        count = 0
+        for _ in range(config.epochs):
+            order = torch.randperm(config.batch_size, generator=state.generator)
+            for minibatch in order.split(config.minibatch_size):
+                for name, value in self._step(setup, state, experience, minibatch).items():
+                    sums[name] = max(sums.get(name, 0.0), value) if name == "ratio_max" else sums.get(name, 0.0) + value
+                count += 1
+        return {name: value if name == "ratio_max" else value / count for name, value in sums.items()}
+
+    def _step(self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
+        """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
+        config = self.config
+        denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
+        metrics: dict[str, float] = {}
+        for piece in micro_batches(rows.tolist(), config.micro_batch_size):
+            loss, measured = self._loss(setup, state, experience, torch.tensor(piece), denominator)
+            loss.backward()  # type: ignore[no-untyped-call]
+            for name, value in measured.items():
+                metrics[name] = (
+                    max(metrics.get(name, 0.0), value) if name == "ratio_max" else metrics.get(name, 0.0) + value
+                )
+        metrics["grad_norm"] = state.updates.step()
+        if state.value_updates is not None:
+            state.value_updates.step()
+        return metrics
+
+    def _loss(
+        self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """L_π + c_V · L_V − c_H · entropy over these rows, and what is logged of it."""
+        config = self.config
+        batch = trim(experience.batch.rows(rows))
+        mask, size = batch.response_mask, batch.response_mask.shape[1]
+        with setup.hardware.autocast():
+            logits = response_logits(state.policy, batch)
+            values = self._values(setup, state, batch)
+        logprobs = sequence_logprobs(logits, batch.response, setup.sampling.temperature)
+        old = experience.logprobs[rows, :size], experience.values[rows, :size]
+        policy = policy_loss(
+            logprobs,
+            old[0],
+            experience.advantages[rows, :size],
+            mask,
+            clip_range=config.clip_range,
+            denominator=denominator,
+        )
+        value = value_loss(
+            values,
+            old[1],
+            experience.returns[rows, :size],
+            mask,
+            clip_range=config.value.clip_range,
+            denominator=denominator,
+        )
+        loss = policy.loss + config.value.coef * value.loss
+        with torch.set_grad_enabled(config.entropy_coef != 0):  # else it is only logged
+            token_entropy = masked_mean(entropy(logits, setup.sampling.temperature), mask, denominator=denominator)
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * token_entropy
+        return loss, {
+            "policy_loss": float(policy.loss),
+            "value_loss": float(value.loss),
+            "entropy": float(token_entropy),
+            "approx_kl": float(policy.approx_kl),
+            "clip_fraction": float(policy.clip_fraction),
+            "value_clip_fraction": float(value.clip_fraction),
+            "ratio_mean": float(policy.ratio_mean),
+            "ratio_max": float(policy.ratio_max),
+        }
+
+    # -- gates, probes, limits -------------------------------------------------------------------------------------
+
+    def _check_gates(self, setup: Setup, state: PPOState) -> list[str]:
+        """Run the gates that are not skipped; returns the flags of those that are."""
+        skipped = set(self.config.checks.skip_gates)
+        if "accuracy" not in skipped:
+            gates.require_accuracy(setup.report_card)
+        codec, prompts = setup.policy.codec, setup.prompts[: gates.ROWS]
+        ids = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}
+        rollout = sample(
+            state.policy, prompts, setup.sampling, **ids, seed=setup.seed_for("gates"), autocast=setup.hardware.autocast
+        )
+        batch = make_batch(prompts, rollout.tokens, codec.pad_id, device=setup.hardware.device)
+        if "logprobs" not in skipped:
+            sampled = rollout.logprobs[:, : batch.response_mask.shape[1]].numpy()
+            gates.require_equal_logprobs(setup.policy, batch, sampled, setup.sampling.temperature, setup.hardware)
+        if "invariance" not in skipped:
+            gates.require_batch_invariance(setup.reward, prompts, rollout.tokens)
+        if "eos" not in skipped:
+            gates.require_score_on_eos(batch, rollout.ended, codec.eos_id)
+        if "ratio" not in skipped:
+            self._check_ratio(setup, state, batch)
+        return [f"gate skipped: {name}" for name in gates.GATES if name in skipped]
+
+    def _check_ratio(self, setup: Setup, state: PPOState, batch: Batch) -> None:
+        still = copy.deepcopy(self.config.optimizer)
+        still.lr = 0.0
+        updates = Updates(state.policy.parameters(), still, 1)
+
+        def logprobs() -> np.ndarray:
+            with torch.inference_mode(), setup.hardware.autocast():
+                current = sequence_logprobs(
+                    response_logits(state.policy, batch), batch.response, setup.sampling.temperature
+                )
+            return np.asarray(current.masked_fill(~batch.response_mask, 0.0).cpu().numpy())
+
+        def update() -> None:
+            with setup.hardware.autocast():
+                logits = response_logits(state.policy, batch)
+            current = sequence_logprobs(logits, batch.response, setup.sampling.temperature)
+            masked_mean(-current, batch.response_mask).backward()  # type: ignore[no-untyped-call]
+            updates.step()
+
+        gates.require_unit_ratio(update, logprobs, setup.hardware)
+
+    def _best(self, best: tuple[float, dict[str, Any]], setup: Setup, state: PPOState) -> tuple[float, dict[str, Any]]:
+        """Probe the policy; returns the better of the best so far and this one, by held-out proxy score."""
+        row = setup.probe(setup.policy, state.iteration)
+        if not row or row["proxy"] <= best[0]:
+            return best
+        return row["proxy"], {name: tensor.detach().clone() for name, tensor in state.policy.state_dict().items()}
+
+    def _monitor(self, setup: Setup) -> CollapseMonitor:
+        limits = asdict(self.config.checks.limits)
+        return CollapseMonitor(**limits, max_response_tokens=setup.sampling.max_new_tokens)
+
+
+def trim(batch: Batch) -> Batch:
+    """The batch without columns that are padding in every row: the same numbers at less work."""
+    size = batch.response_mask.shape[1]
+    used = max(int(batch.response_mask.any(0).sum()), 1)
+    prompt_mask = batch.mask[:, :-size]
+    start = int((~prompt_mask.any(0)).sum())
+    end = batch.ids.shape[1] - (size - used)
+    return Batch(batch.ids[:, start:end], batch.mask[:, start:end], batch.response_mask[:, :used])

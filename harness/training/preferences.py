@@ -1,0 +1,185 @@
+"""Bradley–Terry training of a scorer on preference pairs, its shift, and its report card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.config import OptimizerConfig
+from harness.hardware import Hardware
+from harness.models.forward import make_batch, sequence_scores
+from harness.models.loading import LanguageModel, score_head
+from harness.models.scorer import Scorer
+from harness.training.losses import preference_loss
+from harness.training.updates import Updates, length_batches, micro_batches
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class TokenPair(NamedTuple):
+    """A prompt and two responses to it, the first one preferred, as token ids (EOS included where they ended)."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How to train on pairs; ``batch_size`` counts pairs. See ``harness.training.losses.preference_loss`` for the rest."""
+
+    epochs: float
+    batch_size: int
+    optimizer: OptimizerConfig
+    micro_batch_size: int | None = None
+    margin: float = 0.0
+    centering: float = 0.0
+
+
+def learn_preferences(
+    scorer: LanguageModel,
+    pairs: Sequence[TokenPair],
+    settings: Comparison,
+    *,
+    hardware: Hardware,
+    seed: int,
+    log: Callable[[Mapping[str, Any]], None],
+    advance: Callable[..., None],
+    log_every: int = 25,
+) -> dict[str, float]:
+    """Train ``scorer`` in place; returns ``steps`` and the mean ``loss`` and ``accuracy`` of the last tenth."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    total = max(1, round(settings.epochs * -(-len(pairs) // settings.batch_size)))
+    updates = Updates(scorer.model.parameters(), settings.optimizer, total)
+    lengths = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    batches: list[list[int]] = []
+    history: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    for step in range(total):
+        if not batches:
+            batches = length_batches(lengths, settings.batch_size, generator)
+        rows = batches.pop()
+        lr = updates.lr
+        loss, accuracy = _accumulate(scorer, [pairs[row] for row in rows], settings, hardware)
+        norm = updates.step()
+        history.append((loss, accuracy))
+        if step % log_every == 0 or step == total - 1:
+            speed = (step + 1) * settings.batch_size / (time.perf_counter() - started)
+            log(
+                {
+                    "step": step,
+                    "loss": loss,
+                    "accuracy": accuracy,
+                    "lr": lr,
+                    "grad_norm": norm,
+                    "pairs_per_second": speed,
+                }
+            )
+            advance(0, loss=loss, accuracy=accuracy)
+        advance(1)
+    tail = history[-max(total // 10, 1) :]
+    return {
+        "steps": total,
+        "loss": sum(loss for loss, _ in tail) / len(tail),
+        "accuracy": sum(accuracy for _, accuracy in tail) / len(tail),
+    }
+
+
+def _accumulate(
+    scorer: LanguageModel, pairs: Sequence[TokenPair], settings: Comparison, hardware: Hardware
+) -> tuple[float, float]:
+    """Add the gradients of one batch of pairs; returns its loss and accuracy."""
+    total, right = 0.0, 0.0
+    for rows in micro_batches(range(len(pairs)), settings.micro_batch_size):
+        piece = [pairs[row] for row in rows]
+        prompts = [pair.prompt for pair in piece] * 2
+        batch = make_batch(
+            prompts,
+            [p.chosen for p in piece] + [p.rejected for p in piece],
+            scorer.codec.pad_id,
+            device=hardware.device,
+        )
+        with hardware.autocast():
+            chosen, rejected = sequence_scores(scorer.model, batch).chunk(2)
+        loss = preference_loss(chosen, rejected, margin=settings.margin, centering=settings.centering)
+        (loss * (len(piece) / len(pairs))).backward()
+        total += float(loss) * len(piece) / len(pairs)
+        right += float((chosen > rejected).sum())
+    return total, right / len(pairs)
+
+
+def shift_scores(
+    scorer: Scorer, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, scale: bool = False
+) -> dict[str, float]:
+    """Make these responses' scores average 0 (and, with ``scale``, have standard deviation 1).
+
+    The scale is folded into the head's weight; the shift is kept in ``config.reward_shift``, since the head has no bias:
+    other tools' scores equal ours up to that constant.
+    """
+    import torch
+
+    scorer.model.config.reward_shift = 0.0
+    scores = scorer.scores(prompts, responses)
+    deviation = float(scores.std()) if scale else 1.0
+    if scale and deviation > 0:
+        with torch.no_grad():
+            score_head(scorer.model).weight.div_(deviation)
+        scores = scores / deviation
+    scorer.model.config.reward_shift = float(scores.mean())
+    return {"shift": float(scores.mean()), "scale": deviation}
+
+
+def report_card(
+    margins: np.ndarray,
+    scores: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    oracle: np.ndarray | None,
+    clusters: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """What must be known of a scorer before anything relies on it.
+
+    Args:
+        margins: (N,) score of the chosen response minus that of the rejected one, on held-out pairs.
+        scores: (2N,) the scores of all responses in those pairs.
+        lengths: (2N,) their lengths in tokens.
+        oracle: (N,) 1 where the gold reward agrees with the label, 0 where not, 0.5 at a tie; None without gold.
+        clusters: (N,) the prompt of each pair; intervals resample prompts.
+        seed: of the bootstrap.
+    """
+    import math
+
+    import numpy as np
+
+    from harness.evaluation.statistics import mean_interval
+    from harness.training.calibration import (
+        TIE,
+        confidence,
+        expected_calibration_error,
+        length_correlation,
+        reliability_table,
+    )
+
+    generator = np.random.default_rng(seed)
+    right = np.where(np.abs(margins) <= TIE, 0.5, (margins > 0).astype(float))
+    accuracy = mean_interval(100 * right, clusters=clusters, generator=generator)
+    stated = confidence(margins)
+    correlation = length_correlation(scores, lengths)
+    card: dict[str, Any] = {
+        "pairs": len(margins),
+        "accuracy": accuracy._asdict(),
+        "margin": float(margins.mean()),
+        "ece": float(expected_calibration_error(stated.probabilities, stated.outcomes)),
+        "reliability": [row._asdict() for row in reliability_table(stated.probabilities, stated.outcomes)],
+        "length_correlation": None if math.isnan(correlation) else correlation,
+    }
+    if oracle is not None:
+        card["oracle_accuracy"] = float(100 * oracle.mean())
+        card["oracle_gap"] = mean_interval(100 * (oracle - right), clusters=clusters, generator=generator)._asdict()
+    return card

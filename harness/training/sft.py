@@ -1,0 +1,116 @@
+"""The SFT stage: base model → a policy that imitates the demonstrations; and SFT continued, the control at equal budget."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from harness.config import ModelConfig, SFTConfig
+from harness.context import Job, model_directory
+from harness.data.prepared import PreparedData
+from harness.hardware import Hardware
+from harness.models.codec import Codec
+from harness.models.loading import LanguageModel, load_base, load_language_model, parameter_count, save
+from harness.models.nano import new_model, train_tokenizer
+from harness.stages import Workspace
+from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
+from harness.types import Example, Task
+
+VERSION = 1
+VALIDATION_EXAMPLES = 500
+"""Examples that the validation loss is measured on."""
+
+
+def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
+    """Train (or load) the SFT policy into ``model/``; a nano base is kept beside it in ``base/``."""
+    config, data = job.config, job.data(workspace)
+    if config.sft.source == "load":
+        policy = load_language_model(str(config.sft.path), device=job.hardware.device, key="sft.path")
+        return _finish(workspace, job, data, policy, {"steps": 0, "tokens": 0})
+    policy = base_model(config.model, job.task, data.splits["sft"], workspace.seed_for("init"), job.hardware)
+    if config.model.kind == "nano":
+        save(policy, workspace.directory / "base")
+    examples, cuts = token_examples(job, data.splits["sft"], policy.codec)
+    settings = imitation_settings(config.sft)
+    trained = _imitate(workspace, job, policy, examples, settings)
+    return {**_finish(workspace, job, data, policy, trained), "cuts": cuts}
+
+
+def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[str, Any]:
+    """Continue SFT over as many responses as the algorithm trains on: what the same budget buys without feedback."""
+    data = job.data(workspace)
+    policy = load_language_model(model_directory(workspace.inputs["sft"].directory), device=job.hardware.device)
+    examples, _ = token_examples(job, data.splits["sft"], policy.codec)
+    settings = imitation_settings(job.config.sft, epochs=response_passes / len(examples))
+    trained = _imitate(workspace, job, policy, examples, settings)
+    return _finish(workspace, job, data, policy, trained)
+
+
+def imitation_settings(config: SFTConfig, *, epochs: float | None = None) -> Imitation:
+    """The SFT configuration as the trainer takes it; ``epochs`` overrides both epochs and max_steps."""
+    return Imitation(
+        epochs=config.epochs if epochs is None else epochs,
+        max_steps=config.max_steps if epochs is None else None,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        train_on_prompt=config.train_on_prompt,
+        optimizer=config.optimizer,
+    )
+
+
+def base_model(
+    config: ModelConfig, task: Task, examples: list[Example], seed: int, hardware: Hardware
+) -> LanguageModel:
+    """The untrained model: nano from its config with a tokenizer trained on these examples, or what ``model=hf`` names."""
+    if config.kind == "hf":
+        return load_base(config, device=hardware.device)
+    texts = (f"{task.prompt(example.fields)} {example.response}" for example in examples)
+    codec = Codec(train_tokenizer(texts, config.vocab_size))
+    model = new_model(config, vocab_size=len(codec), eos_id=codec.eos_id, pad_id=codec.pad_id, seed=seed)
+    return LanguageModel(model.to(hardware.device).eval(), codec)
+
+
+def base_directory(sft_directory: Path, config: ModelConfig) -> str:
+    """Where the base model of an SFT policy is: beside it (nano), or what ``model.name`` says."""
+    return str(sft_directory / "base") if config.kind == "nano" else str(config.name)
+
+
+def token_examples(job: Job, examples: list[Example], codec: Codec) -> tuple[list[TokenExample], dict[str, float]]:
+    """Prompts and demonstrations as tokens, and what was cut: responses are cut at ``task.max_response_tokens``."""
+    prompts, report = job.prompts(examples, codec)
+    limit = job.config.task.max_response_tokens
+    responses = codec.encode_responses([example.response for example in examples])
+    cut = sum(len(response) > limit for response in responses) / max(len(responses), 1)
+    pairs = zip(codec.encode_prompts(prompts), (response[:limit] for response in responses), strict=True)
+    return [TokenExample(*pair) for pair in pairs], {**report._asdict(), "response_cut_share": cut}
+
+
+def _imitate(
+    workspace: Workspace, job: Job, policy: LanguageModel, examples: list[TokenExample], settings: Imitation
+) -> dict[str, float]:
+    with workspace.progress.stage(workspace.name, total_steps(len(examples), settings), "steps") as bar:
+        return imitate(
+            policy,
+            examples,
+            settings,
+            hardware=job.hardware,
+            seed=workspace.seed_for("order"),
+            log=workspace.log,
+            advance=bar.update,
+        )
+
+
+def _finish(
+    workspace: Workspace, job: Job, data: PreparedData, policy: LanguageModel, trained: dict[str, float]
+) -> dict[str, Any]:
+    save(policy, model_directory(workspace.directory))
+    held_out, _ = token_examples(job, data.splits["validation"][:VALIDATION_EXAMPLES], policy.codec)
+    loss = validation_loss(policy, held_out, job.hardware) if held_out else math.nan
+    parameters = parameter_count(policy.model)
+    return {
+        **trained,
+        "validation_loss": loss if math.isfinite(loss) else None,
+        "parameters": parameters,
+        "line": f"{parameters / 1e6:.2f} M parameters, {trained['steps']} steps, validation loss {loss:.3f}",
+    }

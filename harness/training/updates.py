@@ -1,0 +1,90 @@
+"""One optimiser's updates: micro-batch accumulation, gradient clipping, the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.config import OptimizerConfig
+from harness.errors import RunFailed
+from harness.training.schedule import cosine, linear_to_zero, optimizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Updates:
+    """An optimiser, its schedule and the number of updates made.
+
+    Args:
+        parameters: those to train.
+        config: learning rate, decay, schedule, clipping.
+        total: updates that the schedule spans.
+        lr: a peak other than ``config.lr``; None takes that.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Any], config: OptimizerConfig, total: int, *, lr: float | None = None
+    ) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.config, self.total, self.peak, self.done = config, total, config.lr if lr is None else lr, 0
+        self.optimizer = optimizer(self.parameters, lr=self.peak, weight_decay=config.weight_decay, eps=config.eps)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update."""
+        if self.config.schedule == "constant" or self.total < 1:
+            return self.peak
+        warmup = min(int(self.config.warmup * self.total), self.total - 1)
+        factor = cosine if self.config.schedule == "cosine" else linear_to_zero
+        return self.peak * factor(self.done, self.total, warmup)
+
+    def step(self) -> float:
+        """Apply the accumulated gradients and clear them; returns their norm before clipping.
+
+        Raises:
+            RunFailed: a gradient is not finite.
+        """
+        import torch
+
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        if not math.isfinite(norm):
+            raise RunFailed(f"gradient norm is {norm} at update {self.done}: lower the learning rate ({self.peak})")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = int(state["done"])
+
+
+def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:
+    """``rows`` in pieces of at most ``size``; None: in one."""
+    step = size or max(len(rows), 1)
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def length_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
+    """One epoch of shuffled batches whose rows are of similar length, which saves padding.
+
+    Rows are shuffled, sorted by length within windows of 16 batches, cut into batches, and the batches shuffled. Every
+    row comes once; the last batch may be smaller.
+    """
+    import torch
+
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    window = 16 * batch_size
+    batches: list[list[int]] = []
+    for start in range(0, len(order), window):
+        rows = sorted(order[start : start + window], key=lambda row: lengths[row])
+        batches += [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]

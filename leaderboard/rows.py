@@ -1,0 +1,270 @@
+"""Records into rows: one per task and candidate, the training seeds aggregated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Literal
+
+from harness.evaluation.statistics import t_interval
+from harness.leaderboard.ranking import League
+from harness.records import Record
+from harness.types import Interval
+
+TASK_METRICS = (
+    *("bleu", "rouge1", "rouge2", "rougeL", "rougeLsum"),
+    *("chrf", "exact_match", "f1", "distinct1", "distinct2"),
+)
+METRIC_CELLS = ("before", "after", "delta", "delta_low", "delta_high")
+SCALARS = (
+    *("proxy_before", "proxy_after", "kl", "length_before", "length_after", "repetition_before", "repetition_after"),
+    *("eos_before", "eos_after", "rm_accuracy", "judge_accuracy"),
+)
+LABELS = ("model", "algorithm", "feedback", "judge", "data")
+
+# What makes two records of one name the same set-up. A fixed row depends on less than a candidate does.
+_SETUP = ("task", "data", "model", "sft", "feedback", "reward_model", "judge", "algorithm", "rollout", "evaluation")
+_FIXED_SETUP = {
+    "base": ("model",),
+    "sft": ("model", "sft"),
+    "sft-more": ("model", "sft"),
+    "best-of-n": ("model", "sft", "feedback", "reward_model"),
+}
+_CONFIDENCE = 0.95
+
+Level = Literal["prompts", "seeds"]
+
+
+@dataclass(slots=True)
+class Row:
+    """One row of the table, and the records behind it.
+
+    Args:
+        records: the successful ones, one per seed, by seed.
+        failed: the failed ones, of seeds that have no success.
+        cells: column -> value; a column that is not here is an empty cell.
+        levels: quantity -> what its interval is over, for the quantities that have one.
+        after: metric -> the interval of its value after, for rows that have one.
+        league: 0 for the rows that are ranked together, other numbers for rows that cannot be compared with those.
+        apart: what sets the row's league apart from league 0, in words.
+    """
+
+    records: list[Record]
+    failed: list[Record]
+    cells: dict[str, Any] = field(default_factory=dict)
+    levels: dict[str, Level] = field(default_factory=dict)
+    after: dict[str, Interval] = field(default_factory=dict)
+    league: int = 0
+    apart: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> Record:
+        return (self.records or self.failed)[0]
+
+    @property
+    def fixed(self) -> bool:
+        return self.first["fixed"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that have columns; the parts of gold (``gold_<part>``) stay in the record."""
+        return [name for name in metric_names(self.records) if not name.startswith("gold_")]
+
+
+def metric_names(records: Iterable[Record]) -> list[str]:
+    """The metrics of some records: the task's in the table's order, then extra ones, then gold and its parts."""
+    found = dict.fromkeys(name for record in records for name in record["metrics"])
+    extra = [name for name in found if name not in TASK_METRICS and name != "gold" and not name.startswith("gold_")]
+    gold = [name for name in found if name == "gold"] + [name for name in found if name.startswith("gold_")]
+    return [name for name in TASK_METRICS if name in found] + extra + gold
+
+
+def league_of(record: Record) -> League:
+    names = [name for name in record["metrics"] if name in TASK_METRICS or name == "gold"]
+    signatures = {name: record["metrics"][name]["signature"] for name in names}
+    return League(record["data_hash"], record["task_version"], record["judge_fingerprint"], signatures)
+
+
+def rows_of(records: Sequence[Record]) -> list[Row]:
+    """All rows of some records, unranked, in the order in which their set-ups first appear.
+
+    Records of one name and set-up that were scored differently (another judge, data, task version or signature) give
+    several rows. Of two records for one seed the later one stands, and the row's flags say so; a success stands
+    before a failure.
+    """
+    setups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        setups[(record["task"], str(record["fixed"]), record["candidate"], _setup(record))].append(record)
+    rows = []
+    for group in setups.values():
+        group.sort(key=lambda record: (record["created"], record["run_id"]))
+        buckets: list[list[Record]] = []
+        for record in (record for record in group if record["status"] != "failed"):
+            same = (bucket for bucket in buckets if not league_of(bucket[-1]).differences(league_of(record)))
+            bucket = next(same, None)
+            if bucket is None:
+                buckets.append([record])
+            else:
+                bucket.append(record)
+        done = {record["seed"] for bucket in buckets for record in bucket}
+        failed = [record for record in group if record["status"] == "failed" and record["seed"] not in done]
+        # A failure has no scores that could tell where it belongs: it counts in the newest row of its set-up.
+        buckets.sort(key=lambda bucket: bucket[-1]["created"])
+        rows += [_row(bucket, []) for bucket in buckets[:-1]]
+        rows.append(_row(buckets[-1] if buckets else [], failed))
+    return rows
+
+
+def _setup(record: Record) -> str:
+    groups = _SETUP if not record["fixed"] else _FIXED_SETUP.get(record["candidate"], ())
+    config = {name: record["config"].get(name) for name in groups}
+    data = config.get("data")
+    if isinstance(data, dict):
+        # Where the data lies does not matter: their content hash is compared elsewhere.
+        config["data"] = {key: value for key, value in data.items() if key != "path"}
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _latest(records: Sequence[Record]) -> list[Record]:
+    by_seed = {record["seed"]: record for record in records}
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def _row(succeeded: list[Record], failed: list[Record]) -> Row:
+    row = Row(_latest(succeeded), _latest(failed))
+    newest = (succeeded or failed)[-1]
+    everything = row.records + row.failed
+    seeds = len(everything)
+    labels: Mapping[str, Any] = newest
+    row.cells |= {name: labels[name] for name in ("task", "candidate", *LABELS)}
+    row.cells |= {"seeds": f"{len(row.records)}/{seeds}", "status": _status(row.records, row.failed)}
+    if row.records:
+        row.cells["n_examples"] = newest["n_examples"]
+        partial = _fill_metrics(row) + _fill_win_rates(row) + _fill_scalars(row)
+        row.cells["signatures"] = "; ".join(f"{name}={_signature(row, name)}" for name in row.metrics)
+    else:
+        partial = []
+    peaks = [record["peak_memory_mb"] for record in everything if record["peak_memory_mb"] is not None]
+    row.cells |= {
+        "wall_seconds": fmean(record["wall_seconds"] for record in everything),
+        "device": _joined(record["device"] for record in everything),
+        "peak_memory_mb": max(peaks, default=None),
+        "fingerprint": _joined(record["fingerprint"] for record in everything),
+        "git_commit": _joined(record["git_commit"] for record in everything),
+        "run_ids": _joined(record["run_id"] for record in everything),
+    }
+    older = len(succeeded) + len(failed) - seeds
+    row.cells["flags"] = [*_flags(row), *partial, *([f"{older} older left out"] if older else [])]
+    return row
+
+
+def _joined(values: Iterable[str | None]) -> str:
+    return " ".join(dict.fromkeys(value for value in values if value))
+
+
+def _signature(row: Row, name: str) -> str:
+    return _joined(record["metrics"][name]["signature"] for record in row.records if name in record["metrics"])
+
+
+def _status(succeeded: Sequence[Record], failed: Sequence[Record]) -> str:
+    seeds = len(succeeded) + len(failed)
+    if failed:
+        reason = "; ".join(dict.fromkeys(record["reason"] or "no reason given" for record in failed))
+        return f"failed: {reason}" if seeds == 1 else f"failed {len(failed)}/{seeds}: {reason}"
+    counts = Counter(record["status"] for record in succeeded)
+    for status in ("collapsed", "unchanged"):
+        if counts[status]:
+            return status if counts[status] == seeds else f"{status} {counts[status]}/{seeds}"
+    return "ok"
+
+
+def _flags(row: Row) -> list[str]:
+    """The row's own flags, then those of its records: ``flag (1/3)`` where only some seeds have it."""
+    flags = []
+    gold_high, win_low = row.cells.get("gold_delta_high"), row.cells.get("win_rate_low")
+    if gold_high is not None and win_low is not None and gold_high < 0 and win_low > 50:
+        flags.append("over-optimised")
+    everything = row.records + row.failed
+    if row.records and all(record["judge_fingerprint"] is None for record in row.records):
+        flags.append("no judge")
+    by_prompts = sorted(name for name, level in row.levels.items() if level == "prompts")
+    if by_prompts and len(by_prompts) == len(row.levels):
+        flags.append("prompt-level intervals")
+    elif by_prompts:
+        flags.append(f"prompt-level intervals: {', '.join(by_prompts)}")
+    # `over-optimised` is a statement about the aggregated row, so a single record's word for it does not count.
+    counts = Counter(
+        flag for record in everything for flag in dict.fromkeys(record["flags"]) if flag != "over-optimised"
+    )
+    for flag, count in counts.items():
+        if flag not in flags:
+            flags.append(flag if count == len(everything) else f"{flag} ({count}/{len(everything)})")
+    return flags
+
+
+def _mean(row: Row, column: str, values: Sequence[float | None]) -> list[str]:
+    """Set a cell to its mean over the seeds that have it; the answer says where not all do."""
+    given = [value for value in values if value is not None]
+    if not given:
+        return []
+    row.cells[column] = fmean(given)
+    return [] if len(given) == len(values) else [f"{column} from {len(given)}/{len(values)} seeds"]
+
+
+def _interval(intervals: Sequence[Interval]) -> tuple[Interval, Level]:
+    """One seed: its own interval over prompts. Several: the t interval over their estimates.
+
+    Seeds that agree exactly (a row that no training touched) say nothing about prompts, so the prompt-level one stays.
+    """
+    estimates = [interval.estimate for interval in intervals]
+    if len(set(estimates)) == 1:
+        return intervals[0], "prompts"
+    return t_interval(estimates, confidence=_CONFIDENCE), "seeds"
+
+
+def _fill_metrics(row: Row) -> list[str]:
+    partial = []
+    for name in row.metrics:
+        results: list[Mapping[str, Any]] = [record["metrics"].get(name) or {} for record in row.records]
+        for cell in ("before", "after", "delta"):
+            partial += _mean(row, f"{name}_{cell}", [result.get(cell) for result in results])
+        if deltas := _triples(results, "delta", "low", "high"):
+            interval, row.levels[name] = _interval(deltas)
+            row.cells[f"{name}_delta_low"], row.cells[f"{name}_delta_high"] = interval.low, interval.high
+        if afters := _triples(results, "after", "after_low", "after_high"):
+            row.after[name], level = _interval(afters)
+            row.levels.setdefault(name, level)
+    return partial
+
+
+def _triples(results: Sequence[Mapping[str, Any]], *keys: str) -> list[Interval]:
+    """An estimate and its ends per seed, of the seeds that have all three."""
+    return [
+        Interval(*(result[key] for key in keys))
+        for result in results
+        if all(result.get(key) is not None for key in keys)
+    ]
+
+
+def _fill_win_rates(row: Row) -> list[str]:
+    partial = []
+    for column, key in (("win_rate", "judge"), ("win_rate_reference", "reference")):
+        rates: list[Mapping[str, Any]] = [record["win_rates"].get(key) or {} for record in row.records]  # type: ignore[misc]
+        partial += _mean(row, column, [rate.get("value") for rate in rates])
+        if found := _triples(rates, "value", "low", "high"):
+            interval, row.levels[column] = _interval(found)
+            # A t interval knows no bounds; cutting it at those of the scale loses no coverage.
+            row.cells[f"{column}_low"], row.cells[f"{column}_high"] = max(interval.low, 0.0), min(interval.high, 100.0)
+    for key in ("lc", "proxy", "gold"):
+        rates_alone: list[Mapping[str, Any]] = [record["win_rates"] for record in row.records]
+        partial += _mean(row, f"win_rate_{key}", [rates[key] for rates in rates_alone])
+    return partial
+
+
+def _fill_scalars(row: Row) -> list[str]:
+    scalars: list[Mapping[str, Any]] = [record["scalars"] for record in row.records]
+    return [flag for name in SCALARS for flag in _mean(row, name, [values[name] for values in scalars])]

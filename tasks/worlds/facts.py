@@ -1,0 +1,191 @@
+"""The controlled world of question answering: short paragraphs about two people, and a question about one stated fact."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from harness.errors import UserError
+from harness.tasks.worlds.facts_words import KINDS, MEN, SURNAMES, WOMEN, Kind, fill, skeleton
+from harness.types import Demonstration, Draw
+
+DEFAULT_MIXTURE: Mapping[str, float] = {"good": 0.25, "bare": 0.40, "sentence": 0.15, "lead": 0.08, "hedged": 0.12}
+
+HEDGES: tuple[str, ...] = (
+    "I think it might be {answer}.",
+    "I am not sure, but perhaps {answer}.",
+    "It could be {answer}, I guess.",
+)
+
+MAX_EXTRA_WORDS = 3
+"""From this many words beyond the answer on, an answer is not concise at all."""
+MAX_WORDS = 16
+"""An answer buried in a text longer than this is worth its share of it: the longest stated sentence has 12 words."""
+
+
+class Facts:
+    """Questions over stated facts; a good answer is a short phrase with the head and both of its modifiers.
+
+    The context states three or four facts about two people, each of another kind (a business, a date, a pet, …). The gold
+    reward has four parts, at most 4 in all: ``correct`` (1, the right head), ``complete`` (0.75 for each of the two
+    modifiers), ``concise`` (0.75, less for each word that is not part of an answer) and ``direct`` (0.75, the answer is a
+    phrase of its own and nothing else). A slot filled twice or with two words of its class counts as not filled.
+
+    Styles of the demonstrations: ``good`` (all of it, in any valid wording), ``bare`` (the head without its modifiers),
+    ``sentence`` (the stated sentence copied whole), ``lead`` (the sentence broken off after the head), ``hedged`` (the full
+    answer behind a hedge).
+
+    Args:
+        mixture: probabilities of the styles, which sum to 1; styles not named get 0.
+    """
+
+    name = "facts"
+    version = 1
+    part_maxima: Mapping[str, float] = {"correct": 1.0, "complete": 1.5, "concise": 0.75, "direct": 0.75}
+
+    def __init__(self, *, mixture: Mapping[str, float] = DEFAULT_MIXTURE) -> None:
+        _check_mixture(mixture)
+        self.mixture: Mapping[str, float] = dict(mixture)
+        self._kinds = {kind.name: kind for kind in KINDS}
+        self._skeletons = {kind.name: _skeletons(kind) for kind in KINDS}
+
+    def draw(self, rng: Random) -> Draw:
+        """A paragraph of three or four sentences about two people and a question about one of the sentences."""
+        first, second = _people(rng)
+        shares = rng.choice(((2, 1), (1, 2), (2, 2)))
+        kinds = rng.sample(KINDS, sum(shares))
+        owners = [first] * shares[0] + [second] * shares[1]
+        stated = [_fact(kind, owner, rng) for kind, owner in zip(kinds, owners, strict=True)]
+        sentences = []
+        for index, fact in enumerate(stated):
+            is_first = index in (0, shares[0])
+            subject = f"{fact['name']} {owners[index]['surname']}" if is_first else fact["pronoun"]
+            sentences.append(self._sentence(fact, subject))
+        asked = rng.choice(stated)
+        question = self._kinds[asked["kind"]].frames[asked["frame"]].question.format(name=asked["name"])
+        return Draw({"context": " ".join(sentences), "question": question}, asked)
+
+    def demonstrate(self, facts: Mapping[str, Any], rng: Random) -> Demonstration:
+        """An answer in a style drawn from the mixture."""
+        style = rng.choices(list(self.mixture), weights=list(self.mixture.values()))[0]
+        return Demonstration(self.respond(facts, style, rng), style)
+
+    def respond(self, facts: Mapping[str, Any], style: str, rng: Random) -> str:
+        """An answer in the named style; the flawed ones use the wording of the context."""
+        stated = self._kinds[facts["kind"]].phrases[0]
+        slots = _slots(facts)
+        if style == "good":
+            return rng.choice(self.answers(facts))
+        if style == "bare":
+            return fill(skeleton(stated, pre=False, post=False), slots)
+        if style == "sentence":
+            return self._sentence(facts, rng.choice((facts["name"], facts["pronoun"])))
+        if style == "lead":
+            verb = self._kinds[facts["kind"]].frames[facts["frame"]].verb
+            return f"{facts['name']} {verb} {fill(skeleton(stated, pre=True, post=False), slots)}."
+        if style == "hedged":
+            return rng.choice(HEDGES).format(answer=fill(skeleton(stated, pre=True, post=True), slots))
+        raise ValueError(f"unknown style {style!r}")
+
+    def answers(self, facts: Mapping[str, Any]) -> list[str]:
+        """All valid answers: head and both modifiers in each wording of the kind."""
+        slots = _slots(facts)
+        return [fill(skeleton(phrase, pre=True, post=True), slots) for phrase in self._kinds[facts["kind"]].phrases]
+
+    def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
+        """Distinct valid answers in random order, ``count`` of them or as many as there are."""
+        answers = self.answers(facts)
+        return rng.sample(answers, min(count, len(answers)))
+
+    def gold_parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]:
+        """What the response earns; it is read word by word, so any text is scored and none raises."""
+        kind = self._kinds[facts["kind"]]
+        tokens = _tokens(response)
+        given = {slot: [token for token in tokens if token in words] for slot, words in _classes(kind).items()}
+        right = {slot: given[slot] == [facts[slot].lower()] for slot in given}
+        share = min(1.0, MAX_WORDS / max(len(tokens), 1))
+        parts = {
+            "correct": 1.0 * right["head"] * share,
+            "complete": 0.75 * (right["pre"] + right["post"]) * share,
+            "concise": 0.0,
+            "direct": 0.0,
+        }
+        # Short and direct are manners of an answer: nothing of the kind that was asked for, no manners.
+        if given["head"]:
+            open_slots = tuple(_slot_of(token, given) for token in tokens)
+            valid, full = self._skeletons[kind.name]
+            extra = min(sum((Counter(open_slots) - Counter(phrase)).values()) for phrase in full)
+            parts["concise"] = 0.75 * max(0.0, 1 - extra / MAX_EXTRA_WORDS)
+            parts["direct"] = 0.75 * (open_slots in valid)
+        return parts
+
+    def _sentence(self, facts: Mapping[str, Any], subject: str) -> str:
+        kind = self._kinds[facts["kind"]]
+        answer = fill(skeleton(kind.phrases[0], pre=True, post=True), _slots(facts))
+        return f"{subject} {kind.frames[facts['frame']].verb} {answer}."
+
+
+def _check_mixture(mixture: Mapping[str, float]) -> None:
+    unknown = [style for style in mixture if style not in DEFAULT_MIXTURE]
+    if unknown:
+        raise UserError(
+            "data.mixture", unknown[0], "is no style of the facts world", f"use {', '.join(DEFAULT_MIXTURE)}"
+        )
+    if any(share < 0 for share in mixture.values()) or abs(sum(mixture.values()) - 1) > 1e-6:
+        raise UserError("data.mixture", dict(mixture), "must be probabilities that sum to 1", "change the shares")
+
+
+def _people(rng: Random) -> list[dict[str, str]]:
+    """Two people of different first names and surnames."""
+    surnames = rng.sample(SURNAMES, 2)
+    names = rng.sample([(name, "She") for name in WOMEN] + [(name, "He") for name in MEN], 2)
+    return [
+        {"name": name, "pronoun": pronoun, "surname": surname}
+        for (name, pronoun), surname in zip(names, surnames, strict=True)
+    ]
+
+
+def _fact(kind: Kind, owner: Mapping[str, str], rng: Random) -> dict[str, Any]:
+    """A fact of the kind, with words drawn for its slots."""
+    return {
+        "kind": kind.name,
+        "frame": rng.randrange(len(kind.frames)),
+        "name": owner["name"],
+        "pronoun": owner["pronoun"],
+        "pre": rng.choice(kind.pre),
+        "head": rng.choice(kind.head),
+        "post": rng.choice(kind.post),
+    }
+
+
+def _slots(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {slot: facts[slot] for slot in ("pre", "head", "post")}
+
+
+def _classes(kind: Kind) -> dict[str, frozenset[str]]:
+    """Each slot's word class, in lower case."""
+    return {slot: frozenset(word.lower() for word in getattr(kind, slot)) for slot in ("pre", "head", "post")}
+
+
+def _tokens(text: str) -> list[str]:
+    """Words and punctuation marks in lower case; one full stop at the end says nothing and is dropped."""
+    tokens = re.findall(r"\w+|[^\w\s]", text.lower())
+    return tokens[:-1] if tokens[-1:] == ["."] else tokens
+
+
+def _slot_of(token: str, given: Mapping[str, list[str]]) -> str:
+    """The token, or the name of the slot whose class it belongs to."""
+    return next((f"{{{slot}}}" for slot, words in given.items() if token in words), token)
+
+
+Skeleton = tuple[str, ...]
+
+
+def _skeletons(kind: Kind) -> tuple[frozenset[Skeleton], tuple[Skeleton, ...]]:
+    """Well-formed answers with their slots open: with or without modifiers, and with both."""
+    shapes = [(pre, post) for pre in (False, True) for post in (False, True)]
+    valid = frozenset(skeleton(phrase, pre=pre, post=post) for phrase in kind.phrases for pre, post in shapes)
+    return valid, tuple(skeleton(phrase, pre=True, post=True) for phrase in kind.phrases)

@@ -1,0 +1,265 @@
+"""The kinds of fact that the question-answering world can state, with their words and their wordings.
+
+A fact has a head and two modifiers: ``pre`` stands before the head ("small" bakery), ``post`` places it ("in" Lindow). Every
+slot word is one token and belongs to one class of one kind, so that a small model can learn to copy it by attention.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Frame(NamedTuple):
+    """How a kind of fact is stated of a person and asked about: the verb with its complements, and the question."""
+
+    verb: str
+    question: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of fact.
+
+    Args:
+        name: key of the kind in the latent facts.
+        frames: statements and the questions that belong to them.
+        phrases: the valid wordings of the answer; the first also completes the verb in the context. What stands in
+            square brackets goes with ``{post}`` and is left out together with it.
+        pre: modifiers before the head.
+        head: what the question asks for.
+        post: modifiers that place the head.
+    """
+
+    name: str
+    frames: tuple[Frame, ...]
+    phrases: tuple[str, ...]
+    pre: tuple[str, ...]
+    head: tuple[str, ...]
+    post: tuple[str, ...]
+
+
+def skeleton(phrase: str, *, pre: bool, post: bool) -> tuple[str, ...]:
+    """The tokens of a wording with its modifiers kept or left out, slots still open.
+
+    >>> skeleton("a {pre} {head}[ in {post}]", pre=True, post=False)
+    ('a', '{pre}', '{head}')
+    """
+    kept = re.sub(r"\[([^]]*)\]", r"\1" if post else "", phrase)
+    return tuple(token for token in kept.split() if pre or token != "{pre}")
+
+
+def fill(tokens: tuple[str, ...], slots: dict[str, str]) -> str:
+    """The text of a skeleton with the slots' words put in."""
+    return " ".join(tokens).format(**slots).replace(" ,", ",")
+
+
+WOMEN = tuple(
+    ["Maria", "Anna", "Clara", "Julia", "Sofia", "Emma", "Greta", "Helen", "Nora", "Lena", "Ruth", "Martha", "Paula", "Irene", "Vera", "Alice", "Judith", "Frida", "Olga", "Rosa"]
+)
+MEN = tuple(
+    ["Peter", "Jonas", "Paul", "Simon", "Victor", "Martin", "Oscar", "David", "Hugo", "Thomas", "Anton", "Karl", "Leon", "Philip", "Ralph", "Stefan", "Walter", "Arthur", "Emil", "Nils"]
+)
+SURNAMES = tuple(
+    ["Brandt", "Keller", "Moreau", "Novak", "Lindgren", "Rossi", "Fischer", "Murphy", "Santos", "Weber", "Hansen", "Costa", "Turner", "Visser", "Kovacs", "Berger", "Olsen", "Dubois", "Walsh", "Meyer"]
+)
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "business",
+        (
+            Frame("runs", "What does {name} run?"),
+            Frame("owns", "What does {name} own?"),
+            Frame("manages", "What does {name} manage?"),
+        ),
+        (
+            "a {pre} {head}[ in {post}]",
+            "a {pre} {head}[ located in {post}]",
+            "a {pre}[ {post}] {head}",
+            "[in {post} , ]a {pre} {head}",
+            "a {pre} {head}[ based in {post}]",
+        ),
+        tuple(["small", "busy", "quiet", "cosy", "modern", "famous", "tidy", "narrow"]),
+        tuple(["bakery", "bookshop", "pharmacy", "cinema", "hotel", "laundry", "gallery", "restaurant", "nursery", "garage", "tavern", "florist"]),
+        tuple(["Lindow", "Bremen", "Leeds", "Porto", "Ghent", "Krakow", "Bergen", "Turin", "Lyon", "Cork", "Malmo", "Basel"]),
+    ),
+    Kind(
+        "date",
+        (
+            Frame("moved abroad", "When did {name} move abroad?"),
+            Frame("got married", "When did {name} get married?"),
+            Frame("left school", "When did {name} leave school?"),
+            Frame("joined the navy", "When did {name} join the navy?"),
+        ),
+        (
+            "in[ the] {pre}[ {post} of] {head}",
+            "in {pre}[ {post}] {head}",
+            "[the] {pre}[ {post} of] {head}",
+            "{pre}[ in the {post} of] {head}",
+            "{pre}[ {post}] {head}",
+        ),
+        ("early", "late"),
+        tuple(str(year) for year in range(1961, 2009)),
+        tuple(["spring", "summer", "autumn", "winter"]),
+    ),
+    Kind(
+        "home",
+        (
+            Frame("lives", "Where does {name} live?"),
+            Frame("spends every weekend", "Where does {name} spend every weekend?"),
+        ),
+        (
+            "in a {pre} {head}[ near the {post}]",
+            "in a {pre} {head}[ close to the {post}]",
+            "a {pre} {head}[ near the {post}]",
+            "[near the {post} , ]in a {pre} {head}",
+            "in a {pre} {head}[ by the {post}]",
+        ),
+        tuple(["yellow", "red", "white", "blue", "green", "grey", "brown", "pink"]),
+        tuple(["cottage", "house", "flat", "farmhouse", "cabin", "villa", "bungalow", "caravan", "houseboat", "hut"]),
+        tuple(["harbour", "station", "lake", "market", "forest", "river", "church", "park", "beach", "bridge", "castle"]),
+    ),
+    Kind(
+        "collection",
+        (Frame("collects", "What does {name} collect?"), Frame("sells", "What does {name} sell?")),
+        (
+            "{pre} {head}[ from {post}]",
+            "some {pre} {head}[ from {post}]",
+            "{pre} {head}[ that come from {post}]",
+            "[from {post} , ]{pre} {head}",
+            "{pre} {head}[ made in {post}]",
+        ),
+        tuple(["rare", "antique", "colourful", "vintage", "tiny", "painted", "cheap", "handmade"]),
+        tuple(["stamps", "coins", "postcards", "masks", "buttons", "maps", "dolls", "bottles", "spoons", "teapots", "clocks"]),
+        tuple(["Norway", "Japan", "Peru", "Kenya", "Italy", "India", "Chile", "Iceland", "Greece", "Egypt", "Brazil"]),
+    ),
+    Kind(
+        "pet",
+        (
+            Frame("has", "What pet does {name} have?"),
+            Frame("looks after", "What pet does {name} look after?"),
+        ),
+        (
+            "a {pre} {head}[ called {post}]",
+            "a {pre} {head}[ named {post}]",
+            "[{post} , ]a {pre} {head}",
+            "a {pre} {head}[ by the name of {post}]",
+            "a {pre} {head}[ whose name is {post}]",
+        ),
+        tuple(["shy", "lazy", "playful", "clever", "fat", "noisy", "gentle", "curious", "greedy"]),
+        tuple(["cat", "dog", "parrot", "rabbit", "pony", "hamster", "goat", "donkey", "turtle", "canary"]),
+        tuple(["Momo", "Rex", "Luna", "Pepper", "Biscuit", "Bella", "Toffee", "Felix", "Misty", "Rusty"]),
+    ),
+    Kind(
+        "dish",
+        (
+            Frame("often cooks", "What does {name} often cook?"),
+            Frame("likes to eat", "What does {name} like to eat?"),
+        ),
+        (
+            "{pre} {head}[ with {post}]",
+            "some {pre} {head}[ with {post}]",
+            "{pre} {head}[ made with {post}]",
+            "{pre} {head}[ and {post}]",
+            "{pre} {head}[ that contains {post}]",
+        ),
+        tuple(["spicy", "creamy", "hot", "sour", "sweet", "salty", "thick", "crisp"]),
+        tuple(["soup", "stew", "rice", "pasta", "porridge", "curry", "salad", "bread", "pizza", "cake"]),
+        tuple(["ginger", "garlic", "lemon", "mushrooms", "cheese", "mint", "honey", "nuts", "spinach", "tomatoes"]),
+    ),
+    Kind(
+        "award",
+        (Frame("won", "What did {name} win?"), Frame("received", "What did {name} receive?")),
+        (
+            "a {pre} {head}[ for {post}]",
+            "a {pre} {head}[ in {post}]",
+            "a {pre}[ {post}] {head}",
+            "[for {post} , ]a {pre} {head}",
+            "the {pre}[ {post}] {head}",
+        ),
+        tuple(["silver", "golden", "bronze", "valuable", "national", "local", "special", "regional"]),
+        tuple(["medal", "cup", "prize", "trophy", "scholarship", "ribbon", "certificate", "title"]),
+        tuple(["swimming", "painting", "chess", "rowing", "dancing", "fencing", "singing", "cycling", "gardening", "skiing", "poetry"]),
+    ),
+    Kind(
+        "pupils",
+        (Frame("teaches", "Whom does {name} teach?"), Frame("trains", "Whom does {name} train?")),
+        (
+            "{pre} {head}[ at the {post}]",
+            "the {pre} {head}[ at the {post}]",
+            "{pre} {head}[ from the {post}]",
+            "[at the {post} , ]{pre} {head}",
+            "{pre}[ {post}] {head}",
+        ),
+        tuple(["young", "foreign", "gifted", "nervous", "eager", "talented", "promising", "new"]),
+        tuple(["nurses", "children", "soldiers", "students", "actors", "pilots", "singers", "drivers", "boxers", "runners"]),
+        tuple(["hospital", "library", "college", "academy", "prison", "university", "theatre", "airport", "stadium", "club"]),
+    ),
+    Kind(
+        "job",
+        (
+            Frame("works as", "What does {name} work as?"),
+            Frame("began as", "What did {name} begin as?"),
+        ),
+        (
+            "a {pre} {head}[ at the {post}]",
+            "as a {pre} {head}[ at the {post}]",
+            "a {pre}[ {post}] {head}",
+            "[at the {post} , ]a {pre} {head}",
+            "a {pre} {head}[ employed by the {post}]",
+        ),
+        tuple(["junior", "senior", "freelance", "temporary", "trainee", "seasonal", "volunteer", "reserve"]),
+        tuple(["guard", "cleaner", "gardener", "painter", "mechanic", "plumber", "clerk", "translator", "reporter", "designer"]),
+        tuple(["museum", "bank", "zoo", "factory", "brewery", "hostel", "embassy", "court", "newspaper", "shipyard"]),
+    ),
+    Kind(
+        "company",
+        (
+            Frame("travelled north with", "Who travelled north with {name}?"),
+            Frame("went sailing with", "Who went sailing with {name}?"),
+            Frame("built a boat with", "Who built a boat with {name}?"),
+        ),
+        (
+            "{pre} {head}[ from {post}]",
+            "{pre}[ {post}] {head}",
+            "{pre} {head}[ who came from {post}]",
+            "{pre} {head}[ living in {post}]",
+            "with {pre} {head}[ from {post}]",
+        ),
+        tuple(["two", "three", "four", "five", "six", "several"]),
+        tuple(["friends", "cousins", "neighbours", "colleagues", "sisters", "brothers", "classmates", "strangers", "tourists"]),
+        tuple(["Boston", "Dublin", "Madrid", "Vienna", "Prague", "Athens", "Cairo", "Lisbon", "Warsaw", "Helsinki"]),
+    ),
+    Kind(
+        "instrument",
+        (
+            Frame("plays", "What does {name} play?"),
+            Frame("practises", "What does {name} practise?"),
+        ),
+        (
+            "a {pre} {head}[ in the {post}]",
+            "the {pre} {head}[ in the {post}]",
+            "a {pre} {head}[ with the {post}]",
+            "[in the {post} , ]a {pre} {head}",
+            "a {pre} {head}[ as part of the {post}]",
+        ),
+        tuple(["borrowed", "wooden", "rented", "precious", "battered", "replica", "baroque"]),
+        tuple(["violin", "flute", "trumpet", "cello", "guitar", "drum", "clarinet", "harp", "banjo", "trombone"]),
+        tuple(["orchestra", "band", "choir", "quartet", "circus", "opera", "parade", "trio"]),
+    ),
+    Kind(
+        "texts",
+        (Frame("writes", "What does {name} write?"), Frame("publishes", "What does {name} publish?")),
+        (
+            "{pre} {head}[ about {post}]",
+            "some {pre} {head}[ about {post}]",
+            "{pre} {head}[ on {post}]",
+            "{pre} {head}[ dealing with {post}]",
+            "[about {post} , ]{pre} {head}",
+        ),
+        tuple(["funny", "sad", "long", "short", "romantic", "serious", "learned", "witty"]),
+        tuple(["poems", "novels", "songs", "essays", "stories", "reports", "scripts", "columns", "guides", "letters"]),
+        tuple(["dragons", "planets", "football", "politics", "history", "science", "dreams", "insects", "volcanoes", "ghosts", "cities"]),
+    ),
+)

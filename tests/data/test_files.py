@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.data.files import find_files, read_rows
+from harness.errors import UserError
+
+ROWS: list[dict[str, Any]] = [{"en": "A dog.", "de": ["Ein Hund.", "Hund"]}, {"en": "Über\nzwei", "de": ["x", "y"]}]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A file in the format that its name says, written by other means than those that read it."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    ending = path.name.partition(".")[2]
+    if ending in ("jsonl", "lines.json"):
+        path.write_text(lines, encoding="utf-8")
+    elif ending == "jsonl.gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif ending == "json":
+        path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    elif ending == "json.gz":
+        path.write_bytes(gzip.compress(json.dumps(rows).encode()))
+    elif ending == "csv":
+        with path.open("w", encoding="utf-8-sig", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(
+                {key: json.dumps(v) if isinstance(v, list) else v for key, v in row.items()} for row in rows
+            )
+    else:
+        write_table(path, rows, ending)
+    return path
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], ending: str) -> None:
+    import pyarrow as pa
+    import pyarrow.feather as feather
+    import pyarrow.parquet as parquet
+
+    table = pa.Table.from_pylist(rows)
+    if ending == "parquet":
+        parquet.write_table(table, path)
+    elif ending == "file.arrow":
+        feather.write_feather(table, str(path), compression="uncompressed")
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    "ending", ["jsonl", "jsonl.gz", "json", "json.gz", "lines.json", "csv", "parquet", "arrow", "file.arrow"]
+)
+def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"data.{ending}", ROWS)
+    rows = list(read_rows(path))
+    assert [row.values for row in rows] == ROWS
+    assert all(row.place.startswith(path.name) and not row.problem for row in rows)
+
+
+def test_bad_lines_are_reported_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n\xff\xfe\n{"a": 2}\n')
+    rows = list(read_rows(path))
+    assert [row.place for row in rows] == [f"train.jsonl:{line}" for line in (1, 3, 4, 5, 6)]
+    assert [row.values for row in rows] == [{"a": 1}, None, None, None, {"a": 2}]
+    assert rows[1].problem.startswith("is not JSON")
+    assert rows[2].problem == "is not a JSON object"
+
+
+def test_bad_csv_rows(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('a,b\n1,"two\nlines"\n3\n[4],5\n')
+    rows = list(read_rows(path))
+    assert [row.values for row in rows] == [{"a": "1", "b": "two\nlines"}, None, {"a": "[4]", "b": "5"}]
+    assert (rows[1].place, rows[1].problem) == ("train.csv:4", "has 1 cells where the header has 2")
+
+
+@pytest.mark.parametrize("ending", ["jsonl.gz", "json", "parquet", "arrow", "csv"])
+def test_a_broken_file_is_one_message(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"train.{ending}"
+    path.write_bytes(b"[\xff\xff broken")
+    with pytest.raises(UserError, match=f"train.{ending}"):
+        list(read_rows(path))
+
+
+def test_folder_with_split_files(tmp_path: Path) -> None:
+    for name in ("train.jsonl.gz", "dev.jsonl.gz", "test.jsonl.gz", "test_2017.jsonl.gz", "SOURCE.md"):
+        (tmp_path / name).touch()
+    assert find_files(str(tmp_path)) == {
+        "train": [tmp_path / "train.jsonl.gz"],
+        "validation": [tmp_path / "dev.jsonl.gz"],
+        "test": [tmp_path / "test.jsonl.gz"],
+    }
+
+
+def test_folder_with_shards(tmp_path: Path) -> None:
+    names = [f"train-0000{i}-of-00002.parquet" for i in (0, 1)]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert find_files(str(tmp_path)) == {"train": [tmp_path / name for name in names]}
+
+
+def test_folders_that_datasets_saves(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.DatasetDict({split: datasets.Dataset.from_list(ROWS) for split in ("train", "validation", "test")})
+    whole.save_to_disk(str(tmp_path / "dict"))
+    whole["train"].save_to_disk(str(tmp_path / "one"))
+    for paths in (find_files(str(tmp_path / "dict"))["test"], find_files(str(tmp_path / "one"))["train"]):
+        assert [row.values for path in paths for row in read_rows(path)] == ROWS
+
+
+def test_one_file_is_train(tmp_path: Path) -> None:
+    path = write(tmp_path / "all.csv", ROWS)
+    assert find_files(str(path)) == {"train": [path]}
+
+
+def test_explicit_files(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name, ROWS)
+    found = find_files(str(tmp_path), {"train": "a.jsonl", "test": str(tmp_path / "b.jsonl")})
+    assert found == {"train": [tmp_path / "a.jsonl"], "test": [tmp_path / "b.jsonl"]}
+
+
+def test_wrong_paths_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", ROWS)
+    cases: list[tuple[str, dict[str, str], str]] = [
+        ("missing", {}, r"data\.path=.*missing does not exist"),
+        ("", {"train": "other.jsonl"}, r"data\.files\.train=other\.jsonl does not exist"),
+        ("", {"sft": "train.jsonl"}, r"data\.files\.sft is not a split that a file can hold"),
+        ("", {"train": "notes.txt"}, "has a format that is not read"),
+    ]
+    (tmp_path / "notes.txt").touch()
+    for name, files, message in cases:
+        with pytest.raises(UserError, match=message):
+            find_files(str(tmp_path / name), files)
+    (tmp_path / "train.csv").touch()
+    with pytest.raises(UserError, match=r"several candidates for train: train\.csv, train\.jsonl"):
+        find_files(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"has no train file.*it holds nothing"):
+        find_files(str(tmp_path / "empty"))

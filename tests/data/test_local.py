@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.data.local import Columns, LocalRows, read_examples, read_pairs
+from harness.errors import UserError
+
+SOURCE = ("source",)
+
+
+def jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def read(
+    tmp_path: Path, rows: list[Any], columns: dict[str, str], fields: tuple[str, ...] = SOURCE, **options: Any
+) -> LocalRows:
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    options = {"max_bad_rows": 0, **options}
+    return read_examples([path], columns=Columns(columns, fields), label="train", **options)
+
+
+def test_plain_columns(tmp_path: Path) -> None:
+    rows = [{"en": " A dog. ", "de": "Ein Hund.", "n": 7}]
+    (example,) = read(tmp_path, rows, {"source": "en", "response": "de", "id": "n"}).examples
+    assert (example.id, example.fields, example.response) == ("train:7", {"source": "A dog."}, "Ein Hund.")
+    assert example.references == ["Ein Hund."]
+    assert example.facts is None
+
+
+def test_response_is_the_first_reference_by_default(tmp_path: Path) -> None:
+    (example,) = read(tmp_path, [{"q": "Q", "a": ["x", "y"]}], {"source": "q", "references": "a"}).examples
+    assert (example.id, example.response, example.references) == ("train:1", "x", ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "expected"),
+    [
+        ({"answers": {"text": ["a", "b"]}}, "answers.text", ["a", "b"]),
+        ({"answers": [{"text": "a"}, {"text": "b"}]}, "answers.text", ["a", "b"]),
+        ({"a.b": "dot", "a": {"b": "nested"}}, "a.b", ["dot"]),
+        ({"one": "a", "two": "b"}, "one+two", ["a", "b"]),
+        ({"summary": "s"}, "summaries|summary", ["s"]),
+        ({"summaries": None, "summary": "s"}, "summaries|summary", ["s"]),
+        ({"summaries": ["t", "u"], "summary": "s"}, "summaries|summary", ["t", "u"]),
+        ({"s1": "a", "s2": "b"}, "summary|s1+s2", ["a", "b"]),
+        ({"a|b": "c"}, "a|b", ["c"]),
+    ],
+)
+def test_ways_to_name_references(tmp_path: Path, row: dict[str, Any], column: str, expected: list[str]) -> None:
+    (example,) = read(tmp_path, [{"q": "Q", **row}], {"source": "q", "references": column}).examples
+    assert example.references == expected
+
+
+def test_context_and_answer_of_a_dialogue(tmp_path: Path) -> None:
+    rows = [{"context": ["Hi.", "Yes?"], "good": ["A pen.", "Ink."]}]
+    columns = {"turns": "context", "references": "good"}
+    (example,) = read(tmp_path, rows, columns, ("turns",)).examples
+    assert example.fields == {"turns": ["Hi.", "Yes?"]}
+    assert example.references == ["A pen.", "Ink."]
+
+
+def test_whole_dialogues_are_taken_apart(tmp_path: Path) -> None:
+    rows = [{"dialog": ["a", "b", "c", "d"]}]
+    examples = read(tmp_path, rows, {"dialog": "dialog"}, ("turns",), max_turns=2).examples
+    assert [(row.id, row.fields["turns"], row.response) for row in examples] == [
+        ("train:1-1", ["a"], "b"),
+        ("train:1-2", ["a", "b"], "c"),
+        ("train:1-3", ["b", "c"], "d"),
+    ]
+
+
+def test_pairs_among_the_rows(tmp_path: Path) -> None:
+    rows = [{"q": "Q", "good": "yes", "bad": "no"}]
+    found = read(tmp_path, rows, {"source": "q", "chosen": "good", "rejected": "bad"})
+    (example,), (pair,) = found.examples, found.pairs
+    assert (example.response, example.references) == ("yes", ["yes"])
+    assert (pair.id, pair.fields, pair.chosen, pair.rejected) == ("train:1", {"source": "Q"}, "yes", "no")
+
+
+def test_a_file_of_pairs(tmp_path: Path) -> None:
+    rows = [{"c": ["Hi."], "good": "Hello.", "bad": "Fish."}, {"c": ["Hi."], "good": "same", "bad": "same"}]
+    path = jsonl(tmp_path / "pairs.jsonl", rows)
+    columns = {"turns": "c", "chosen": "good", "rejected": "bad"}
+    pairs, bad = read_pairs(str(path), columns=columns, required_fields=("turns",), max_bad_rows=1)
+    assert [(pair.fields, pair.chosen, pair.rejected) for pair in pairs] == [({"turns": ["Hi."]}, "Hello.", "Fish.")]
+    assert bad == ["pairs.jsonl:2 has equal chosen and rejected responses"]
+    with pytest.raises(UserError, match=r"data\.pairs_path=.* does not exist"):
+        read_pairs(str(tmp_path / "no"), columns=columns, required_fields=("turns",), max_bad_rows=0)
+    with pytest.raises(UserError, match=r"data\.pairs_columns\.rejected is missing"):
+        read_pairs(str(path), columns={"turns": "c", "chosen": "good"}, required_fields=("turns",), max_bad_rows=0)
+
+
+BAD: list[tuple[Any, str]] = [
+    ("{oops", "is not JSON"),
+    ({"en": "a"}, "has no column 'de'"),
+    ({"en": "  ", "de": "b"}, "has an empty source"),
+    ({"en": None, "de": "b"}, "has no source (null)"),
+    ({"en": 5, "de": "b"}, "has source of type int, not text"),
+    ({"en": ["a"], "de": "b"}, "has source of type list, not text"),
+    ({"en": "a", "de": {"x": "b"}}, "has response of type dict, not text"),
+]
+
+
+@pytest.mark.parametrize(("row", "problem"), BAD)
+def test_bad_rows_are_counted_and_shown(tmp_path: Path, row: Any, problem: str) -> None:
+    rows = [{"en": "a", "de": "b"}, row]
+    columns = {"source": "en", "response": "de"}
+    found = read(tmp_path, rows, columns, max_bad_rows=1)
+    assert len(found.examples) == 1
+    assert len(found.bad_rows) == 1
+    assert found.bad_rows[0].startswith(f"rows.jsonl:2 {problem}")
+    with pytest.raises(UserError, match=r"data\.max_bad_rows=0 is less than the 1 of 2 rows.*rows\.jsonl:2"):
+        read(tmp_path, rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("references", "problem"), [([], "fewer than 1"), (["a", ""], "an empty references"), ([1], "of type int")]
+)
+def test_bad_references(tmp_path: Path, references: Any, problem: str) -> None:
+    rows = [{"q": "Q", "a": ["x"]}, {"q": "Q", "a": references}]
+    found = read(tmp_path, rows, {"source": "q", "references": "a"}, max_bad_rows=1)
+    assert problem in found.bad_rows[0]
+
+
+def test_a_repeated_id_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"id": "x", "q": "a", "r": "b"}, {"id": "x", "q": "c", "r": "d"}]
+    found = read(tmp_path, rows, {"source": "q", "response": "r", "id": "id"}, max_bad_rows=1)
+    assert [row.fields["source"] for row in found.examples] == ["a"]
+    assert found.bad_rows == ["rows.jsonl:2 repeats the id 'x'"]
+
+
+def test_a_column_that_no_row_has_names_the_columns(tmp_path: Path) -> None:
+    rows = [{"en": "a", "de": {"text": "b"}}] * 3
+    with pytest.raises(
+        UserError, match=r"data\.columns\.response=fr is not a column; the columns are: en, de, de\.text"
+    ):
+        read(tmp_path, rows, {"source": "en", "response": "fr"}, max_bad_rows=10)
+
+
+def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+    columns = {"source": "q", "response": "r"}
+    with pytest.raises(UserError, match="has no rows"):
+        read(tmp_path, [], columns)
+    with pytest.raises(UserError, match="has no row that can be used"):
+        read(tmp_path, [{"q": "", "r": "b"}], columns, max_bad_rows=5)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields", "message"),
+    [
+        ({"source": "a"}, SOURCE, r"data\.columns\.response is missing"),
+        ({"response": "a"}, SOURCE, r"data\.columns\.source is missing; name the column: data\.columns\.source="),
+        ({"source": "a", "response": "b", "label": "c"}, SOURCE, r"data\.columns\.label=c is not a name of ours"),
+        ({"source": "a", "rejected": "c"}, SOURCE, r"data\.columns\.chosen is missing"),
+        ({"dialog": "a", "source": "b"}, SOURCE, r"data\.columns\.dialog=a is not a name of ours"),
+    ],
+)
+def test_wrong_mappings_are_refused(columns: dict[str, str], fields: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Columns(columns, fields)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.data.prompts import CutReport, fit_prompts
+from harness.errors import UserError
+from harness.tasks.qa import QA
+from harness.types import Example
+
+
+def count_words(prompt: str) -> int:
+    return len(prompt.split())
+
+
+def example(context: str, answer: str) -> Example:
+    return Example(answer, {"context": context, "question": "Who sang loudly?"}, answer, [answer])
+
+
+def test_cuts_and_lost_answers_are_counted() -> None:
+    rows = [
+        example("Ann sang loudly.", "Ann"),
+        example("Bob slept well. Then Ann sang loudly.", "Ann"),
+        example("Bob slept well. Someone sang loudly there.", "Bob"),
+        example("Nobody slept well. Someone sang loudly there.", "Zed"),
+    ]
+    prompts, report = fit_prompts(QA(), rows, count_tokens=count_words, max_prompt_tokens=9)
+    assert prompts[0] == "Ann sang loudly.\nQ: Who sang loudly?\nA:"
+    assert all(count_words(prompt) <= 9 for prompt in prompts)
+    assert report == CutReport(cut_share=0.75, lost_answer_share=0.25)
+
+
+def test_too_small_a_limit_names_the_key_and_its_value() -> None:
+    with pytest.raises(UserError, match=r"task\.max_prompt_tokens=5 is too small for .* example 'Ann'"):
+        fit_prompts(QA(), [example("Ann sang.", "Ann")], count_tokens=count_words, max_prompt_tokens=5)
+
+
+def test_no_examples() -> None:
+    assert fit_prompts(QA(), [], count_tokens=count_words, max_prompt_tokens=5) == ([], CutReport(0.0, 0.0))

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.tasks.dialogue import Dialogue
+from harness.tasks.qa import QA
+from harness.tasks.summarize import Summarize
+from harness.tasks.translate import Translate
+from harness.types import Example, Task
+
+TASKS: list[Callable[[], Task]] = [Dialogue, QA, Summarize, Translate]
+WORD = st.text(alphabet="abcdé,", min_size=1, max_size=6)
+SENTENCE = st.lists(WORD, min_size=1, max_size=9).map(lambda words: " ".join(words) + ".")
+TEXT = st.lists(SENTENCE, min_size=1, max_size=6).map(" ".join)
+
+
+def example(fields: dict[str, Any], references: list[str] | None = None) -> Example:
+    references = references or ["answer"]
+    return Example("x", fields, references[0], references)
+
+
+def at_most(words: int) -> Callable[[str], bool]:
+    return lambda prompt: len(prompt.split()) <= words
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "prompt", "copy"),
+    [
+        (Summarize(), {"source": "A {long} text."}, "A {long} text.\nTL;DR:", "A {long} text."),
+        (Translate(), {"source": "A dog."}, "A dog.\nGerman:", "A dog."),
+        (QA(), {"context": "C.", "question": "Q?"}, "C.\nQ: Q?\nA:", "C."),
+        (Dialogue(), {"turns": ["Hi."]}, "Customer: Hi.\nAgent:", "Hi."),
+        (Dialogue(), {"turns": ["a", "b", "c"]}, "Customer: a\nAgent: b\nCustomer: c\nAgent:", "c"),
+        (Dialogue(), {"turns": ["a", "b"]}, "Agent: a\nCustomer: b\nAgent:", "b"),
+        (Dialogue(speakers=["A", "B"]), {"turns": ["x", "y", "z"]}, "A: x\nB: y\nA: z\nB:", "z"),
+        (Dialogue(template="Talk:\n{turns}"), {"turns": ["x"]}, "Talk:\nCustomer: x\nAgent:", "x"),
+        (Translate(template="{{en}} {source} ="), {"source": "Hi"}, "{en} Hi =", "Hi"),
+    ],
+)
+def test_prompts(task: Task, fields: dict[str, Any], prompt: str, copy: str) -> None:
+    assert task.prompt(fields) == prompt
+    assert task.copy_of_input(fields) == copy
+    assert task.cut(example(fields), lambda _: True) == (prompt, False, False)
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_a_task_states_what_it_needs(make: Callable[[], Task]) -> None:
+    task = make()
+    assert task.name == type(task).__name__.lower()
+    assert task.version == 1
+    assert task.main_metric in task.metrics
+    assert make().required_fields == task.required_fields
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("Summarise:", r"lacks \{source\}"),
+        ("{source} {title}:", r"unknown placeholder \{title\}"),
+        ("{source.__class__}:", "unknown placeholder"),
+        ("{source!r}:", "unknown placeholder"),
+        ("{source:>5}:", "unknown placeholder"),
+        ("{source", "is not a template"),
+        ("{source}\nTL;DR: ", "ends in white space"),
+    ],
+)
+def test_wrong_templates_are_refused(template: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"task\.template=.*{message}"):
+        Summarize(template=template)
+
+
+@pytest.mark.parametrize("speakers", [["A"], ["A", "B", "C"], ["A", " "]])
+def test_wrong_speakers_are_refused(speakers: list[str]) -> None:
+    with pytest.raises(UserError, match=r"task\.speakers="):
+        Dialogue(speakers=speakers)
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "words", "expected"),
+    [
+        (Summarize(), {"source": "One two. Three four. Five six."}, 6, "One two. Three four.\nTL;DR:"),
+        (Summarize(), {"source": "#A: hi\n#B: ho\n#A: hu"}, 5, "#A: hi\n#B: ho\nTL;DR:"),
+        (Summarize(), {"source": "One two three four. Five."}, 3, "One two\nTL;DR:"),
+        (Translate(), {"source": "One two. Three four."}, 4, "One two. Three\nGerman:"),
+        (Dialogue(), {"turns": ["a b c", "d", "e f"]}, 7, "Agent: d\nCustomer: e f\nAgent:"),
+        (Dialogue(), {"turns": ["a", "b c d e"]}, 4, "Customer: d e\nAgent:"),
+        (
+            QA(),
+            {"context": "Ann ran. Bob swam ahead. Cleo sang. Dan left.", "question": "Who swam ahead?"},
+            9,
+            "Bob swam ahead. Cleo\nQ: Who swam ahead?\nA:",
+        ),
+    ],
+)
+def test_cuts_by_hand(task: Task, fields: dict[str, Any], words: int, expected: str) -> None:
+    assert task.cut(example(fields), at_most(words)) == (expected, True, False)
+
+
+@given(text=TEXT, limit=st.integers(3, 60))
+def test_texts_are_cut_at_word_ends_and_fit(text: str, limit: int) -> None:
+    for task in (Summarize(), Translate()):
+        cut = task.cut(example({"source": text}), at_most(limit))
+        assert at_most(limit)(cut.prompt)
+        kept = cut.prompt.split("\n")[0].split()
+        assert kept == text.split()[: len(kept)]
+        assert cut.was_cut == (len(kept) < len(text.split()))
+        assert kept
+
+
+@given(turns=st.lists(SENTENCE, min_size=1, max_size=6), limit=st.integers(4, 60))
+def test_dialogues_lose_their_oldest_turns(turns: list[str], limit: int) -> None:
+    cut = Dialogue().cut(example({"turns": turns}), at_most(limit))
+    assert at_most(limit)(cut.prompt)
+    lines = cut.prompt.split("\n")[:-1]
+    kept = [line.partition(": ")[2] for line in lines]
+    assert lines[-1].startswith("Customer: ")
+    if len(kept) > 1 or kept[0] == turns[-1]:
+        assert kept == turns[-len(kept) :]
+        older = {"turns": turns[-len(kept) - 1 :]}
+        assert len(kept) == len(turns) or not at_most(limit)(Dialogue().prompt(older))
+    else:
+        assert turns[-1].split()[-len(kept[0].split()) :] == kept[0].split()
+
+
+@given(context=TEXT, question=SENTENCE, spare=st.integers(1, 40), references=st.lists(WORD, min_size=1, max_size=3))
+def test_contexts_are_cut_to_a_run_of_words_whatever_the_answer(
+    context: str, question: str, spare: int, references: list[str]
+) -> None:
+    fields = {"context": context, "question": question}
+    fits = at_most(len(question.split()) + 2 + spare)
+    cut = QA().cut(example(fields, references), fits)
+    assert fits(cut.prompt)
+    kept, there = cut.prompt.split("\n")[0].split(), context.split()
+    assert any(there[i : i + len(kept)] == kept for i in range(len(there)))
+    assert cut.was_cut == (len(kept) < len(there))
+    assert cut.prompt == QA().cut(example(fields, ["something else"]), fits).prompt
+
+
+def test_the_window_has_most_question_words() -> None:
+    context = "The red house burned. A tall king lived here. The famous painter moved to Rome with friends."
+    cut = QA().cut(example({"context": context, "question": "where did the famous painter move"}), at_most(14))
+    assert cut.prompt.startswith("The famous painter moved to Rome")
+
+
+@pytest.mark.parametrize(
+    ("references", "lost"),
+    [
+        (["Ann"], True),
+        (["Bob"], False),
+        (["Ann", "Bob"], False),  # another answer is left
+        (["Bo"], False),  # never a word of the context
+        (["Zoe"], False),  # nothing to lose
+    ],
+)
+def test_lost_answers(references: list[str], lost: bool) -> None:
+    fields = {"context": "Ann ran. Bob swam far.", "question": "Who swam?"}
+    cut = QA().cut(example(fields, references), at_most(7))
+    assert cut.prompt.startswith("Bob swam far.")
+    assert cut.lost_answer == lost
+
+
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [
+        (Summarize(), {"source": "a b"}),
+        (Translate(), {"source": "a"}),
+        (Dialogue(), {"turns": ["a", "b c"]}),
+        (QA(), {"context": "a b c", "question": "q r s"}),
+        (QA(), {"context": "a", "question": "q r s"}),
+    ],
+)
+def test_what_cannot_fit_is_an_error(task: Task, fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"task\.max_prompt_tokens is too small"):
+        task.cut(example(fields), at_most(1))
+
+
+def test_fits_is_asked_seldom() -> None:
+    asked = 0
+
+    def fits(prompt: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return len(prompt.split()) <= 100
+
+    context = " ".join(f"word{i} is here." for i in range(500))
+    QA().cut(example({"context": context, "question": "Where is word77?"}), fits)
+    assert asked <= 13  # the whole, then log2 of 1500 words
