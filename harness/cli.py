@@ -55,13 +55,34 @@ def run_job(composed: Any) -> None:
 
     hydra_config = HydraConfig.get()
     sweep = hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
-    config = OmegaConf.to_object(composed)
-    assert isinstance(config, Config)
     overrides = list(hydra_config.overrides.task)
-    status = execute(config, overrides, sweep=sweep)
+    if unknown := unknown_keys(composed):
+        print(f"{unknown[0]} is not a configuration key; {_suggestion(unknown[0])}", file=sys.stderr)
+        status = MISTAKE
+    else:
+        config = OmegaConf.to_object(composed)
+        assert isinstance(config, Config)
+        status = execute(config, overrides, sweep=sweep)
     folder = Path(os.environ[STATUS_FOLDER])
     name = f"{hydra_config.job.num if sweep else 0}-{os.getpid()}"
     (folder / name).write_text(str(status))
+
+
+def unknown_keys(node: Any, prefix: str = "") -> list[str]:
+    """Keys that ``+key=value`` added to a typed node: Hydra lets them in, no part of ours would ever read them."""
+    from dataclasses import fields, is_dataclass
+
+    from omegaconf import DictConfig, OmegaConf
+
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return []
+    known = {field.name for field in fields(schema)}
+    found = [prefix + str(name) for name in node if name not in known]
+    for name in known:
+        if isinstance(node[name], DictConfig):
+            found += unknown_keys(node[name], f"{prefix}{name}.")
+    return found
 
 
 def execute(config: Config, overrides: list[str], *, sweep: bool) -> int:

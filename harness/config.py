@@ -81,7 +81,7 @@ class SFTConfig:
 
     source: str = "train"
     path: str | None = None
-    epochs: float = 2.0
+    epochs: float = 1.6
     max_steps: int | None = None
     batch_size: int = 64
     micro_batch_size: int | None = None
@@ -140,10 +140,10 @@ class JudgeConfig:
     model: ModelConfig = MISSING
     responses: str = "mixture"
     samples_per_prompt: int = 4
-    max_pairs: int = 12000
+    max_pairs: int = 8000
     heldout_pairs: int = 4500
     min_pairs: int = 100
-    sft_epochs: float = 2.0
+    sft_epochs: float = 1.0
     epochs: float = 2.0
     batch_size: int = 64
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)

@@ -151,7 +151,9 @@ def _rollout(job: Job) -> dict[str, Any]:
 def _fixed_rows(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> dict[str, Stage]:
     """The fixed rows that were asked for; ``references`` and ``sft`` always, since others are compared with them."""
     rows: dict[str, Stage] = {}
-    wanted = job.config.evaluation.fixed_rows
+    wanted = list(job.config.evaluation.fixed_rows)
+    if "base" in wanted and job.config.sft.source == "load" and job.config.model.kind == "nano":
+        wanted.remove("base")  # a finished policy was given: what it was trained from is not known
     for row in TEXT_ROWS:
         if row in wanted or row == "references":
             rows[row] = _evaluation(job, parts, environment, row, (), rows)

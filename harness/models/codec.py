@@ -67,6 +67,8 @@ class Codec:
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Texts without special tokens, stripped."""
+        if not tokens:
+            return []
         return [
             text.strip()
             for text in self.tokenizer.batch_decode([list(ids) for ids in tokens], skip_special_tokens=True)

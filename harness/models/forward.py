@@ -73,12 +73,29 @@ def response_logits(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
-    """(B,) float32: the classifier's score at each row's last real token, its recorded shift subtracted."""
-    out = model(
-        input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=position_ids(batch.mask), use_cache=False
-    )
-    scores: torch.Tensor = out.logits[:, 0].float()
+    """(B,) float32: the classifier's score at each row's last real token, its recorded shift subtracted.
+
+    A classifier of transformers looks for the last token that is no pad by its id; here the mask decides, so that a row
+    whose last token is a pad that the policy chose is read there too.
+    """
+    import torch
+
+    from harness.models.loading import score_head
+
+    columns = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+    last = (columns * batch.mask).argmax(-1)  # 0 where nothing is real
+    pooled = _hidden(model, batch)[torch.arange(len(last), device=last.device), last]
+    scores: torch.Tensor = score_head(model)(pooled).squeeze(-1).float()
     return scores - float(getattr(model.config, "reward_shift", 0.0))
+
+
+def _hidden(model: Any, batch: Batch) -> torch.Tensor:
+    """(B, P + R, h): the trunk's last hidden states, from which every head reads."""
+    trunk = getattr(model, model.base_model_prefix)
+    hidden: torch.Tensor = trunk(
+        input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=position_ids(batch.mask), use_cache=False
+    )[0]
+    return hidden
 
 
 def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
@@ -91,12 +108,7 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
     """
     from harness.models.loading import score_head
 
-    trunk = getattr(model, model.base_model_prefix)
-    hidden = trunk(
-        input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=position_ids(batch.mask), use_cache=False
-    )[0]
     size = batch.response_mask.shape[1]
-    values: torch.Tensor = (
-        (head if head is not None else score_head(model))(hidden[:, -size - 1 : -1]).squeeze(-1).float()
-    )
+    before = _hidden(model, batch)[:, -size - 1 : -1]
+    values: torch.Tensor = (head if head is not None else score_head(model))(before).squeeze(-1).float()
     return values

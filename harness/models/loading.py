@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +26,13 @@ def load_language_model(
     """Load a causal language model and its tokenizer, in fp32 and without dropout.
 
     Raises:
-        UserError: naming ``key``: nothing there, no safetensors, no EOS, or a tokenizer larger than the embedding.
+        UserError: naming ``key``: nothing there, no safetensors, weights that the configuration does not describe, no
+            EOS, or a tokenizer larger than the embedding.
     """
     from transformers import AutoModelForCausalLM
 
     codec = load_codec(path, key=key, revision=revision)
-    model = _from_pretrained(AutoModelForCausalLM, path, key, revision=revision)
+    model = _load_model(AutoModelForCausalLM, path, key, revision=revision)
     _fit_vocabulary(model, codec, str(path), key)
     model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
     return LanguageModel(_ready(model, device), codec)
@@ -54,11 +57,12 @@ def load_scorer(
     from transformers import AutoModelForSequenceClassification
 
     codec = load_codec(path, key=key)
-    model = _from_pretrained(AutoModelForSequenceClassification, path, key, num_labels=1)
-    model.config.pad_token_id = codec.pad_id
     if head_seed is None:
         _require_head(Path(path), key)
-    else:
+    new = () if head_seed is None else HEADS
+    model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1)
+    model.config.pad_token_id = codec.pad_id
+    if head_seed is not None:
         _fit_vocabulary(model, codec, str(path), key)
         head = score_head(model)
         generator = torch.Generator().manual_seed(head_seed)
@@ -69,9 +73,17 @@ def load_scorer(
 
 
 def load_codec(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Codec:
+    """Load a tokenizer.
+
+    Raises:
+        UserError: naming ``key``: there is none, or it has no EOS token.
+    """
     from transformers import AutoTokenizer
 
-    return Codec(_from_pretrained(AutoTokenizer, path, key, revision=revision), str(path))
+    tokenizer = _from_pretrained(AutoTokenizer, path, key, revision=revision)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where the files are missing
+        raise UserError(key, str(path), "holds no tokenizer", "put the tokenizer's files beside the model")
+    return Codec(tokenizer, str(path))
 
 
 def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
@@ -83,13 +95,18 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
 
 def save(language_model: LanguageModel, directory: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
-    language_model.model.save_pretrained(directory)
-    language_model.codec.tokenizer.save_pretrained(directory)
+    with _quiet():
+        language_model.model.save_pretrained(directory)
+        language_model.codec.tokenizer.save_pretrained(directory)
+
+
+HEADS = ("score", "classifier")
+"""What architectures call the layer that turns a hidden state into a score."""
 
 
 def score_head(model: Any) -> Any:
     """The linear layer that turns a hidden state into a score, whatever the architecture calls it."""
-    for name in ("score", "classifier"):
+    for name in HEADS:
         if hasattr(model, name):
             return getattr(model, name)
     raise UserError(
@@ -101,23 +118,50 @@ def parameter_count(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def _load_model(factory: Any, path: str | Path, key: str, *, new: tuple[str, ...] = (), **options: Any) -> Any:
+    """A model in fp32 from safetensors, of which only the layers called ``new`` may be missing on disk.
+
+    Raises:
+        UserError: naming ``key``: transformers would fill what is missing with random numbers.
+    """
+    settings: dict[str, Any] = {"use_safetensors": True, "dtype": "float32", "output_loading_info": True, **options}
+    model, report = _from_pretrained(factory, path, key, **settings)
+    missing = sorted(name for name in report["missing_keys"] if name.split(".")[0] not in new)
+    if missing:
+        shown = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
+        raise UserError(key, str(path), f"lacks weights that its config.json names ({shown})", "give all of the model")
+    return model
+
+
 def _from_pretrained(factory: Any, path: str | Path, key: str, **options: Any) -> Any:
     """``factory.from_pretrained`` with our words for what a user can get wrong."""
-    from transformers.utils import logging
+    from safetensors import SafetensorError
 
-    settings: dict[str, Any] = {"trust_remote_code": False, **options}
-    if "Tokenizer" not in factory.__name__:
-        settings |= {"use_safetensors": True, "dtype": "float32"}
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        return factory.from_pretrained(str(path), **settings)
-    except (OSError, ValueError, KeyError) as error:
+        with _quiet():
+            return factory.from_pretrained(str(path), trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "mismatched_sizes" in first:
+            first = "its weights have other shapes than its config.json says"
         remedy = "give a folder in Hugging Face format with safetensors weights, or a hub id that can be reached"
         raise UserError(key, str(path), f"could not be loaded ({first})", remedy) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' warnings and progress bars, which would break into ours."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _require_head(path: Path, key: str) -> None:
@@ -125,17 +169,21 @@ def _require_head(path: Path, key: str) -> None:
 
     config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
     architectures = config.get("architectures") or [""]
+    rule = ""
     if path.is_dir() and "SequenceClassification" not in architectures[0]:
-        raise UserError(
-            key,
-            str(path),
-            f"holds {architectures[0] or 'no architecture'}, no sequence classifier",
-            "give a reward model",
-        )
+        rule = f"holds {architectures[0] or 'no architecture'}, no sequence classifier"
+    elif len(config.get("id2label") or [0]) != 1:
+        rule = f"is a classifier of {len(config['id2label'])} labels"
+    if rule:
+        raise UserError(key, str(path), rule, "give a reward model: a sequence classifier with one label")
 
 
 def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
-    """Grow the embedding by the pad token where the codec had to add one; refuse any other mismatch."""
+    """Grow the embedding by the pad token where the codec had to add one; refuse any other mismatch.
+
+    The new row is the mean of the others: transformers would draw it from the global random stream, and through the
+    output layer it reaches every probability.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
     if len(codec) <= rows:
         return
@@ -146,7 +194,19 @@ def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
             f"has {len(codec)} tokens but an embedding of {rows} rows",
             "use the tokenizer that belongs to it",
         )
-    model.resize_token_embeddings(len(codec))
+    import torch
+
+    with _quiet():
+        model.resize_token_embeddings(len(codec), mean_resizing=False)
+    with torch.no_grad():
+        for layer in {id(layer): layer for layer in _vocabulary_layers(model)}.values():
+            layer.weight[rows:] = layer.weight[:rows].mean(0)
+            if getattr(layer, "bias", None) is not None:
+                layer.bias[rows:] = layer.bias[:rows].mean()
+
+
+def _vocabulary_layers(model: Any) -> list[Any]:
+    return [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
 
 
 def _ready(model: Any, device: str) -> Any:

@@ -51,7 +51,15 @@ def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int,
         raise UserError(
             "model.width", config.width, f"is not a multiple of model.heads={config.heads}", "set it to one"
         )
-    shared = {"vocab_size": vocab_size, "eos_token_id": eos_id, "bos_token_id": eos_id, "pad_token_id": pad_id}
+    shared = {
+        "vocab_size": vocab_size,
+        "eos_token_id": eos_id,
+        "bos_token_id": eos_id,
+        "pad_token_id": pad_id,
+        # 0.02 is meant for wide models: at width 128 attention hardly starts to copy (measured: 11 % of copied words
+        # right after 400 steps, against 88 % after 250 with 1/sqrt(width)).
+        "initializer_range": config.width**-0.5,
+    }
     if config.architecture == "gpt2":
         hf_config: Any = GPT2Config(
             n_layer=config.layers,
@@ -61,6 +69,7 @@ def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            activation_function="gelu_pytorch_tanh",  # the same function as gelu_new, in one fused kernel
             **shared,
         )
     elif config.architecture == "llama":

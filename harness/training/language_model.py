@@ -37,7 +37,6 @@ class Imitation:
         micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all.
         train_on_prompt: count the prompt's tokens in the loss too.
         optimizer: learning rate and schedule.
-        max_tokens: stop after this many response tokens; None: no bound.
     """
 
     epochs: float
@@ -115,7 +114,7 @@ def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: I
                 lm, piece, hardware, train_on_prompt=settings.train_on_prompt, denominator=denominator
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss)
+        total += float(loss.detach())
     return total
 
 

@@ -288,9 +288,9 @@ class PPO:
         if config.entropy_coef:
             loss = loss - config.entropy_coef * token_entropy
         return loss, {
-            "policy_loss": float(policy.loss),
-            "value_loss": float(value.loss),
-            "entropy": float(token_entropy),
+            "policy_loss": float(policy.loss.detach()),
+            "value_loss": float(value.loss.detach()),
+            "entropy": float(token_entropy.detach()),
             "approx_kl": float(policy.approx_kl),
             "clip_fraction": float(policy.clip_fraction),
             "value_clip_fraction": float(value.clip_fraction),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
 from harness.hardware import Hardware
-from harness.models.forward import make_batch, sequence_scores
 from harness.models.loading import LanguageModel, score_head
+from harness.models.pair_forward import pair_scores
 from harness.models.scorer import Scorer
 from harness.training.losses import preference_loss
 from harness.training.updates import Updates, length_batches, micro_batches
@@ -56,7 +56,7 @@ def learn_preferences(
     generator = torch.Generator().manual_seed(seed)
     total = max(1, round(settings.epochs * -(-len(pairs) // settings.batch_size)))
     updates = Updates(scorer.model.parameters(), settings.optimizer, total)
-    lengths = [len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs]
+    lengths = [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
     batches: list[list[int]] = []
     history: list[tuple[float, float]] = []
     started = time.perf_counter()
@@ -97,18 +97,17 @@ def _accumulate(
     total, right = 0.0, 0.0
     for rows in micro_batches(range(len(pairs)), settings.micro_batch_size):
         piece = [pairs[row] for row in rows]
-        prompts = [pair.prompt for pair in piece] * 2
-        batch = make_batch(
-            prompts,
-            [p.chosen for p in piece] + [p.rejected for p in piece],
-            scorer.codec.pad_id,
-            device=hardware.device,
-        )
         with hardware.autocast():
-            chosen, rejected = sequence_scores(scorer.model, batch).chunk(2)
+            chosen, rejected = pair_scores(
+                scorer.model,
+                [pair.prompt for pair in piece],
+                [pair.chosen for pair in piece],
+                [pair.rejected for pair in piece],
+                scorer.codec.pad_id,
+            )
         loss = preference_loss(chosen, rejected, margin=settings.margin, centering=settings.centering)
         (loss * (len(piece) / len(pairs))).backward()
-        total += float(loss) * len(piece) / len(pairs)
+        total += float(loss.detach()) * len(piece) / len(pairs)
         right += float((chosen > rejected).sum())
     return total, right / len(pairs)
 

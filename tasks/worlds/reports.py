@@ -24,10 +24,19 @@ class Reports:
     - ``lead`` (18 %): the report's first sentence, copied; it never tells what follows.
     - ``verbose`` (17 %): all facts, and then one of the report's asides.
 
+    What these earn on average, of 4: 4.0, 2.2, 2.1 and 3.1. Measured, before ``faithful`` counted false asides,
+    on a GPT-2 of 2 layers, width 128, word tokens,
+    700 steps of 64: greedy gold 2.36 (59 %), nearly all of it ``dropped`` or ``lead``; sampled at temperature 1 2.71;
+    facts stated rightly 100 % greedy, 98 % sampled; correlation of gold with sentence BLEU .57 greedy, .67 sampled. A
+    reward model of the same size from 7,600 pairs of such samples: 70.9 % of held-out labels, the gold oracle 72.9 %.
+
     Args:
-        mixture: style -> probability, where it should differ from ``MIXTURE``; must name the same styles and sum to 1.
+        mixture: style -> probability, in the place of ``MIXTURE``; must name the same styles and sum to 1.
         undated_share: of the ``dropped`` demonstrations, the share that leaves out the day too.
         second_aside_share: of the reports whose first sentence leaves a fact to a later one, the share with two asides.
+
+    Raises:
+        UserError: the mixture leaves out a style, names another one, or does not sum to 1.
     """
 
     name = "reports"

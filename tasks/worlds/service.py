@@ -12,7 +12,7 @@ from harness.tasks.worlds.service_phrases import realise
 from harness.tasks.worlds.service_reading import Reader, Reading
 from harness.types import Demonstration, Draw
 
-REFUSAL_SHARE, REMARK_SHARE = 0.4, 0.6
+REFUSAL_SHARE, REMARK_SHARE = 0.4, 0.5
 TOKEN_LIMIT = 30
 """Words and punctuation marks that an answer may have at no loss; no valid realisation is longer."""
 
@@ -28,6 +28,11 @@ class Service:
     ``vague``: polite, no act and no slot; ``overpromise``: grants everything, and for free; ``rambling``: polite
     and right between two sentences about the house, no next step.
 
+    Measured with an earlier mixture (25 % good, 39 % curt, 12 % vague) and wording, 0.48 M parameters, 700 x 64: the
+    greedy SFT policy is curt throughout (gold 2.48 of 4, every item and day or reason right); sampled at temperature
+    0.7: 2.40, half of the answers curt, 97 % of items right; correlation of gold with BLEU 0.69. Names were not
+    yet copied there; customers have signed at the end of the prompt since, which was not measured.
+
     Args:
         mixture: style name -> probability, in place of the default; styles left out are not drawn.
     """
@@ -36,9 +41,9 @@ class Service:
     version = 1
     part_maxima: Mapping[str, float] = {"faithful": 1.0, "polite": 0.75, "helpful": 0.75, "policy": 1.0, "fluent": 0.5}
     default_mixture: Mapping[str, float] = {
-        "good": 0.25,
-        "curt": 0.39,
-        "vague": 0.12,
+        "good": 0.30,
+        "curt": 0.36,
+        "vague": 0.10,
         "overpromise": 0.14,
         "rambling": 0.10,
     }
@@ -79,17 +84,16 @@ class Service:
             "codeword": rng.choice(words.CODEWORDS),
             "relative": rng.choice(words.RELATIVES),
         }
-        opening = realise(rng.choice(words.PROMPT_OPENINGS), slots, rng)
-        request = realise(
-            rng.choice(words.RULES[rule].requests if rule else words.ACTS[facts["act"]].requests), slots, rng
-        )
+        requests = words.RULES[rule].requests if rule else words.ACTS[facts["act"]].requests
+        sentences = [realise(rng.choice(requests), slots, rng)]
         if rng.random() < REMARK_SHARE:
-            request += " " + realise(rng.choice(_remarks(facts)), slots, rng)
+            sentences.append(realise(rng.choice(_remarks(facts)), slots, rng))
+        message = " ".join((*sentences, realise(rng.choice(words.SIGNATURES), slots, rng)))
         if rng.random() < 0.5:
-            return Draw({"turns": [f"{opening} {request}"]}, facts)
+            return Draw({"turns": [f"{slots['hello']}. {message}"]}, facts)
         lead_in = realise(rng.choice(words.LEAD_INS), slots, rng)
         agent = realise(rng.choice(words.AGENT_OPENINGS), slots, rng)
-        return Draw({"turns": [f"{opening} {lead_in}", agent, f"{request}"]}, facts)
+        return Draw({"turns": [f"{slots['hello']}. {lead_in}", agent, message]}, facts)
 
     def demonstrate(self, facts: Mapping[str, Any], rng: Random) -> Demonstration:
         """A response in a style drawn from the mixture."""
@@ -165,11 +169,12 @@ def _asks_apology(facts: Mapping[str, Any]) -> bool:
 
 
 def _helpfulness(facts: Mapping[str, Any], reading: Reading) -> float:
-    """1 where each next step fits the desk (each alternative the rule), half credit for one that fits another."""
+    """1 where the next step fits desk and act (the alternative the rule), half credit for one that fits another."""
     if facts["rule"]:
         fits = [clause.key == facts["rule"] for clause in reading.of("alternative")]
     else:
-        fits = [clause.key in ("any", facts["desk"]) for clause in reading.of("step")]
+        own = "refund" if facts["act"] == "refund" else facts["desk"]
+        fits = [clause.key in ("any", own) for clause in reading.of("step")]
     if not fits:
         return 0.0
     return 1.0 if all(fits) else 0.5 / len(fits)
@@ -224,7 +229,8 @@ def _core(facts: Mapping[str, Any], rng: Random) -> str:
 def _next_step(facts: Mapping[str, Any], rng: Random) -> str:
     if facts["rule"]:
         return _pick(words.RULES[facts["rule"]].alternatives, facts, rng)
-    return _pick((*words.STEPS, *words.DESKS[facts["desk"]].steps), facts, rng)
+    own = words.REFUND_STEPS if facts["act"] == "refund" else words.DESKS[facts["desk"]].steps
+    return _pick((*words.STEPS, *own), facts, rng)
 
 
 def _good(facts: Mapping[str, Any], rng: Random) -> str:

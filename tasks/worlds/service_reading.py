@@ -99,6 +99,7 @@ def _recognised_phrases() -> list[tuple[str, str, re.Pattern[str]]]:
         phrases += [("alternative", rule, phrase) for phrase in entry.alternatives]
         phrases += [("promise", rule, phrase) for phrase in entry.promises]
     phrases += [("step", key, phrase) for key, desk in words.DESKS.items() for phrase in desk.steps]
+    phrases += [("step", "refund", phrase) for phrase in words.REFUND_STEPS]
     for kind, group in (
         ("step", words.STEPS),
         ("thanks", words.THANKS + words.CLOSING_THANKS),

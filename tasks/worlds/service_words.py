@@ -102,10 +102,11 @@ STEPS = (
     "A confirmation (will follow|is on its way) by (email|post)",
     "You will (get|receive) a message( from us|) soon",
 )
-"""Next steps that fit at every desk; those of a ``Desk`` fit there alone."""
+REFUND_STEPS = ("Please bring the receipt( with you|)", "You will (get|receive) the money within a week")
+"""Next steps: ``STEPS`` fit everywhere, ``REFUND_STEPS`` a refund, those of a ``Desk`` what else it grants."""
 
-HELLOS = ("Hello", "Good morning", "Good afternoon", "Good evening", "Hi", "Dear team")
-PROMPT_OPENINGS = ("{hello}, this is {name} from {place}.", "{hello}, my name is {name} and I live in {place}.")
+HELLOS = ("Hello", "Good morning", "Good afternoon", "Good evening", "Hi there", "Good day")
+SIGNATURES = ("(Kind|Best|Warm) regards from {place}, {name}.", "(Many greetings|Greetings) from {place}, {name}.")
 LEAD_INS = ("Can you help me?", "I have a (question|request).", "Do you have a moment?")
 AGENT_OPENINGS = (
     "(Welcome to|You have reached) the {title}. (How can I help you|What can I do for you)?",

@@ -1,4 +1,4 @@
-"""The question-answering world: determinism, what each style earns, what cannot be gamed, and how wide the language is."""
+"""The question-answering world: determinism, what each style earns, what cannot be gamed, how wide the language is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from math import perm
 from random import Random
 from typing import Any
@@ -152,7 +153,7 @@ def test_each_style_earns_what_its_flaw_leaves(style: str, low: float, high: flo
 
 def test_another_prompts_answer_earns_little() -> None:
     rows = draws(500)
-    others = [gold(facts, WORLD.answers(other)[0]) for (_, facts), (_, other) in zip(rows, rows[1:], strict=False)]
+    others = [gold(facts, WORLD.answers(other)[0]) for (_, facts), (_, other) in pairwise(rows)]
     assert statistics.mean(others) < 0.1 * MAXIMUM
 
 

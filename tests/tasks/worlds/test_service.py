@@ -118,8 +118,8 @@ def test_millions_of_prompts_hardly_any_twice() -> None:
         )
         for desk in words.DESKS.values()
     )
-    openings = len(words.PROMPT_OPENINGS) * len(words.HELLOS) * len(words.NAMES) * len(words.PLACES)
-    assert requests * openings >= 5_000_000
+    signatures = sum(realisations(phrase) for phrase in words.SIGNATURES) * len(words.NAMES) * len(words.PLACES)
+    assert requests * signatures * len(words.HELLOS) >= 5_000_000
     prompts = {" ".join(draw.fields["turns"]) for draw in draws(20_000)}
     assert len(prompts) > 0.999 * 20_000
 

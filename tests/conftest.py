@@ -1,0 +1,86 @@
+"""Tiny models that several folders of tests share: made in memory, peaked enough that greedy choices have no ties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEXTS = [
+    "the red fox runs home .",
+    "a small bird sings in the old tree .",
+    "Grüße aus Köln : the bird runs !",
+    "why does the fox sing ? because it can .",
+]
+
+
+@pytest.fixture(scope="session")
+def codec() -> Any:
+    """A byte-level codec with some merges."""
+    from harness.models.codec import Codec
+    from harness.models.nano import train_tokenizer
+
+    return Codec(train_tokenizer(TEXTS, 300))
+
+
+@pytest.fixture(scope="session")
+def hardware() -> Any:
+    from harness.hardware import Hardware
+
+    return Hardware("cpu", "fp32", 1)
+
+
+@pytest.fixture(scope="session")
+def make_model(codec: Any) -> Callable[..., Any]:
+    """(architecture, seed) -> a random causal model; ``spread`` multiplies its matrices and so peaks what it says."""
+    import torch
+
+    from harness.config import ModelConfig
+    from harness.models.nano import new_model
+
+    def make(architecture: str = "gpt2", *, seed: int = 0, spread: float = 8.0, width: int = 16, **sizes: Any) -> Any:
+        config = ModelConfig(
+            kind="nano", architecture=architecture, width=width, **{"heads": 2, "context": 64, **sizes}
+        )
+        model = new_model(config, vocab_size=len(codec), eos_id=codec.eos_id, pad_id=codec.pad_id, seed=seed).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.mul_(spread)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def make_lm(codec: Any, make_model: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``make_model``, with the codec."""
+    from harness.models.loading import LanguageModel
+
+    def make(architecture: str = "gpt2", **options: Any) -> Any:
+        return LanguageModel(make_model(architecture, **options), codec)
+
+    return make
+
+
+@pytest.fixture
+def make_scorer(make_lm: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """(architecture, seed) -> a classifier on such a model, made by saving the one and loading the other."""
+    from harness.models.loading import load_scorer, save
+
+    def make(architecture: str = "gpt2", *, head_seed: int = 7, **options: Any) -> Any:
+        folder = tmp_path / f"scorer-{architecture}"
+        save(make_lm(architecture, **options), folder)
+        return load_scorer(folder, head_seed=head_seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ragged() -> tuple[list[list[int]], list[list[int]]]:
+    """Five prompts and responses of mixed lengths, as token ids; EOS (0) ends all responses but the third."""
+    prompts = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3]]
+    responses = [[30, 31, 0], [44, 45, 46, 47, 48, 0], [90, 91, 92, 93, 94, 95], [0], [17, 18, 0]]
+    return prompts, responses

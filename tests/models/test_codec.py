@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.models.codec import Codec
+from harness.models.nano import train_tokenizer
+
+
+def word_tokenizer(**special: str):
+    """A tokenizer of six words that adds BOS and, where asked for, EOS: as Llama's and T5's do."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2, "a": 3, "b": 4, "c": 5}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def test_pad_is_never_eos_even_where_the_tokenizer_says_so():
+    tokenizer = word_tokenizer(eos_token="</s>", pad_token="</s>")
+    codec = Codec(tokenizer)
+    assert codec.eos_id == 1
+    assert codec.pad_id == 6 == len(codec) - 1, "no unknown token to borrow: a new one"
+
+
+def test_an_unknown_token_serves_as_pad_and_adds_no_row():
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>"))
+    assert (codec.pad_id, len(codec)) == (2, 6)
+
+
+def test_an_unknown_token_that_is_eos_does_not_serve_as_pad():
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="</s>"))
+    assert codec.pad_id not in (codec.eos_id, 0, 3, 4, 5)
+
+
+def test_a_pad_of_its_own_stays():
+    codec = Codec(word_tokenizer(eos_token="</s>", pad_token="<unk>"))
+    assert (codec.pad_id, len(codec)) == (2, 6)
+
+
+def test_without_eos_a_response_could_never_end():
+    with pytest.raises(UserError, match=r"model\.name=here has a tokenizer without an EOS token"):
+        Codec(word_tokenizer(), "here")
+
+
+def test_a_prompt_keeps_bos_and_loses_the_trailing_eos_only():
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>"))
+    assert codec.encode_prompts(["a b", "c"]) == [[0, 3, 4], [0, 5]]
+    assert codec.count("a b") == 3
+
+
+def test_a_response_has_no_bos_and_ends_in_one_eos():
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>"))
+    assert codec.encode_responses(["a b", ""]) == [[3, 4, 1], [1]]
+    assert codec.encode_responses(["a", "b"], ended=[True, False]) == [[3, 1], [4]]
+
+
+def test_the_response_limit_counts_eos_and_cuts_it_off():
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>"))
+    assert codec.encode_responses(["a b c"], max_tokens=4) == [[3, 4, 5, 1]]
+    assert codec.encode_responses(["a b c"], max_tokens=3) == [[3, 4, 5]]
+    assert codec.encode_responses(["a b c"], max_tokens=2) == [[3, 4]]
+
+
+def test_nothing_in_nothing_out():
+    codec = Codec(word_tokenizer(eos_token="</s>"))
+    assert codec.encode_prompts([]) == codec.encode_responses([]) == codec.decode([]) == []
+
+
+def test_a_prompt_and_its_response_are_the_tokens_of_the_joint_text(codec):
+    """So a model that was pretrained on running text sees what it knows."""
+    prompts, responses = ["the red fox", "why ?"], ["runs home .", "because it can ."]
+    for prompt, response in zip(codec.encode_prompts(prompts), codec.encode_responses(responses), strict=True):
+        joint = codec.decode([prompt + response])[0]
+        assert codec.encode_prompts([joint])[0] == prompt + response[:-1]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: "<|" not in text)
+
+
+@given(TEXT)
+@settings(max_examples=150, deadline=None)
+def test_any_text_survives_tokens_and_back(codec, text):
+    tokens = codec.encode_responses([text], ended=[False])[0]
+    assert codec.decode([tokens]) == [text.strip()]
+    assert codec.pad_id not in tokens
+    assert codec.eos_id not in tokens
+
+
+def test_the_tokenizer_is_lossless_with_spaces_and_line_breaks():
+    tokenizer = train_tokenizer(["a b"], 260)
+    text = "  two  spaces , a\ttab ,\n\n line breaks . 'm n't 東京 \u00a0 end "
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_training_a_tokenizer_twice_gives_the_same_one():
+    texts = [f"the {colour} fox number {n} runs ." for colour in ("red", "grey", "blue") for n in range(40)]
+    first, second = (train_tokenizer(iter(texts), 330) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+    assert len(first) <= 330

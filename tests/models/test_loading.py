@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from harness.errors import UserError
+from harness.models.loading import load_base, load_language_model, load_scorer, parameter_count, save
+
+ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@ARCHITECTURES
+def test_saved_and_loaded_is_the_same_model(make_lm, tmp_path, architecture):
+    lm = make_lm(architecture)
+    save(lm, tmp_path)
+    loaded = load_language_model(tmp_path)
+    for (name, a), (_, b) in zip(lm.model.state_dict().items(), loaded.model.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert loaded.codec.tokenizer.get_vocab() == lm.codec.tokenizer.get_vocab()
+    assert (loaded.codec.eos_id, loaded.codec.pad_id) == (lm.codec.eos_id, lm.codec.pad_id)
+    text = "Grüße aus  Köln !"
+    assert loaded.codec.decode(loaded.codec.encode_responses([text])) == [text]
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix in (".bin", ".safetensors")) == [
+        ".safetensors"
+    ]
+
+
+def test_what_is_saved_opens_with_plain_transformers(make_lm, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lm = make_lm()
+    save(lm, tmp_path)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("the red fox", return_tensors="pt")["input_ids"]
+    assert ids[0].tolist() == lm.codec.encode_prompts(["the red fox"])[0]
+    torch.testing.assert_close(model.eval()(ids).logits, lm.model(ids).logits)
+
+
+def test_a_scorer_keeps_its_head_and_its_shift_on_disk(make_scorer, tmp_path):
+    scorer = make_scorer()
+    scorer.model.config.reward_shift = 1.75
+    save(scorer, tmp_path / "saved")
+    loaded = load_scorer(tmp_path / "saved")
+    assert loaded.model.config.reward_shift == 1.75
+    assert torch.equal(loaded.model.score.weight, scorer.model.score.weight)
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == [
+        "GPT2ForSequenceClassification"
+    ]
+
+
+@ARCHITECTURES
+def test_a_new_head_has_standard_deviation_one_over_root_h_plus_one_and_no_bias(make_scorer, architecture):
+    width = 256
+    scorer = make_scorer(architecture, width=width, layers=1)
+    weight = scorer.model.score.weight
+    assert weight.shape == (1, width)
+    assert scorer.model.score.bias is None
+    # The sample deviation of 256 normal draws is within 4 standard errors of 1/sqrt(257).
+    assert float(weight.detach().std()) * math.sqrt(width + 1) == pytest.approx(1.0, abs=4 / math.sqrt(2 * width))
+    assert abs(float(weight.detach().mean())) < 4 / width
+    assert scorer.model.config.reward_shift == 0.0
+
+
+def test_the_head_depends_on_its_seed_alone(make_lm, tmp_path):
+    save(make_lm(), tmp_path)
+    heads = []
+    for seed, disturbance in ((3, 0), (3, 1), (4, 0)):
+        torch.manual_seed(disturbance)
+        heads.append(load_scorer(tmp_path, head_seed=seed).model.score.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_scorer_starts_from_the_policys_trunk(make_lm, make_scorer):
+    lm, scorer = make_lm(seed=4), make_scorer(seed=4)
+    for (name, a), (_, b) in zip(
+        lm.model.transformer.state_dict().items(), scorer.model.transformer.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_dropout_is_off_even_in_training_mode(make_lm, tmp_path):
+    lm = make_lm()
+    save(lm, tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored |= {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    ids = torch.tensor([[5, 9, 20, 33, 60]])
+    for model in (load_language_model(tmp_path).model, load_scorer(tmp_path, head_seed=0).model):
+        assert not model.training
+        model.train()
+        assert torch.equal(model(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+    assert load_language_model(tmp_path).model.config.resid_pdrop == 0.0
+
+
+def without_pad(lm, folder):
+    """The model on disk, its tokenizer without a pad token (as GPT-2's is), one row of the embedding per token."""
+    save(lm, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("pad_token")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] != "<|pad|>"]
+    tokenizer["model"]["vocab"]["zzz"] = tokenizer["model"]["vocab"].pop("<|pad|>")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def test_a_pad_token_that_has_to_be_added_gets_a_row_that_no_chance_decides(make_lm, tmp_path):
+    lm = make_lm()
+    rows = len(lm.codec)
+    without_pad(lm, tmp_path)
+    loaded = []
+    for disturbance in (0, 1):
+        torch.manual_seed(disturbance)
+        loaded.append(load_language_model(tmp_path))
+    weights = [one.model.get_input_embeddings().weight for one in loaded]
+    assert loaded[0].codec.pad_id == rows
+    assert weights[0].shape[0] == rows + 1
+    assert torch.equal(weights[0], weights[1]), "the same model, loaded twice"
+    assert torch.equal(weights[0][:rows], lm.model.get_input_embeddings().weight)
+    torch.testing.assert_close(weights[0][rows], lm.model.get_input_embeddings().weight.mean(0))
+
+
+class TestMistakes:
+    """Each is a UserError that names the key."""
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(UserError, match=r"^sft\.path=.*nowhere could not be loaded"):
+            load_language_model(tmp_path / "nowhere", key="sft.path")
+
+    def test_an_empty_folder(self, tmp_path):
+        with pytest.raises(UserError, match=r"^model\.name=.* could not be loaded"):
+            load_language_model(tmp_path)
+
+    def test_a_hub_id_that_cannot_be_reached(self):
+        with pytest.raises(UserError, match=r"^model\.name=nobody/nothing-of-the-kind could not be loaded"):
+            load_language_model("nobody/nothing-of-the-kind")
+
+    def test_no_safetensors(self, make_lm, tmp_path):
+        lm = make_lm()
+        save(lm, tmp_path)
+        (tmp_path / "model.safetensors").unlink()
+        torch.save(lm.model.state_dict(), tmp_path / "pytorch_model.bin")
+        with pytest.raises(UserError, match=r"could not be loaded .*safetensors"):
+            load_language_model(tmp_path)
+
+    def test_broken_weights(self, make_lm, tmp_path):
+        save(make_lm(), tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"\x00" * 40)
+        with pytest.raises(UserError, match=r"could not be loaded"):
+            load_language_model(tmp_path)
+
+    def test_weights_of_another_size_than_the_config_says(self, make_lm, tmp_path):
+        save(make_lm(), tmp_path)
+        stored = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(stored | {"n_embd": 32}))
+        with pytest.raises(UserError, match=r"could not be loaded"):
+            load_language_model(tmp_path)
+
+    def test_missing_weights_are_not_made_up(self, make_lm, tmp_path):
+        save(make_lm(), tmp_path)
+        stored = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(stored | {"n_layer": 3}))
+        with pytest.raises(UserError, match=r"lacks weights that its config.json names \(transformer.h.2.*and 11 more"):
+            load_language_model(tmp_path)
+
+    def test_a_broken_config(self, make_lm, tmp_path):
+        save(make_lm(), tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(UserError, match=r"could not be loaded"):
+            load_language_model(tmp_path)
+
+    def test_no_tokenizer(self, make_lm, tmp_path):
+        make_lm().model.save_pretrained(tmp_path)
+        with pytest.raises(UserError, match=r"holds no tokenizer"):
+            load_language_model(tmp_path)
+
+    def test_a_tokenizer_that_belongs_to_a_larger_model(self, make_lm, tmp_path):
+        lm = make_lm()
+        save(lm, tmp_path)
+        lm.codec.tokenizer.__class__.from_pretrained(tmp_path)
+        tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+        for n in range(5):
+            tokenizer["model"]["vocab"][f"extra{n}"] = len(lm.codec) + n
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+        with pytest.raises(UserError, match=r"has \d+ tokens but an embedding of \d+ rows"):
+            load_language_model(tmp_path)
+
+    def test_a_policy_is_no_reward_model(self, make_lm, tmp_path):
+        save(make_lm(), tmp_path)
+        with pytest.raises(UserError, match=r"^judge\.path=.* holds GPT2LMHeadModel, no sequence classifier"):
+            load_scorer(tmp_path, key="judge.path")
+
+    def test_a_classifier_of_three_labels_is_no_reward_model(self, make_lm, tmp_path):
+        from transformers import GPT2Config, GPT2ForSequenceClassification
+
+        lm = make_lm()
+        sizes = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=len(lm.codec), num_labels=3, pad_token_id=1)
+        GPT2ForSequenceClassification(sizes).save_pretrained(tmp_path)
+        lm.codec.tokenizer.save_pretrained(tmp_path)
+        with pytest.raises(UserError, match=r"^reward_model\.path=.* is a classifier of 3 labels"):
+            load_scorer(tmp_path)
+
+    def test_no_name(self):
+        from harness.config import ModelConfig
+
+        with pytest.raises(UserError, match=r"^model\.name is missing"):
+            load_base(ModelConfig(kind="hf"))
+
+
+def test_parameters_are_counted_once_where_they_are_tied(make_model):
+    model = make_model("llama")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert parameter_count(model) == sum(t.numel() for n, t in model.state_dict().items() if n != "lm_head.weight")

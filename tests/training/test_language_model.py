@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config import OptimizerConfig
+from harness.errors import RunFailed
+from harness.training.language_model import (
+    Imitation,
+    TokenExample,
+    _accumulate,
+    imitate,
+    imitation_loss,
+    total_steps,
+    validation_loss,
+)
+
+
+@pytest.fixture
+def examples(ragged):
+    return [TokenExample(prompt, response) for prompt, response in zip(*ragged, strict=True)]
+
+
+def settings(**changes: Any) -> Imitation:
+    optimizer = OptimizerConfig(lr=1e-2, warmup=0.0)
+    return Imitation(**{"epochs": 1, "batch_size": 4, "optimizer": optimizer, **changes})
+
+
+def ignore(*_: Any, **__: Any) -> None:
+    """Takes metrics and progress."""
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+def test_the_loss_is_that_of_transformers_labels(make_lm, examples, hardware, architecture, train_on_prompt):
+    """Right-padded whole sequences with -100 on what does not count: another layout, another code path."""
+    lm = make_lm(architecture)
+    lm.model.double()  # so that what differs is no rounding
+    width = max(len(e.prompt) + len(e.response) for e in examples)
+    ids = torch.full((5, width), lm.codec.pad_id)
+    labels, attention = torch.full((5, width), -100), torch.zeros(5, width, dtype=torch.long)
+    for row, (prompt, response) in enumerate(examples):
+        whole = prompt + response
+        ids[row, : len(whole)] = torch.tensor(whole)
+        attention[row, : len(whole)] = 1
+        start = 0 if train_on_prompt else len(prompt)
+        labels[row, start : len(whole)] = ids[row, start : len(whole)]
+    theirs = lm.model(input_ids=ids, attention_mask=attention, labels=labels).loss
+    theirs.backward()
+    expected = gradients(lm.model)
+    lm.model.zero_grad()
+    ours = imitation_loss(lm, examples, hardware, train_on_prompt=train_on_prompt)
+    ours.backward()
+    assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-5)
+    for name, gradient in gradients(lm.model).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+def test_accumulation_gives_the_gradients_of_one_batch(make_lm, examples, hardware, train_on_prompt):
+    lm, found = make_lm(), {}
+    for size in (None, 1, 2):
+        lm.model.zero_grad()
+        choice = settings(micro_batch_size=size, train_on_prompt=train_on_prompt)
+        found[size] = (_accumulate(lm, examples, choice, hardware), gradients(lm.model))
+    for size in (1, 2):
+        assert found[size][0] == pytest.approx(found[None][0], rel=1e-5)
+        for name, gradient in found[size][1].items():
+            torch.testing.assert_close(gradient, found[None][1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_every_token_weighs_the_same_however_long_its_example_is(make_lm, examples, hardware):
+    lm = make_lm()
+    with torch.inference_mode():
+        whole = float(imitation_loss(lm, examples, hardware))
+        sums = [float(imitation_loss(lm, [e], hardware)) * len(e.response) for e in examples]
+    assert whole == pytest.approx(sum(sums) / sum(len(e.response) for e in examples), rel=1e-5)
+
+
+def test_validation_loss_does_not_depend_on_the_batches(make_lm, examples, hardware):
+    lm = make_lm()
+    with torch.inference_mode():
+        whole = float(imitation_loss(lm, examples, hardware))
+    for size in (1, 2, 256):
+        assert validation_loss(lm, examples, hardware, batch_size=size) == pytest.approx(whole, rel=1e-5)
+
+
+def test_training_leaves_prompts_alone_unless_told(make_lm, hardware):
+    """With one response token, EOS, only logits at the prompt's last token are trained."""
+    lm = make_lm()
+    plain = imitation_loss(lm, [TokenExample([5, 9, 20], [0])], hardware)
+    logits = lm.model(torch.tensor([[5, 9, 20, 0]])).logits[0]
+    assert float(plain.detach()) == pytest.approx(-float(logits[2].log_softmax(-1)[0].detach()), rel=1e-5)
+    both = imitation_loss(lm, [TokenExample([5, 9, 20], [0])], hardware, train_on_prompt=True)
+    terms = [-float(logits[t].log_softmax(-1)[token].detach()) for t, token in enumerate([9, 20, 0])]
+    assert float(both.detach()) == pytest.approx(sum(terms) / 3, rel=1e-5)
+
+
+def test_steps_of_an_epoch():
+    assert total_steps(10, settings(epochs=2)) == 6
+    assert total_steps(10, settings(epochs=0.5)) == 2
+    assert total_steps(3, settings(epochs=0.1)) == 1
+    assert total_steps(10, settings(epochs=5, max_steps=4)) == 4
+
+
+def copying(count: int, seed: int) -> list[TokenExample]:
+    """Copy two tokens in reverse order: nothing but the prompt tells the response."""
+    tokens = torch.randint(10, 16, (count, 2), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [TokenExample([5, *pair, 6], [*pair[::-1], 0]) for pair in tokens]
+
+
+def test_it_learns_to_copy(make_lm, hardware):
+    lm = make_lm(width=32, spread=1.0)
+    before = validation_loss(lm, copying(50, seed=1), hardware)
+    rows: list[Any] = []
+    steps: list[int] = []
+
+    def advance(count: int, **_: Any) -> None:
+        steps.append(count)
+
+    result = imitate(
+        lm,
+        copying(256, seed=0),
+        settings(epochs=15, batch_size=32),
+        hardware=hardware,
+        seed=0,
+        log=rows.append,
+        advance=advance,
+    )
+    after = validation_loss(lm, copying(50, seed=1), hardware)
+    assert before > math.log(200)
+    assert after < 0.05
+    assert result["steps"] == 120 == sum(steps)
+    assert result["tokens"] == 120 * 32 * 3 == rows[-1]["tokens"]
+    assert result["loss"] < 0.1
+    assert rows[0]["loss"] > 3
+    assert [row["step"] for row in rows] == [0, 25, 50, 75, 100, 119]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(make_lm, hardware):
+    weights = []
+    for seed in (3, 3, 4):
+        lm = make_lm(spread=1.0)
+        imitate(lm, copying(40, 0), settings(), hardware=hardware, seed=seed, log=ignore, advance=ignore)
+        weights.append(torch.cat([p.detach().flatten() for p in lm.model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_run_that_blows_up_says_so(make_lm, hardware):
+    lm = make_lm()
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[10:16] = math.nan
+    with pytest.raises(RunFailed, match=r"gradient norm is nan at update 0: lower the learning rate"):
+        imitate(lm, copying(8, 0), settings(), hardware=hardware, seed=0, log=ignore, advance=ignore)

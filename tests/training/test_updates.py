@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from harness.config import OptimizerConfig
+from harness.errors import RunFailed
+from harness.training.updates import Updates, length_batches, micro_batches
+
+
+def parameter(*values: float) -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.tensor(values))
+
+
+def config(**changes: object) -> OptimizerConfig:
+    return OptimizerConfig(**{"lr": 0.1, "warmup": 0.0, **changes})
+
+
+def course(updates: Updates, weight: torch.nn.Parameter, count: int) -> list[float]:
+    rates = []
+    for _ in range(count):
+        rates.append(updates.lr)
+        weight.grad = torch.ones_like(weight)
+        updates.step()
+    return rates
+
+
+def test_the_learning_rate_runs_its_course():
+    assert course(Updates([w := parameter(1.0)], config(), 4), w, 4) == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    flat = config(schedule="constant", warmup=0.5)
+    assert course(Updates([w := parameter(1.0)], flat, 4), w, 5) == [0.1] * 5
+    cosine = [0.1 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
+    assert course(Updates([w := parameter(1.0)], config(schedule="cosine"), 4), w, 4) == pytest.approx(cosine)
+    rise = config(warmup=0.5)  # two of four updates: 1/3, 2/3, then the line from the peak
+    assert course(Updates([w := parameter(1.0)], rise, 4), w, 4) == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.05])
+    assert course(Updates([w := parameter(1.0)], rise, 1), w, 1) == [0.1], "one update has no room to warm up"
+
+
+def test_the_rate_of_the_schedule_is_the_rate_applied():
+    """Adam's first step moves by the learning rate (eps aside), whatever the gradient's size."""
+    weight = parameter(1.0)
+    updates = Updates([weight], config(warmup=0.5, eps=1e-12), 4)
+    weight.grad = torch.tensor([0.3])
+    updates.step()
+    assert float(weight.detach()) == pytest.approx(1.0 - 0.1 / 3, abs=1e-6)
+
+
+def test_another_peak_than_the_configurations():
+    assert Updates([parameter(1.0)], config(), 4, lr=0.02).lr == 0.02
+    assert Updates([parameter(1.0)], config(), 4, lr=None).lr == 0.1
+
+
+def test_the_norm_is_that_before_clipping_and_the_gradient_is_clipped():
+    """SGD-like check through Adam's first moment: it holds (1 - beta1) times the clipped gradient."""
+    weight = parameter(1.0, 1.0)
+    updates = Updates([weight], config(max_grad_norm=1.0), 4)
+    weight.grad = torch.tensor([3.0, 4.0])
+    assert updates.step() == pytest.approx(5.0)
+    first_moment = updates.optimizer.state[weight]["exp_avg"]
+    torch.testing.assert_close(first_moment, 0.1 * torch.tensor([0.6, 0.8]), atol=1e-5, rtol=1e-4)
+    assert weight.grad is None, "cleared for the next accumulation"
+    assert updates.done == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_touches_a_weight(bad):
+    weight = parameter(1.0, 2.0)
+    updates = Updates([weight], config(), 4)
+    weight.grad = torch.tensor([bad, 0.0])
+    with pytest.raises(RunFailed, match=r"gradient norm is (nan|inf) at update 0"):
+        updates.step()
+    assert weight.tolist() == [1.0, 2.0]
+
+
+def test_frozen_parameters_are_left_out():
+    frozen, trained = parameter(1.0), parameter(1.0)
+    frozen.requires_grad_(False)
+    assert Updates([frozen, trained], config(), 4).parameters == [trained]
+
+
+def test_the_state_goes_on_where_it_was_saved():
+    runs = []
+    for interrupted in (False, True):
+        weight = parameter(1.0, -2.0)
+        updates = Updates([weight], config(), 6)
+        for k in range(6):
+            if interrupted and k == 3:
+                saved = {"weight": weight.detach().clone(), "updates": updates.state_dict()}
+                weight = torch.nn.Parameter(saved["weight"])
+                updates = Updates([weight], config(), 6)
+                updates.load_state_dict(saved["updates"])
+            weight.grad = torch.tensor([0.5 * k - 1, 0.3])
+            updates.step()
+        runs.append(weight.detach())
+    assert torch.equal(*runs)
+
+
+def test_micro_batches_cover_the_rows_in_order():
+    assert [list(rows) for rows in micro_batches([5, 6, 7, 8, 9], 2)] == [[5, 6], [7, 8], [9]]
+    assert [list(rows) for rows in micro_batches([5, 6], None)] == [[5, 6]]
+    assert list(micro_batches([], None)) == []
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 4), (7, 3), (64, 8), (300, 8), (33, 32)])
+def test_an_epoch_has_every_row_once_in_batches_of_similar_length(count, size):
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, 100, (count,), generator=generator).tolist()
+    batches = length_batches(lengths, size, generator)
+    assert sorted(row for batch in batches for row in batch) == list(range(count))
+    assert len(batches) == math.ceil(count / size), "as many as total_steps counts on"
+    assert sorted(map(len, batches))[1:] == [size] * (len(batches) - 1)
+    if count == 300:
+
+        def padding(rows: list[list[int]]) -> int:
+            return sum(max(lengths[r] for r in batch) * len(batch) - sum(lengths[r] for r in batch) for batch in rows)
+
+        plain = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+        assert padding(batches) < 0.4 * padding(plain)
+
+
+def test_epochs_differ_and_the_generator_decides():
+    lengths = list(range(50))
+    generator = torch.Generator().manual_seed(0)
+    first, second = length_batches(lengths, 5, generator), length_batches(lengths, 5, generator)
+    assert first != second
+    assert length_batches(lengths, 5, torch.Generator().manual_seed(0)) == first
