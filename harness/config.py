@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 
 @dataclass
@@ -29,7 +29,7 @@ class TaskConfig:
 
 @dataclass
 class DataConfig:
-    """Where examples come from. ``seed`` fixes world, splits and test prompts; the root ``seed`` varies training only."""
+    """Where examples come from. ``seed`` fixes world, splits and test prompts; the root ``seed`` varies training."""
 
     source: str = MISSING
     name: str | None = None
@@ -83,10 +83,10 @@ class SFTConfig:
     path: str | None = None
     epochs: float = 1.6
     max_steps: int | None = None
-    batch_size: int = 64
+    batch_size: int = 32
     micro_batch_size: int | None = None
     train_on_prompt: bool = False
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3))
 
 
 @dataclass
@@ -95,7 +95,7 @@ class FeedbackConfig:
 
     kind: str = MISSING
     samples_per_prompt: int = 4
-    sampling_temperature: float = 1.0
+    sampling_temperature: float = 0.7
     max_pairs: int = 8000
     heldout_pairs: int = 4500
     min_pairs: int = 50
@@ -113,7 +113,7 @@ class RewardModelConfig:
     source: str = "train"
     path: str | None = None
     epochs: float = 2.0
-    batch_size: int = 64
+    batch_size: int = 32
     micro_batch_size: int | None = None
     margin: float = 0.0
     centering: float = 0.0
@@ -132,7 +132,7 @@ class AnnotatorConfig:
 
 @dataclass
 class JudgeConfig:
-    """The reward model that scores the table. Everything in it, and the data, decide its fingerprint; no candidate does."""
+    """The reward model that scores the table. All of it, and the data, decide its fingerprint; no candidate does."""
 
     source: str = "train"
     path: str | None = None
@@ -145,16 +145,19 @@ class JudgeConfig:
     min_pairs: int = 100
     sft_epochs: float = 1.0
     epochs: float = 2.0
-    batch_size: int = 64
+    batch_size: int = 32
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
-    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
+    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3))
 
 
 @dataclass
 class LimitsConfig:
-    """Where a run counts as collapsed: KL in nats per sequence, entropy in nats per token, length in tokens or as a share
-    of ``task.max_response_tokens``, score on the reward model's scale."""
+    """Where a run counts as collapsed.
+
+    KL in nats per sequence, entropy in nats per token, length in tokens or as a share of ``task.max_response_tokens``,
+    score on the reward model's scale.
+    """
 
     max_kl: float | None = 50.0
     min_entropy: float | None = 0.0001
@@ -174,7 +177,7 @@ class AlgorithmConfig:
 
 @dataclass
 class ValueConfig:
-    """The value function: its own network started from the reward model (``separate``), or a head on the policy's trunk."""
+    """The value function: a network of its own, from the reward model (``separate``), or a head on the policy."""
 
     kind: str = "separate"
     coef: float = 0.1
@@ -203,7 +206,11 @@ class ChecksConfig:
 
 @dataclass
 class KLControlConfig:
-    """Adaptive control of β (Ziegler et al. 2019, section 2.2); off where ``target`` is None. KL is summed over the sequence."""
+    """Adaptive control of β (Ziegler et al. 2019, section 2.2); off where ``target`` is None.
+
+    ``target`` is in nats, summed over the sequence. ``estimator``: of the KL in the reward; k3 there is biased for the
+    reverse-KL objective.
+    """
 
     target: float | None = None
     horizon: int = 10000
@@ -269,7 +276,7 @@ class EvaluationConfig:
 
 @dataclass
 class HardwareConfig:
-    """Where it runs. ``precision=auto`` is fp32 on a CPU and bf16 autocast on CUDA; ``threads=null`` takes every core."""
+    """Where it runs. ``precision=auto``: fp32 on a CPU, bf16 autocast on CUDA; ``threads=null`` takes every core."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -330,4 +337,16 @@ def register_schemas() -> None:
 
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
-        store.store(group="schema", name=name, node=schema)
+        store.store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
+
+
+def _with_open_mappings(node: DictConfig) -> DictConfig:
+    """Let ``data.columns.source=en`` name a new entry: what a mapping holds is the user's, and wants no ``+``."""
+    for name in node:
+        if OmegaConf.is_missing(node, name) or not isinstance(node[name], DictConfig):
+            continue
+        if OmegaConf.get_type(node[name]) is dict:
+            OmegaConf.set_struct(node[name], False)
+        else:
+            _with_open_mappings(node[name])
+    return node

@@ -35,7 +35,7 @@ class Job:
         )
 
     def smooth_metric(self) -> str:
-        """The sentence metric of a simulated annotator on real data: token F1 where the task reports it, chrF elsewhere."""
+        """The sentence metric of a simulated annotator: token F1 where the task reports it, chrF elsewhere."""
         return "f1" if "f1" in self.config.task.metrics else "chrf"
 
 

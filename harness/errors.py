@@ -23,4 +23,4 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-    """A run that ended for a reason which belongs in the table (``failed: <reason>``), not a bug and not a user's typo."""
+    """A run that ended for a reason which belongs in the table (``failed: <reason>``): no bug and no user's typo."""

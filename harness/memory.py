@@ -18,7 +18,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """The high-water mark of resident memory in MB (10^6 bytes), the larger of main memory and CUDA's where one is used."""
+    """The high-water mark of memory in MB (10^6 bytes): the larger of resident memory and CUDA's, where it is used."""
     torch = sys.modules.get("torch")
     cuda = torch.cuda.max_memory_allocated() / 1e6 if torch is not None and torch.cuda.is_available() else 0.0
     return round(max(_resident_peak_bytes() / 1e6, cuda), 1)

@@ -1,4 +1,4 @@
-"""One job from its configuration to its records: build the graph, run what is not finished, write records, show the table."""
+"""One job from its configuration to its records: build the graph, run what is missing, write records, show a table."""
 
 from __future__ import annotations
 
@@ -47,12 +47,17 @@ def make_job(config: Config) -> Job:
         UserError: a class that is named does not exist.
     """
     task_config = config.task
-    task = _class("task._target_", task_config._target_)(
-        template=task_config.template,
-        metrics=list(task_config.metrics),
-        main_metric=task_config.main_metric,
-        **task_config.options,
-    )
+    task_class = _class("task._target_", task_config._target_)
+    try:
+        task = task_class(
+            template=task_config.template,
+            metrics=list(task_config.metrics),
+            main_metric=task_config.main_metric,
+            **task_config.options,
+        )
+    except TypeError as error:
+        rule = f"does not fit {task_config._target_} ({error})"
+        raise UserError("task.options", task_config.options, rule, "give the options that the task takes") from error
     world = None
     if config.data.source == "controlled" and task_config.world is not None:
         world = _class("task.world", task_config.world)()
@@ -113,8 +118,15 @@ def record(
         "feedback": {name: parts["feedback"][name] for name in ("train", "heldout")} if "feedback" in parts else None,
         "judge_report_card": judge_card,
     }
+    scalars: Any = {
+        **dict.fromkeys(_SCALARS),
+        **summary["scalars"],
+        "rm_accuracy": (card.get("accuracy") or {}).get("estimate"),
+        "judge_accuracy": (judge_card.get("accuracy") or {}).get("estimate"),
+    }
+    identity: Record = _identity(request, job, graph, stage, row)
     return {
-        **_identity(request, job, graph, stage, row),
+        **identity,
         "status": summary.get("status", "ok"),
         "reason": summary.get("reason"),
         "flags": summary.get("flags", []),
@@ -124,12 +136,7 @@ def record(
         "n_examples": summary["n_examples"],
         "metrics": summary["metrics"],
         "win_rates": summary["win_rates"],
-        "scalars": {
-            **dict.fromkeys(_SCALARS),
-            **summary["scalars"],
-            "rm_accuracy": (card.get("accuracy") or {}).get("estimate"),
-            "judge_accuracy": (judge_card.get("accuracy") or {}).get("estimate"),
-        },
+        "scalars": scalars,
         "report_card": card,
         "data_report": report,
         "curves": summary.get("curves", []) + (bon.summary["curves"] if bon is not None else []),

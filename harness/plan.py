@@ -60,7 +60,8 @@ def _counted(kind: str, name: str | None, revision: str | None, sizes: tuple[Any
         else:
             hf_config = AutoConfig.from_pretrained(str(name), revision=revision, trust_remote_code=False)
             model = AutoModelForCausalLM.from_config(hf_config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    total: int = sum(parameter.numel() for parameter in model.parameters())
+    return total
 
 
 def parameter_estimate(model: ModelConfig) -> int | None:

@@ -192,6 +192,11 @@ class Progress:
         else:
             self._say(line, style="yellow")
 
+    def error(self, text: str) -> None:
+        """A user's mistake: on ``error_stream`` in every mode, and in the log file."""
+        self._log_line(text)
+        self._write(self._error_stream or sys.stderr, text)
+
     def table(self, rows: Sequence[Mapping[str, Any]], main_metrics: Mapping[str, str | None] | None = None) -> None:
         """The result: for each row its main metric, gold and win rates, with intervals.
 

@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` where it was changed; None in an installed wheel."""
+    """The commit of the checkout that this code runs from, ``-dirty`` where it was changed; None in a wheel."""
     folder = Path(__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

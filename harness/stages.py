@@ -1,7 +1,7 @@
 """Stages: pieces of work named by a fingerprint of all that decides their outcome, run once and kept.
 
-A stage's outputs live in ``<output_dir>/stages/<name>-<fingerprint>/``. ``manifest.json``, written last by rename, makes
-them valid; a folder without one is what an interrupted run left, and is made anew.
+A stage's outputs live in ``<output_dir>/stages/<name>-<fingerprint>/``. ``manifest.json``, written last by rename,
+makes them valid; a folder without one is what an interrupted run left, and is made anew.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class StageRunner:
         reset_peak_memory()
         started = time.perf_counter()
         summary = stage.run(Workspace(directory, inputs, stage.seed or 0, self.progress, stage.name))
-        line = str(summary.pop("line", ""))
+        line, wall_seconds = str(summary.pop("line", "")), round(time.perf_counter() - started, 3)
         manifest = {
             "stage": stage.name,
             "version": stage.version,
@@ -165,13 +165,13 @@ class StageRunner:
             "seed": stage.seed,
             "environment": stage.environment,
             "inputs": {key: before.label for key, before in stage.inputs.items()},
-            "wall_seconds": round(time.perf_counter() - started, 3),
+            "wall_seconds": wall_seconds,
             "peak_memory_mb": peak_memory_mb(),
             "line": line,
             "summary": summary,
         }
         write_json(directory / MANIFEST, manifest)
-        self.progress.finished(stage.label, manifest["wall_seconds"], line, cached=False)
+        self.progress.finished(stage.label, wall_seconds, line, cached=False)
         return Finished(directory, json.loads(json.dumps(manifest)))
 
 

@@ -125,7 +125,7 @@ class Scored(Protocol):
     """(N,) float, the metric of each output by itself, on the table's scale."""
 
     def score(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Corpus scores of resamples. ``weights`` (K, N): how often each example was drawn; None: each once. Returns (K,)."""
+        """(K,) corpus scores of resamples; ``weights`` (K, N): how often each example was drawn, None: each once."""
         ...
 
 

@@ -64,7 +64,6 @@ POSITIVE = (
     "algorithm.batch_size",
     "algorithm.minibatch_size",
     "algorithm.epochs",
-    "algorithm.episodes",
     "algorithm.clip_range",
     "algorithm.kl.horizon",
     "algorithm.value.clip_range",
@@ -263,6 +262,10 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _check_ppo(ppo: PPOConfig) -> None:
+    if ppo.episodes < 1:
+        raise UserError(
+            "algorithm.episodes", ppo.episodes, "must be above 0", "give a larger number, or algorithm=none"
+        )
     _require_divides("algorithm.batch_size", ppo.batch_size, "algorithm.episodes", ppo.episodes)
     _require_divides("algorithm.minibatch_size", ppo.minibatch_size, "algorithm.batch_size", ppo.batch_size)
     gates = ("accuracy", "ratio", "invariance", "eos", "logprobs")

@@ -34,7 +34,10 @@ def hardware() -> Any:
 
 @pytest.fixture(scope="session")
 def make_model(codec: Any) -> Callable[..., Any]:
-    """(architecture, seed) -> a random causal model; ``spread`` multiplies its matrices and so peaks what it says."""
+    """(architecture, seed) -> a random causal model; ``spread`` peaks what it says.
+
+    Its matrices have standard deviation 0.02 * ``spread``.
+    """
     import torch
 
     from harness.config import ModelConfig
@@ -48,7 +51,7 @@ def make_model(codec: Any) -> Callable[..., Any]:
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim >= 2:
-                    parameter.mul_(spread)
+                    parameter.mul_(spread * 0.02 / model.config.initializer_range)
         return model
 
     return make

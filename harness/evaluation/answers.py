@@ -83,8 +83,9 @@ def text_answers(
 ) -> Outputs:
     """The rows that need no model, cut at the same length limit as every policy.
 
-    ``references``: the first reference. ``copy-input``: what the task calls a copy. ``empty``: nothing. ``longest``: the
-    longest demonstration of the SFT split that the limit admits, the same for every prompt: what length alone is worth.
+    ``references``: the first reference. ``copy-input``: what the task calls a copy. ``empty``: nothing. ``longest``:
+    the longest demonstration of the SFT split that the limit admits, the same for every prompt: what length alone is
+    worth.
 
     Args:
         codec: whose tokens the limit counts: the judge's; None (there is no judge): words are counted.

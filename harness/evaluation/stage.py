@@ -1,7 +1,7 @@
 """The evaluation stage: one row of the table, scored on the test prompts and compared with what came before it.
 
-A fixed row and a candidate are scored alike; a candidate is also compared with the SFT row and the references row, whose
-outputs and scores it reads from their own evaluations.
+A fixed row and a candidate are scored alike; a candidate is also compared with the SFT row and the references row,
+whose outputs and scores it reads from their own evaluations.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from harness.types import Example
 
 SPARE = 1.3
 """Comparisons sampled at a time, as a multiple of the pairs still wanted: some will turn out uninformative."""
+SAME_VALUE = 1e-9
+"""Utilities this close are equal: sums of the same parts in another order differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def collect_pairs(
                 again.append(row)
                 continue
             first, second = annotator.utility(examples[row], texts)
-            if first == second:
+            if math.isclose(first, second, rel_tol=0.0, abs_tol=SAME_VALUE):
                 equal_value += 1
                 again.append(row)
                 continue
@@ -130,6 +132,11 @@ def require_pairs(count: int, minimum: int, key: str) -> None:
     """Raise RunFailed where there are fewer informative pairs than ``key`` asks for."""
     if count < minimum:
         raise RunFailed(f"too few informative pairs ({count} of {key}={minimum})")
+
+
+def examinable(held_out: Sequence[LabelledPair]) -> bool:
+    """Whether an interval can be given for these pairs: it resamples prompts, so it takes two of them."""
+    return len({pair.id for pair in held_out}) > 1
 
 
 def write_pairs(path: Path, pairs: Sequence[LabelledPair]) -> None:

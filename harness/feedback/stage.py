@@ -15,6 +15,7 @@ from harness.feedback.pairs import (
     Collected,
     LabelledPair,
     collect_pairs,
+    examinable,
     require_pairs,
     write_pairs,
 )
@@ -34,8 +35,8 @@ def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
     with workspace.progress.stage(workspace.name, config.max_pairs + config.heldout_pairs, "pairs") as bar:
         if config.kind == "pairs":
             codec = load_codec(policy_directory)
-            trained = Collected(encode_pairs(job, data.pairs["preference"], codec), 0, 0)
-            held_out = Collected(encode_pairs(job, data.pairs["validation"], codec), 0, 0)
+            trained = own_pairs(job, data.pairs["preference"], codec, config.max_pairs)
+            held_out = own_pairs(job, data.pairs["validation"], codec, config.heldout_pairs)
         else:
             policy = load_language_model(policy_directory, device=job.hardware.device)
             annotator = make_annotator(job)
@@ -48,8 +49,9 @@ def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
             )
         bar.update(len(held_out.pairs))
     require_pairs(len(trained.pairs), config.min_pairs, "feedback.min_pairs")
-    if not held_out.pairs:
-        raise RunFailed("no held-out preference pairs: the reward model could not be examined")
+    if not examinable(held_out.pairs):
+        count = len(held_out.pairs)
+        raise RunFailed(f"too few held-out preference pairs ({count}): the reward model could not be examined")
     write_pairs(workspace.directory / "pairs.jsonl", trained.pairs)
     write_pairs(workspace.directory / "heldout.jsonl", held_out.pairs)
     line = f"{len(trained.pairs)} pairs, {len(held_out.pairs)} held out"
@@ -114,6 +116,12 @@ def sample_pairs(
         max_pairs=max_pairs,
         attempts=config.max_attempts,
     )
+
+
+def own_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec, count: int) -> Collected:
+    """The first ``count`` of the data set's own pairs, less those whose tokens are equal, which are counted."""
+    labelled = encode_pairs(job, pairs[:count], codec)
+    return Collected(labelled, len(pairs[:count]) - len(labelled), 0)
 
 
 def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> list[LabelledPair]:

@@ -11,8 +11,8 @@ from harness.errors import UserError
 class Codec:
     """A tokenizer with the conventions of this project.
 
-    A prompt is encoded as the tokenizer does it (BOS where it adds one), less a trailing EOS. A response follows after a
-    single space and ends in EOS. Pad is never EOS: a tokenizer without a pad token of its own gets one.
+    A prompt is encoded as the tokenizer does it (BOS where it adds one), less a trailing EOS. A response follows after
+    a single space and ends in EOS. Pad is never EOS: a tokenizer without a pad token of its own gets one.
 
     Args:
         tokenizer: a transformers tokenizer with an EOS token.

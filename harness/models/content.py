@@ -39,7 +39,7 @@ def files_identity(paths: Sequence[Path]) -> str:
     """16 hex digits over the names and contents of these files, in this order."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.name.encode())
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())  # so that no boundary can shift unseen
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

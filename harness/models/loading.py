@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.config import ModelConfig
+from harness.config import ModelConfig, TaskConfig
 from harness.errors import UserError
 from harness.models.codec import Codec
 
@@ -91,6 +91,24 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
     if not config.name:
         raise UserError("model.name", None, "is missing", "give a folder or a hub id: model=hf model.name=...")
     return load_language_model(config.name, device=device, revision=config.revision)
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens the model can tell the places of; None where its configuration states no limit."""
+    count = getattr(model.config, "max_position_embeddings", None)
+    return None if count is None else int(count)
+
+
+def require_positions(model: Any, task: TaskConfig, *, key: str = "model.name") -> None:
+    """The longest prompt and the longest response must fit into the model together.
+
+    Raises:
+        UserError: naming ``key``: they do not.
+    """
+    known, tokens = positions(model), task.max_prompt_tokens + task.max_response_tokens
+    if known is not None and known < tokens:
+        rule = f"knows {known} positions, fewer than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
+        raise UserError(key, model.config.name_or_path or None, rule, f"lower these to {known} together")
 
 
 def save(language_model: LanguageModel, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model that needs no download: a small GPT-2 or Llama from its config, and a tokenizer trained on the SFT split."""
+"""The model that needs no download: a small GPT-2 or Llama, and a tokenizer trained on the SFT split."""
 
 from __future__ import annotations
 

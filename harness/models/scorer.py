@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.hardware import Hardware
 from harness.models.codec import Codec
 from harness.models.forward import make_batch, sequence_scores
-from harness.models.loading import load_scorer
+from harness.models.loading import load_scorer, positions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +64,13 @@ class Scorer:
         ended: Sequence[bool] | None = None,
         max_tokens: int | None = None,
     ) -> np.ndarray:
-        """(N,) scores of texts, encoded by this scorer's own tokenizer."""
-        return self.scores(
-            self.codec.encode_prompts(prompts),
-            self.codec.encode_responses(responses, ended=ended, max_tokens=max_tokens),
-        )
+        """(N,) scores of texts, encoded by this scorer's own tokenizer.
+
+        A response that another tokenizer let grow beyond this model's positions is read as far as they go.
+        """
+        prompt_ids = self.codec.encode_prompts(prompts)
+        response_ids = self.codec.encode_responses(responses, ended=ended, max_tokens=max_tokens)
+        known = positions(self.model)
+        if known is not None:
+            response_ids = [r[: max(known - len(p), 0)] for p, r in zip(prompt_ids, response_ids, strict=True)]
+        return self.scores(prompt_ids, response_ids)

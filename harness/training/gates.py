@@ -25,8 +25,9 @@ def require_accuracy(report_card: object) -> None:
     if low <= 50:
         estimate = report_card["accuracy"]["estimate"]
         raise RunFailed(
-            f"gate accuracy: the reward model is no better than chance on held-out pairs ({estimate:.1f}, lower bound {low:.1f});"
-            " give it more or cleaner pairs, or add accuracy to algorithm.checks.skip_gates"
+            "gate accuracy: the reward model is no better than chance on held-out pairs "
+            f"({estimate:.1f}, lower bound {low:.1f}); give it more or cleaner pairs, "
+            "or add accuracy to algorithm.checks.skip_gates"
         )
 
 
@@ -45,7 +46,8 @@ def require_unit_ratio(update: Callable[[], None], logprobs: Callable[[], np.nda
     worst, kl = float(np.abs(np.expm1(log_ratio)).max()), float((np.expm1(log_ratio) - log_ratio).mean())
     if not (worst <= tolerance and kl <= tolerance):
         raise RunFailed(
-            f"gate ratio: after an update with lr 0 a ratio is off by {worst:.2e} and the KL is {kl:.2e} (allowed {tolerance})"
+            f"gate ratio: after an update with lr 0 a ratio is off by {worst:.2e} and the KL is {kl:.2e} "
+            f"(allowed {tolerance})"
         )
 
 

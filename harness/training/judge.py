@@ -15,9 +15,9 @@ from harness.context import Job, model_directory
 from harness.data.prepared import PreparedData
 from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator, gold_utility, metric_utility
-from harness.feedback.pairs import Candidates, Collected, LabelledPair, collect_pairs
-from harness.feedback.stage import encode_pairs
-from harness.models.loading import LanguageModel, load_scorer, save
+from harness.feedback.pairs import Candidates, Collected, LabelledPair, collect_pairs, examinable
+from harness.feedback.stage import encode_pairs, own_pairs
+from harness.models.loading import LanguageModel, load_scorer, require_positions, save
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
@@ -25,9 +25,11 @@ from harness.training.language_model import Imitation, TokenExample, imitate, to
 from harness.training.preferences import Comparison, learn_preferences
 from harness.training.reward_model import examine, shift_on_references
 from harness.training.sft import base_model, token_examples
-from harness.types import Example, World
+from harness.types import Example, Split, World
 
-VERSION = 1
+VERSION = 2
+FOIL_SHARE = 0.15
+"""Comparisons with a foil among those from the mixture."""
 ATTEMPTS = 3
 """Rounds in which an uninformative comparison is drawn anew."""
 
@@ -37,20 +39,23 @@ def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
     config, data = job.config.judge, job.data(workspace)
     if config.source == "load":
         judge = Scorer.load(str(config.path), job.hardware, key="judge.path")
+        require_positions(judge.model, job.config.task, key="judge.path")
         save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
         return {"available": True, "line": "loaded"}
     backbone = base_model(config.model, job.task, data.splits["judge"], workspace.seed_for("init"), job.hardware)
+    require_positions(backbone.model, job.config.task, key="judge.model.name")
     _train_backbone(workspace, job, backbone, data)
     pairs = _pairs(workspace, job, backbone, data, "judge", config.max_pairs).pairs
     held_out = _pairs(workspace, job, backbone, data, "validation", config.heldout_pairs).pairs
-    if len(pairs) < config.min_pairs or not held_out:
+    if len(pairs) < config.min_pairs or not examinable(held_out):
         reason = f"{len(pairs)} pairs, {len(held_out)} held out; judge.min_pairs={config.min_pairs}"
         return {"available": False, "reason": reason, "line": f"no judge: {reason}"}
     judge = _train_judge(workspace, job, backbone, pairs, data)
     card = examine(judge, held_out, workspace.seed_for("bootstrap"))
     save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
     accuracy = card["accuracy"]
-    line = f"{len(pairs)} pairs, held-out accuracy {accuracy['estimate']:.1f} [{accuracy['low']:.1f}, {accuracy['high']:.1f}]"
+    interval = f"[{accuracy['low']:.1f}, {accuracy['high']:.1f}]"
+    line = f"{len(pairs)} pairs, held-out accuracy {accuracy['estimate']:.1f} {interval}"
     if "oracle_accuracy" in card:
         line += f", oracle {card['oracle_accuracy']:.1f}"
     return {"available": True, "report_card": card, "line": line}
@@ -98,20 +103,19 @@ def _redrawn(world: World, examples: Sequence[Example], count: int, rng: Random)
 
 
 def _pairs(
-    workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData, split: str, count: int
+    workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData, split: Split, count: int
 ) -> Collected:
     """Labelled comparisons from the judge's fixed source of responses."""
     config, codec = job.config.judge, backbone.codec
     if config.responses == "pairs":
-        return Collected(encode_pairs(job, data.pairs[split][:count], codec), 0, 0)
-    examples = data.splits[split]  # type: ignore[index]
+        return own_pairs(job, data.pairs[split], codec, count)
+    examples = data.splits[split]
     prompts, _ = job.prompts(examples, codec)
     prompt_tokens = codec.encode_prompts(prompts)
     rng = Random(workspace.seed_for(f"{split}/responses"))
 
     def from_mixture(rows: list[int], attempt: int) -> Candidates:
-        world = _world(job)
-        texts = [world.demonstrate(examples[row].facts or {}, rng).response for row in rows for _ in range(2)]
+        texts = [text for row in rows for text in mixture_pair(_world(job), examples, row, rng)]
         return _candidates(texts, codec.encode_responses(texts, max_tokens=job.config.task.max_response_tokens))
 
     def from_samples(rows: list[int], attempt: int) -> Candidates:
@@ -139,6 +143,36 @@ def _pairs(
         max_pairs=count,
         attempts=ATTEMPTS,
     )
+
+
+def mixture_pair(world: World, examples: Sequence[Example], row: int, rng: Random) -> tuple[str, str]:
+    """Two responses to one prompt: two draws from the mixture, or (``FOIL_SHARE``) one and a foil, in either order.
+
+    A judge that saw sound responses alone may rate broken ones anywhere, and broken ones are what a table must sort
+    out.
+    """
+    first, second = (world.demonstrate(examples[row].facts or {}, rng).response for _ in range(2))
+    if rng.random() >= FOIL_SHARE:
+        return first, second
+    pair = (first, _foil(second, examples, rng))
+    return pair if rng.random() < 0.5 else (pair[1], pair[0])
+
+
+def _foil(response: str, examples: Sequence[Example], rng: Random) -> str:
+    """A broken response: another prompt's, shuffled words, words of many responses, a piece, or one said over again."""
+    kind = rng.randrange(5)
+    if kind == 0:
+        return rng.choice(examples).response
+    words = response.split()
+    if kind == 1:
+        return " ".join(rng.sample(words, len(words)))
+    if kind == 2:
+        return " ".join(
+            rng.choice(rng.choice(examples).response.split()) for _ in range(rng.randint(1, 3 * len(words)))
+        )
+    if kind == 3:
+        return " ".join(words[: rng.randrange(len(words))])
+    return " ".join([response] * rng.randint(2, 4))
 
 
 def _candidates(texts: list[str], tokens: list[list[int]]) -> Candidates:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
 from harness.hardware import Hardware
@@ -15,6 +15,9 @@ from harness.models.loading import LanguageModel
 from harness.training.losses import sft_loss
 from harness.training.masks import position_ids
 from harness.training.updates import Updates, length_batches, micro_batches
+
+if TYPE_CHECKING:
+    import torch
 
 Log = Callable[[Mapping[str, Any]], None]
 
@@ -58,7 +61,7 @@ def imitate(
     advance: Callable[..., None],
     log_every: int = 25,
 ) -> dict[str, float]:
-    """Train ``lm`` in place; returns ``steps``, ``tokens`` (response tokens seen) and the mean ``loss`` of the last tenth.
+    """Train ``lm`` in place; returns ``steps``, ``tokens`` (of responses seen) and the mean ``loss`` of the last tenth.
 
     Args:
         lm: the model that learns, and its codec.
@@ -129,7 +132,7 @@ def imitation_loss(
     *,
     train_on_prompt: bool = False,
     denominator: int | None = None,
-) -> Any:
+) -> torch.Tensor:
     """Cross entropy of the responses (and prompts, where asked), summed over tokens and divided by ``denominator``."""
     batch = make_batch(
         [e.prompt for e in examples], [e.response for e in examples], lm.codec.pad_id, device=hardware.device

@@ -1,8 +1,8 @@
 """PPO on language models, readable top to bottom beside the papers.
 
-Ziegler et al. 2019 (arXiv 1909.08593), Stiennon et al. 2020 (arXiv 2009.01325), and the details of arXiv 2403.17031. One
-iteration: roll out, score, turn scores and KL into token rewards, estimate advantages, then several epochs of clipped
-updates. Everything that changes from one iteration to the next is in ``PPOState``.
+Ziegler et al. 2019 (arXiv 1909.08593), Stiennon et al. 2020 (arXiv 2009.01325), and the details of arXiv 2403.17031.
+One iteration: roll out, score, turn scores and KL into token rewards, estimate advantages, then several epochs of
+clipped updates. Everything that changes from one iteration to the next is in ``PPOState``.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ class PPO:
             setup.log({name: value if math.isfinite(value) else None for name, value in metrics.items()})
             setup.advance(1, score=metrics["score"], kl=metrics["kl"], tokens_per_second=metrics["tokens_per_second"])
             if config.checks.probes and (state.iteration % probe_every == 0 or state.iteration == self.steps()):
-                best = self._best(best, setup, state)
+                probed = self._best(best, setup, state)
+                best = probed if reason is None else best  # what has left the limits is no checkpoint to keep
         if reason is not None and best[1]:
             state.policy.load_state_dict(best[1])
         return Result("ok" if reason is None else "collapsed", reason, state.tokens, flags)
@@ -231,7 +232,7 @@ class PPO:
         count = 0
         for _ in range(config.epochs):
             order = torch.randperm(config.batch_size, generator=state.generator)
-            for minibatch in order.split(config.minibatch_size):
+            for minibatch in order.split(config.minibatch_size):  # type: ignore[no-untyped-call]
                 for name, value in self._step(setup, state, experience, minibatch).items():
                     sums[name] = max(sums.get(name, 0.0), value) if name == "ratio_max" else sums.get(name, 0.0) + value
                 count += 1
@@ -346,7 +347,7 @@ class PPO:
     def _best(self, best: tuple[float, dict[str, Any]], setup: Setup, state: PPOState) -> tuple[float, dict[str, Any]]:
         """Probe the policy; returns the better of the best so far and this one, by held-out proxy score."""
         row = setup.probe(setup.policy, state.iteration)
-        if not row or row["proxy"] <= best[0]:
+        if not row or not row["proxy"] > best[0]:  # so that NaN is never the best
             return best
         return row["proxy"], {name: tensor.detach().clone() for name, tensor in state.policy.state_dict().items()}
 

@@ -29,7 +29,7 @@ class TokenPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How to train on pairs; ``batch_size`` counts pairs. See ``harness.training.losses.preference_loss`` for the rest."""
+    """How to train on pairs; ``batch_size`` counts pairs, ``margin`` and ``centering`` are of ``preference_loss``."""
 
     epochs: float
     batch_size: int
@@ -106,7 +106,7 @@ def _accumulate(
                 scorer.codec.pad_id,
             )
         loss = preference_loss(chosen, rejected, margin=settings.margin, centering=settings.centering)
-        (loss * (len(piece) / len(pairs))).backward()
+        (loss * (len(piece) / len(pairs))).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach()) * len(piece) / len(pairs)
         right += float((chosen > rejected).sum())
     return total, right / len(pairs)
@@ -117,8 +117,8 @@ def shift_scores(
 ) -> dict[str, float]:
     """Make these responses' scores average 0 (and, with ``scale``, have standard deviation 1).
 
-    The scale is folded into the head's weight; the shift is kept in ``config.reward_shift``, since the head has no bias:
-    other tools' scores equal ours up to that constant.
+    The scale is folded into the head's weight; the shift is kept in ``config.reward_shift``, since the head has no
+    bias: other tools' scores equal ours up to that constant.
     """
     import torch
 

@@ -92,7 +92,7 @@ class Probe:
         self.rows: list[dict[str, Any]] = []
 
     def __call__(self, policy: LanguageModel, iteration: int) -> dict[str, Any]:
-        """Measure now: ``kl`` (nats per sequence), ``proxy``, ``gold`` (None where unknown), ``eos_share``, ``length``."""
+        """Measure now: ``kl`` (nats per sequence), ``proxy``, ``gold`` (None: unknown), ``eos_share``, ``length``."""
         if not self.prompts:
             return {}
         codec = policy.codec

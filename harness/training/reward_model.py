@@ -12,7 +12,7 @@ from harness.context import Job, model_directory
 from harness.errors import UserError
 from harness.feedback.pairs import LabelledPair, read_pairs
 from harness.models.codec import Codec
-from harness.models.loading import load_codec, load_scorer, save
+from harness.models.loading import load_codec, load_scorer, require_positions, save
 from harness.models.scorer import Scorer
 from harness.stages import Workspace
 from harness.training.preferences import Comparison, learn_preferences, report_card, shift_scores
@@ -30,7 +30,10 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
     trained: dict[str, Any] = {}
     if config.source == "load":
         reward_model = Scorer.load(str(config.path), job.hardware)
-        require_same_tokens(reward_model, load_codec(model_directory(workspace.inputs["sft"].directory)), str(config.path))
+        require_positions(reward_model.model, job.config.task, key="reward_model.path")
+        require_same_tokens(
+            reward_model, load_codec(model_directory(workspace.inputs["sft"].directory)), str(config.path)
+        )
     else:
         sft = model_directory(workspace.inputs["sft"].directory)
         language_model = load_scorer(sft, device=job.hardware.device, head_seed=workspace.seed_for("head"))
@@ -66,7 +69,9 @@ def require_same_tokens(scorer: Scorer, codec: Codec, name: str) -> None:
     """
     if scorer.codec.tokenizer.get_vocab() != codec.tokenizer.get_vocab():
         rule = "has another vocabulary than the policy, whose tokens it would have to score"
-        raise UserError("reward_model.path", name, rule, "give a reward model that was trained from the same base model")
+        raise UserError(
+            "reward_model.path", name, rule, "give a reward model that was trained from the same base model"
+        )
 
 
 def comparison_settings(config: RewardModelConfig) -> Comparison:

@@ -1,4 +1,4 @@
-"""The SFT stage: base model → a policy that imitates the demonstrations; and SFT continued, the control at equal budget."""
+"""The SFT stage: base model → a policy that imitates the demonstrations; and SFT continued, the control."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from harness.context import Job, model_directory
 from harness.data.prepared import PreparedData
 from harness.hardware import Hardware
 from harness.models.codec import Codec
-from harness.models.loading import LanguageModel, load_base, load_language_model, parameter_count, save
+from harness.models.loading import (
+    LanguageModel,
+    load_base,
+    load_language_model,
+    parameter_count,
+    require_positions,
+    save,
+)
 from harness.models.nano import new_model, train_tokenizer
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
@@ -27,8 +34,10 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
     config, data = job.config, job.data(workspace)
     if config.sft.source == "load":
         policy = load_language_model(str(config.sft.path), device=job.hardware.device, key="sft.path")
+        require_positions(policy.model, config.task, key="sft.path")
         return _finish(workspace, job, data, policy, {"steps": 0, "tokens": 0})
     policy = base_model(config.model, job.task, data.splits["sft"], workspace.seed_for("init"), job.hardware)
+    require_positions(policy.model, config.task)
     if config.model.kind == "nano":
         save(policy, workspace.directory / "base")
     examples, cuts = token_examples(job, data.splits["sft"], policy.codec)
@@ -62,7 +71,7 @@ def imitation_settings(config: SFTConfig, *, epochs: float | None = None) -> Imi
 def base_model(
     config: ModelConfig, task: Task, examples: list[Example], seed: int, hardware: Hardware
 ) -> LanguageModel:
-    """The untrained model: nano from its config with a tokenizer trained on these examples, or what ``model=hf`` names."""
+    """The untrained model: nano, with a tokenizer trained on these examples, or what ``model=hf`` names."""
     if config.kind == "hf":
         return load_base(config, device=hardware.device)
     texts = (f"{task.prompt(example.fields)} {example.response}" for example in examples)

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.models.loading import load_base, load_language_model, load_scorer, parameter_count, save
+from harness.models.loading import (
+    load_base,
+    load_language_model,
+    load_scorer,
+    parameter_count,
+    require_positions,
+    save,
+)
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 
@@ -220,3 +227,13 @@ def test_parameters_are_counted_once_where_they_are_tied(make_model):
     model = make_model("llama")
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert parameter_count(model) == sum(t.numel() for n, t in model.state_dict().items() if n != "lm_head.weight")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_prompt_and_response_must_fit_the_positions(make_model, architecture):
+    from harness.config import TaskConfig
+
+    model = make_model(architecture, context=64)
+    require_positions(model, TaskConfig(max_prompt_tokens=48, max_response_tokens=16))
+    with pytest.raises(UserError, match=r"^sft\.path knows 64 positions, fewer than .* = 65; lower these to 64"):
+        require_positions(model, TaskConfig(max_prompt_tokens=48, max_response_tokens=17), key="sft.path")

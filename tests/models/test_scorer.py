@@ -44,3 +44,13 @@ def test_an_empty_response_is_scored_on_the_prompt(make_scorer, hardware):
     with torch.inference_mode():
         alone = float(scorer.model(torch.tensor([[5, 9]])).logits[0, 0])
     assert scores[0] == pytest.approx(alone, abs=1e-4)
+
+
+def test_a_text_beyond_the_models_positions_is_read_as_far_as_they_go(make_scorer, hardware, codec):
+    """Another tokenizer's short response may be long in this one."""
+    scorer = Scorer(*make_scorer(context=64), hardware)
+    prompt, response = "the red fox", "qx" * 50
+    tokens = codec.encode_prompts([prompt]), codec.encode_responses([response])
+    assert len(tokens[0][0]) + len(tokens[1][0]) > 64
+    expected = scorer.scores(tokens[0], [tokens[1][0][: 64 - len(tokens[0][0])]])
+    assert scorer.score_texts([prompt], [response])[0] == pytest.approx(expected[0], abs=1e-6)

@@ -1,0 +1,294 @@
+"""Writes ``configuration.md``: every configuration key with its type, its default and one line of meaning.
+
+Run ``python docs/make_configuration.py`` after a change to ``harness/config.py`` or ``conf/``; a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from harness.config import SCHEMAS, Config, register_schemas
+from harness.usage import group_options
+
+PAGE = Path(__file__).with_name("configuration.md")
+
+INTRODUCTION = """# Configuration
+
+Every key that `python -m harness` reads. Set one as `key=value`; choose an option of a group as `group=option`; name a new
+entry of a mapping as `data.columns.source=text`; write a list as `[a,b]` and nothing as `null`; sweep over values with `-m`
+and commas. A key, type or value that does not fit is refused before any work, with exit status 2.
+
+The default is what `python -m harness task=…` uses where no group is chosen; "by task" where the tasks differ (see
+`conf/task/`). `python -m harness task=qa --help` shows the values of any set-up.
+
+This page is made by `python docs/make_configuration.py`.
+"""
+
+GROUPS = {
+    "task": "What is asked.",
+    "data": "Where examples come from.",
+    "model": "The base model.",
+    "sft": "Supervised fine-tuning: base model to policy.",
+    "feedback": "Prompts and responses to preference pairs.",
+    "reward_model": "Bradley–Terry training from the SFT policy.",
+    "judge": "The reward model that scores the table and is never optimised against.",
+    "algorithm": "How the policy is optimised. `none` has `_target_`, `name` and `episodes` alone; below are the keys of PPO.",
+    "rollout": "How responses are sampled in training.",
+    "evaluation": "How policies are scored.",
+    "hardware": "Where it runs.",
+    "tracker": "What is shown while it runs.",
+}
+
+MEANINGS: dict[str, dict[str, str]] = {
+    "Config": {
+        "seed": "Seed of all training; the data have their own.",
+        "candidate": "Name of the set-up in the table; by default the sorted overrides that tell candidates apart.",
+        "output_dir": "Where stages, records and the leaderboard go.",
+        "plan": "Show what would run, and stop.",
+    },
+    "TaskConfig": {
+        "_target_": "Class of the task.",
+        "name": "Name in records and in the table.",
+        "template": "Prompt, with the task's fields in braces.",
+        "metrics": "Columns of metrics, built-in names.",
+        "main_metric": "The one of `metrics` that is shown first.",
+        "max_prompt_tokens": "Longer prompts are cut by the task's rule; the cut share is in the record.",
+        "max_response_tokens": "Length limit of all responses, EOS included.",
+        "world": "Class of the controlled world that `data=controlled` draws from.",
+        "options": "Further arguments of the task's class.",
+    },
+    "DataConfig": {
+        "source": "`controlled` or `local`.",
+        "name": "Name in the table; by default the folder's.",
+        "seed": "Fixes world, splits and test prompts.",
+        "sizes": "Controlled: examples per split.",
+        "shares": "Local: how train rows are shared out, by a hash of the prompt.",
+        "references": "Controlled: references per test prompt.",
+        "path": "Local: file, or folder with train, validation and test files.",
+        "files": "Local: split -> file, relative to `path`, where names do not say it.",
+        "columns": "Local: our name -> column of the files.",
+        "pairs_path": "Local: file with preference pairs.",
+        "pairs_columns": "Local: our name -> column of the pairs' file.",
+        "limits": "Local: split -> most examples.",
+        "max_bad_rows": "Local: unusable rows per file that are put up with; they are counted and shown.",
+        "max_turns": "Local: turns of context, where whole dialogues are taken apart.",
+        "workers": "Processes that generate or read; the data do not depend on it.",
+    },
+    "ModelConfig": {
+        "kind": "`nano` (made here) or `hf` (loaded).",
+        "name": "hf: folder or hub id.",
+        "revision": "hf: branch, tag or commit on the hub.",
+        "architecture": "nano: `gpt2` or `llama`.",
+        "layers": "nano: transformer blocks.",
+        "width": "nano: hidden size; a multiple of `heads`.",
+        "heads": "nano: attention heads.",
+        "vocab_size": "nano: most tokens of the tokenizer, which is trained on the SFT split.",
+        "context": "nano: positions; at least prompt and response limit together.",
+    },
+    "OptimizerConfig": {
+        "lr": "AdamW's peak learning rate.",
+        "weight_decay": "AdamW's weight decay.",
+        "eps": "AdamW's epsilon.",
+        "schedule": "`linear` or `cosine` to 0, or `constant`.",
+        "warmup": "Share of the updates in which the rate rises from 0.",
+        "max_grad_norm": "Gradients are clipped to this norm.",
+    },
+    "SFTConfig": {
+        "source": "`train`, or `load` a finished policy.",
+        "path": "load: folder of the policy.",
+        "epochs": "Passes over the demonstrations; may be a fraction.",
+        "max_steps": "Most updates.",
+        "batch_size": "Demonstrations per update.",
+        "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it.",
+        "train_on_prompt": "Count the prompt's tokens in the loss too.",
+    },
+    "FeedbackConfig": {
+        "kind": "`gold`, `metric` or `pairs`.",
+        "samples_per_prompt": "Responses per prompt; two make a pair.",
+        "sampling_temperature": "Of those responses.",
+        "max_pairs": "Pairs to train on.",
+        "heldout_pairs": "Fresh pairs from validation prompts, for the report card.",
+        "min_pairs": "Fewer informative pairs end the run.",
+        "max_attempts": "Rounds in which uninformative comparisons are drawn anew.",
+        "temperature": "Divides utility differences: larger makes labels more random.",
+        "noise": "Share of labels that are flipped.",
+        "length_bias": "Utility added per word of a response.",
+        "metric": "metric: `chrf` or `f1`; by default the task's.",
+    },
+    "RewardModelConfig": {
+        "source": "`train`, or `load` a finished reward model.",
+        "path": "load: folder of the reward model, with the policy's tokenizer.",
+        "epochs": "Passes over the pairs; may be a fraction.",
+        "batch_size": "Pairs per update.",
+        "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it.",
+        "margin": "Margin in the Bradley–Terry loss.",
+        "centering": "Weight of the squared sum of both scores.",
+        "scale_scores": "Divide scores by their standard deviation on references, besides the shift.",
+    },
+    "AnnotatorConfig": {
+        "temperature": "Divides utility differences: larger makes labels more random.",
+        "noise": "Share of labels that are flipped.",
+        "length_bias": "Utility added per word of a response.",
+    },
+    "JudgeConfig": {
+        "source": "`train`, `load` a finished judge, or `none`.",
+        "path": "load: folder of the judge.",
+        "seed": "The judge's own seed, the same for all candidates.",
+        "responses": "What it compares: the world's `mixture`, the data set's `pairs`, or `samples` of its backbone.",
+        "samples_per_prompt": "Responses per prompt; two make a pair.",
+        "max_pairs": "Pairs to train on.",
+        "heldout_pairs": "Fresh pairs from validation prompts, for its report card.",
+        "min_pairs": "With fewer there is no judge, and its cells stay empty.",
+        "sft_epochs": "Passes of its backbone over the judge split.",
+        "epochs": "Passes over the pairs.",
+        "batch_size": "Pairs per update.",
+    },
+    "AlgorithmConfig": {
+        "_target_": "Class of the algorithm.",
+        "name": "Name in the table.",
+        "episodes": "Responses to sample in all; a multiple of `batch_size`.",
+    },
+    "PPOConfig": {
+        "batch_size": "Responses per rollout.",
+        "minibatch_size": "Responses per update; divides `batch_size`.",
+        "micro_batch_size": "Responses per forward pass; the gradient does not depend on it.",
+        "epochs": "Passes over each rollout.",
+        "kl_coef": "β: what a nat of KL from the SFT policy costs.",
+        "clip_range": "ε of the clipped ratio.",
+        "entropy_coef": "Weight of the entropy bonus.",
+        "missing_eos_penalty": "Taken from the score of a response that does not end; null: nothing.",
+    },
+    "KLControlConfig": {
+        "target": "Adaptive β: KL per response to steer to, in nats; null: β stays.",
+        "horizon": "Adaptive β: responses over which it adapts.",
+        "estimator": "Of the KL in the reward: `k1`, or `k3` (never negative, biased).",
+    },
+    "AdvantageConfig": {
+        "gamma": "Discount.",
+        "lam": "λ of generalised advantage estimation.",
+        "whiten_rewards": "Whiten rewards before it.",
+    },
+    "ValueConfig": {
+        "kind": "`separate` network from the reward model, or a `head` on the policy.",
+        "coef": "Weight of the value loss.",
+        "clip_range": "How far a value may move in one rollout.",
+        "lr": "Learning rate of a separate network; null: the policy's.",
+    },
+    "ChecksConfig": {
+        "skip_gates": "Gates to skip: accuracy, ratio, invariance, eos, logprobs. The row is flagged.",
+        "probes": "Measurements on held-out prompts during training.",
+        "probe_prompts": "Prompts of each.",
+    },
+    "LimitsConfig": {
+        "max_kl": "Collapsed above this KL per response, in nats.",
+        "min_entropy": "Collapsed below this entropy per token, in nats.",
+        "min_length": "Collapsed below this mean length, in tokens.",
+        "max_length_share": "Collapsed above this mean length, as a share of the limit.",
+        "min_score": "Collapsed below this mean score.",
+    },
+    "RolloutConfig": {
+        "temperature": "Of training samples; β and the ratio are measured at it.",
+        "top_k": "Sample among the k likeliest tokens; 0: all.",
+        "top_p": "Sample among the likeliest tokens of this mass; 1: all.",
+        "batch_size": "Responses sampled at a time; they do not depend on it.",
+    },
+    "EvaluationConfig": {
+        "temperature": "Of test responses; 0: greedy.",
+        "batch_size": "Responses at a time.",
+        "resamples": "Bootstrap resamples.",
+        "seed": "Of the bootstrap.",
+        "best_of_n": "n of the fixed row best-of-n.",
+        "fixed_rows": "Controls to score; references and sft always are.",
+        "extra_metrics": "Names or paths of further `evaluate` modules.",
+        "curve_prompts": "Test prompts of the best-of-n curve.",
+        "curve_best_of": "Its values of n.",
+        "samples_in_record": "Test prompts whose answers the record keeps.",
+        "leaderboard": "Function that rebuilds the leaderboard from records.",
+    },
+    "HardwareConfig": {
+        "device": "`auto`, `cpu`, `cuda` or `cuda:0`.",
+        "precision": "`auto`, `fp32` or `bf16` (autocast; weights stay fp32).",
+        "threads": "CPU threads; null: every core. Results depend on it in the last digits.",
+    },
+    "TrackerConfig": {
+        "mode": "`rich`, `plain` or `quiet`.",
+        "log_file": "Also write everything here, with times.",
+    },
+}
+
+
+def page() -> str:
+    """The page's text."""
+    register_schemas()
+    configs = [_composed(task) for task in group_options()["task"]]
+    parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
+    schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
+    for group, about in GROUPS.items():
+        options = ", ".join(f"`{option}`" for option in group_options()[group])
+        parts += [
+            f"## {group}\n",
+            f"{about} Options: {options}.\n",
+            _table(_rows(schemas[group], f"{group}.", configs)),
+        ]
+    overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
+    parts.append(
+        f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
+    )
+    return "\n".join(parts)
+
+
+def _composed(task: str) -> Any:
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        return compose("config", overrides=[f"task={task}"])
+
+
+def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Key, type, default and meaning of a schema's fields, those of nested schemas included."""
+    nested = {name: type(value) for name, value in vars(schema()).items() if type(value).__name__ in MEANINGS}
+    nested |= {"model": SCHEMAS["model"]} if prefix == "judge." else {}
+    for field in fields(schema):
+        if schema is Config and field.name in SCHEMAS:
+            continue
+        key = f"{prefix}{field.name}"
+        if field.name in nested:
+            yield from _rows(nested[field.name], f"{key}.", configs)
+            continue
+        yield key, str(field.type).replace(" | None", " or null"), _default(key, configs), _meaning(schema, field.name)
+
+
+def _meaning(schema: type, name: str) -> str:
+    for kind in schema.__mro__:
+        if name in MEANINGS.get(kind.__name__, {}):
+            return MEANINGS[kind.__name__][name]
+    raise KeyError(f"{schema.__name__}.{name} has no meaning in MEANINGS")
+
+
+def _default(key: str, configs: list[Any]) -> str:
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+
+    found = [OmegaConf.select(config, key) for config in configs]
+    if any(value != found[0] for value in found):
+        return "by task"
+    value = found[0]
+    if isinstance(value, DictConfig | ListConfig):
+        value = OmegaConf.to_container(value)
+        text = (
+            ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else ", ".join(map(str, value))
+        )
+        return f"`{{{text}}}`" if isinstance(value, dict) else f"`[{text}]`"
+    return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _table(rows: Any) -> str:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{key}` | {kind} | {default} | {meaning} |" for key, kind, default, meaning in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

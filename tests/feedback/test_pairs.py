@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from harness.errors import RunFailed
+from harness.feedback.annotators import Annotator
+from harness.feedback.pairs import (
+    Candidates,
+    Collected,
+    LabelledPair,
+    collect_pairs,
+    examinable,
+    read_pairs,
+    require_pairs,
+    write_pairs,
+)
+from harness.types import Example
+
+
+def examples(count: int) -> list[Example]:
+    return [Example(id=f"x{row}", fields={}, response="", references=[]) for row in range(count)]
+
+
+def worth(example: Any, responses: Any) -> list[float]:
+    """A response's worth is the number that it ends in."""
+    return [float(text.split()[-1]) for text in responses]
+
+
+SURE = Annotator(worth, temperature=1e-6)
+
+
+class Policy:
+    """Answers from a script by (row, time asked), and remembers what it was asked."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked, self.rounds = answer, [], []
+
+    def __call__(self, rows: list[int], attempt: int) -> Candidates:
+        self.rounds.append((attempt, list(rows)))
+        texts = []
+        for row in rows:
+            texts.append(self.answer(row, self.asked.count(row)))
+            self.asked.append(row)
+        tokens = [tuple([*map(ord, text)] for text in pair) for pair in texts]
+        return Candidates(texts, tokens)
+
+
+def collect(
+    policy: Policy, count: int = 10, *, annotator: Annotator = SURE, seed: int = 0, **options: Any
+) -> Collected:
+    prompts = [f"prompt {row}" for row in range(count)]
+    given = {"per_prompt": 1, "max_pairs": 10, "attempts": 3, **options}
+    return collect_pairs(
+        examples(count),
+        prompts,
+        [[row, row] for row in range(count)],
+        respond=policy,
+        annotator=annotator,
+        rng=Random(seed),
+        **given,
+    )
+
+
+def test_the_better_response_is_chosen_with_its_own_tokens_and_prompt():
+    collected = collect(Policy(lambda row, _: (f"first {row}", f"second {row + 1}")))
+    assert sorted(pair.id for pair in collected.pairs) == sorted(f"x{row}" for row in range(10))
+    for pair in collected.pairs:
+        row = int(pair.id[1:])
+        assert (pair.prompt, pair.prompt_tokens) == (f"prompt {row}", [row, row])
+        assert (pair.chosen, pair.rejected) == (f"second {row + 1}", f"first {row}")
+        assert pair.chosen_tokens == list(map(ord, pair.chosen))
+        assert pair.rejected_tokens == list(map(ord, pair.rejected))
+        assert pair.agrees == 1.0
+        assert pair.tokens() == (pair.prompt_tokens, pair.chosen_tokens, pair.rejected_tokens)
+    assert collected.counts() == {"pairs": 10, "equal_tokens": 0, "equal_value": 0}
+
+
+def test_no_more_pairs_than_asked_for():
+    collected = collect(Policy(lambda row, _: ("a 0", "b 1")), max_pairs=4)
+    assert len(collected.pairs) == 4
+
+
+def test_each_prompt_gets_its_comparisons():
+    collected = collect(Policy(lambda row, _: ("a 0", "b 1")), max_pairs=30, per_prompt=3)
+    ids = [pair.id for pair in collected.pairs]
+    assert sorted(ids) == sorted(f"x{row}" for row in range(10) for _ in range(3))
+    assert len(set(ids[:10])) == 10, "every prompt once before any twice"
+
+
+def test_equal_tokens_and_equal_value_are_dropped_counted_and_tried_again():
+    def answer(row: int, time: int) -> tuple[str, str]:
+        if row < 3 and time == 0:
+            return "same 1", "same 1"
+        if row < 5 and time <= 1:
+            return "one 7", "other 7"
+        return "a 0", "b 1"
+
+    policy = Policy(answer)
+    collected = collect(policy)
+    # Rows 0-2: equal tokens, then equal value, then a pair. Rows 3-4: equal value twice, then a pair.
+    assert collected.equal_tokens == 3
+    assert collected.equal_value == 3 + 2 * 2
+    assert len(collected.pairs) == 10
+    assert [attempt for attempt, _ in policy.rounds] == [0, 1, 2]
+    assert sorted(policy.rounds[1][1]) == [0, 1, 2, 3, 4]
+
+
+def test_a_difference_that_is_rounding_is_no_difference():
+    def utility(example: Any, responses: Any) -> list[float]:
+        return [0.1 + 0.2, 0.3]
+
+    collected = collect(Policy(lambda row, _: ("a 0", "b 1")), annotator=Annotator(utility))
+    assert (len(collected.pairs), collected.equal_value) == (0, 30)
+
+
+def test_after_the_last_attempt_it_gives_up():
+    policy = Policy(lambda row, _: ("same 1", "same 1"))
+    collected = collect(policy, attempts=3)
+    assert collected.counts() == {"pairs": 0, "equal_tokens": 30, "equal_value": 0}
+    assert len(policy.rounds) == 3
+
+
+def test_what_is_asked_for_is_little_more_than_what_is_wanted():
+    policy = Policy(lambda row, _: ("a 0", "b 1"))
+    collect(policy, count=1000, max_pairs=100)
+    assert len(policy.asked) == 130
+
+
+def test_the_seed_decides_order_and_labels():
+    def run(seed: int) -> list[LabelledPair]:
+        soft = Annotator(worth, temperature=1.0)
+        return collect(Policy(lambda row, _: ("a 0", "b 0.5")), annotator=soft, seed=seed).pairs
+
+    assert run(3) == run(3)
+    assert run(3) != run(4)
+
+
+def test_too_few_pairs_end_the_run_with_the_reason():
+    require_pairs(50, 50, "feedback.min_pairs")
+    with pytest.raises(RunFailed, match=r"too few informative pairs \(49 of feedback\.min_pairs=50\)"):
+        require_pairs(49, 50, "feedback.min_pairs")
+
+
+def test_held_out_pairs_of_one_prompt_bear_no_interval():
+    pairs = [LabelledPair(name, "", "", "", [], [1], [2]) for name in ("a", "a", "b")]
+    assert [examinable(pairs[:count]) for count in range(4)] == [False, False, False, True]
+
+
+def test_pairs_on_disk_are_the_same_pairs(tmp_path):
+    pairs = [
+        LabelledPair("1", "Grüße\n", "ja 😀", "nein", [1, 2], [3], [4, 5], 1.0),
+        LabelledPair("2", "\u2028 line", "", "x", [], [0], [1], None),
+    ]
+    write_pairs(tmp_path / "pairs.jsonl", pairs)
+    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+    assert len((tmp_path / "pairs.jsonl").read_text(encoding="utf-8").split("\n")) == 3

@@ -1,0 +1,216 @@
+"""Stages run once: what a fingerprint depends on, when outputs are valid, and who waits for whom."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.progress import Progress
+from harness.stages import MANIFEST, Stage, StageRunner, Workspace, all_stages
+
+
+def silent() -> Progress:
+    return Progress("quiet", error_stream=StringIO())
+
+
+def write_nothing(workspace: Workspace) -> dict[str, Any]:
+    return {}
+
+
+def stage(run: Callable[[Workspace], dict[str, Any]] = write_nothing, **given: Any) -> Stage:
+    settings: dict[str, Any] = {
+        "name": "sft",
+        "version": 1,
+        "config": {"lr": 0.1, "sizes": [1, 2]},
+        "inputs": {},
+        "seed": 1,
+        "environment": {"threads": 1},
+        **given,
+    }
+    return Stage(run=run, **settings)
+
+
+# ---- fingerprints
+
+
+def test_a_fingerprint_that_was_worked_out_by_hand() -> None:
+    import hashlib
+
+    parts = (
+        '{"config":{"lr":0.1,"sizes":[1,2]},"environment":{"threads":1},"inputs":{},"name":"sft","seed":1,"version":1}'
+    )
+    assert stage().fingerprint == hashlib.sha256(parts.encode()).hexdigest()[:8]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "feedback"},
+        {"version": 2},
+        {"config": {"lr": 0.1000001, "sizes": [1, 2]}},
+        {"config": {"lr": 0.1, "sizes": [2, 1]}},
+        {"config": {"lr": 0.1, "sizes": [1, 2], "more": None}},
+        {"inputs": {"data": stage(name="data")}},
+        {"seed": 2},
+        {"seed": None},
+        {"environment": {"threads": 2}},
+    ],
+)
+def test_everything_that_changes_numbers_changes_the_fingerprint(change: dict[str, Any]) -> None:
+    assert stage(**change).fingerprint != stage().fingerprint
+
+
+def test_a_change_is_felt_by_all_stages_after_it_and_by_none_before() -> None:
+    def chain(seed: int, lr: float) -> list[Stage]:
+        data = stage(name="data", seed=seed)
+        sft = stage(name="sft", inputs={"data": data}, config={"lr": lr})
+        return [data, sft, stage(name="ppo", inputs={"data": data, "sft": sft})]
+
+    def same(first: list[Stage], second: list[Stage]) -> list[bool]:
+        return [a.fingerprint == b.fingerprint for a, b in zip(first, second, strict=True)]
+
+    assert same(chain(1, 0.1), chain(1, 0.1)) == [True, True, True]
+    assert same(chain(1, 0.1), chain(1, 0.2)) == [True, False, False]
+    assert same(chain(1, 0.1), chain(2, 0.1)) == [False, False, False]
+
+
+def test_the_order_of_keys_and_the_code_do_not_matter() -> None:
+    other = stage(lambda workspace: {"x": 1}, config={"sizes": [1, 2], "lr": 0.1})
+    assert other.fingerprint == stage().fingerprint
+
+
+def test_stages_are_listed_inputs_first_and_once() -> None:
+    data = stage(name="data")
+    sft = stage(name="sft", inputs={"data": data})
+    ppo = stage(name="ppo", inputs={"sft": sft, "data": data})
+    assert [s.name for s in all_stages(ppo)] == ["data", "sft", "ppo"]
+
+
+# ---- running
+
+
+def test_seeds_differ_by_purpose_stage_and_seed(tmp_path: Path) -> None:
+    def seeds(name: str, seed: int) -> list[int]:
+        workspace = Workspace(tmp_path, {}, seed, silent(), name)
+        return [workspace.seed_for(purpose) for purpose in ("order", "head")]
+
+    drawn = [*seeds("sft", 1), *seeds("sft", 2), *seeds("ppo", 1)]
+    assert len(set(drawn)) == 6
+    assert seeds("sft", 1) == drawn[:2]
+    assert all(0 <= value < 2**63 for value in drawn)
+
+
+def test_the_manifest_is_written_last_and_says_it_all(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def run(workspace: Workspace) -> dict[str, Any]:
+        (workspace.directory / "model").write_text("weights")
+        workspace.log({"step": 1})
+        seen.append((workspace.directory / MANIFEST).exists())
+        return {"accuracy": 81.5, "line": "went well"}
+
+    made = stage(run, inputs={"data": stage(name="data")})
+    finished = StageRunner(tmp_path, silent()).run(made)
+    assert seen == [False]
+    assert finished.directory == tmp_path / "stages" / f"sft-{made.fingerprint}"
+    assert finished.summary == {"accuracy": 81.5}
+    manifest = json.loads((finished.directory / MANIFEST).read_text())
+    assert manifest["inputs"] == {"data": stage(name="data").label}
+    assert (manifest["line"], manifest["seed"], manifest["version"]) == ("went well", 1, 1)
+    assert manifest["wall_seconds"] >= 0
+    assert json.loads((finished.directory / "metrics.jsonl").read_text()) == {"step": 1}
+    assert sorted(path.name for path in finished.directory.iterdir()) == [MANIFEST, "metrics.jsonl", "model"]
+
+
+def test_a_finished_stage_is_never_run_again_nor_are_its_inputs(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def run(workspace: Workspace) -> dict[str, Any]:
+        calls.append(workspace.name)
+        return {}
+
+    last = stage(run, name="ppo", inputs={"data": stage(run, name="data")})
+    for _ in range(2):
+        StageRunner(tmp_path, silent()).run(last)
+    assert calls == ["data", "ppo"]
+
+
+def test_a_failed_stage_leaves_no_manifest_and_is_made_anew(tmp_path: Path) -> None:
+    calls: list[bool] = []
+
+    def run(workspace: Workspace) -> dict[str, Any]:
+        calls.append((workspace.directory / "half").exists())
+        (workspace.directory / "half").write_text("done")
+        if len(calls) == 1:
+            raise RuntimeError("out of luck")
+        return {}
+
+    made = stage(run)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        StageRunner(tmp_path, silent()).run(made)
+    assert (tmp_path / "stages" / made.label / "half").exists()
+    assert not list(tmp_path.rglob(MANIFEST))
+    assert StageRunner(tmp_path, silent()).cached(made) is None
+    StageRunner(tmp_path, silent()).run(made)
+    assert calls == [False, False]  # what the interrupted run left was cleared away
+    assert StageRunner(tmp_path, silent()).cached(made) is not None
+
+
+def test_a_summary_that_json_does_not_know_makes_no_manifest(tmp_path: Path) -> None:
+    made = stage(lambda workspace: {"loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        StageRunner(tmp_path, silent()).run(made)
+    assert not list(tmp_path.rglob(MANIFEST))
+
+
+def test_another_stage_of_the_same_name_is_another_folder(tmp_path: Path) -> None:
+    runner = StageRunner(tmp_path, silent())
+    first, second = (runner.run(replace(stage(), seed=seed)) for seed in (1, 2))
+    assert first.directory != second.directory
+
+
+TWO_AT_ONCE = """
+import sys, time
+from pathlib import Path
+from harness.progress import Progress
+from harness.stages import Stage, StageRunner
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+
+def run(workspace):
+    with (folder / "worked").open("a") as file:
+        file.write(name + "\\n")
+    deadline = time.monotonic() + 60
+    while not (folder / "waiting").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return {"by": name}
+
+class Watched(Progress):
+    def message(self, text):
+        (folder / "waiting").write_text(text)
+
+made = Stage("sft", 1, {}, {}, 1, {}, run)
+print(StageRunner(folder, Watched("quiet")).run(made).summary["by"])
+"""
+
+
+def test_of_two_processes_one_works_and_the_other_reuses(tmp_path: Path) -> None:
+    """Whoever holds the lock works until the other says that it waits; both then have the same outputs."""
+    started = [
+        subprocess.Popen([sys.executable, "-c", TWO_AT_ONCE, str(tmp_path), name], stdout=subprocess.PIPE, text=True)
+        for name in ("first", "second")
+    ]
+    answers = [process.communicate(timeout=120)[0].strip() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    worked = (tmp_path / "worked").read_text().split()
+    assert len(worked) == 1
+    assert answers == worked * 2
+    assert "another process works on it" in (tmp_path / "waiting").read_text()

@@ -1,0 +1,261 @@
+"""Each gate lets a sound set-up through and stops at a planted fault."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import RunFailed
+from harness.hardware import Hardware
+from harness.models.forward import Batch, make_batch, response_logits
+from harness.models.loading import LanguageModel
+from harness.models.scorer import Scorer
+from harness.rollouts.sampler import Sampling, sample
+from harness.training import gates
+from harness.training.losses import sequence_logprobs
+
+ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+
+
+def card(low: float) -> dict[str, Any]:
+    return {"accuracy": {"estimate": low + 5, "low": low, "high": low + 10}}
+
+
+def test_accuracy_needs_a_lower_bound_above_chance():
+    gates.require_accuracy(card(50.1))
+    for low in (50.0, 40.0):
+        with pytest.raises(RunFailed, match=rf"gate accuracy: .*\({low + 5:.1f}, lower bound {low:.1f}\)"):
+            gates.require_accuracy(card(low))
+
+
+def test_a_reward_model_without_a_card_passes():
+    gates.require_accuracy(None)
+
+
+FAULTS = pytest.mark.parametrize(
+    "fault",
+    [
+        {"position_ids": lambda ids: torch.arange(ids.shape[1]).expand_as(ids)},
+        {"attention_mask": torch.ones_like},
+    ],
+    ids=["positions that count pads", "a mask that hides nothing"],
+)
+
+
+class Rollout:
+    """A batch that a policy sampled, as PPO's gates get it."""
+
+    def __init__(self, policy: LanguageModel, prompts: list[list[int]], temperature: float) -> None:
+        codec = policy.codec
+        self.prompts = prompts
+        self.rollout = sample(
+            policy.model,
+            prompts,
+            Sampling(6, temperature=temperature),
+            eos_id=codec.eos_id,
+            pad_id=codec.pad_id,
+            seed=1,
+        )
+        self.batch = make_batch(prompts, self.rollout.tokens, codec.pad_id)
+        self.logprobs = self.rollout.logprobs[:, : self.batch.response_mask.shape[1]].numpy()
+
+
+def logprobs_of(model: Any, batch: Batch) -> np.ndarray:
+    with torch.inference_mode():
+        logprobs = sequence_logprobs(response_logits(model, batch), batch.response, 0.7)
+    return logprobs.masked_fill(~batch.response_mask, 0.0).numpy()
+
+
+# -- sampling equals scoring -----------------------------------------------------------------------------------------
+
+
+@ARCHITECTURES
+def test_sampling_equals_scoring(make_lm, ragged, hardware, architecture):
+    policy = make_lm(architecture)
+    rollout = Rollout(policy, ragged[0], 0.7)
+    gates.require_equal_logprobs(policy, rollout.batch, rollout.logprobs, 0.7, hardware)
+
+
+def test_another_temperature_is_found(make_lm, ragged, hardware):
+    policy = make_lm()
+    rollout = Rollout(policy, ragged[0], 0.7)
+    with pytest.raises(RunFailed, match=r"gate logprobs: sampling and scoring differ by .* nats"):
+        gates.require_equal_logprobs(policy, rollout.batch, rollout.logprobs, 1.0, hardware)
+
+
+class Faulty(torch.nn.Module):
+    """A model with a fault in how it is called."""
+
+    def __init__(self, model: Any, **fault: Any) -> None:
+        super().__init__()
+        self.model, self.fault = model, fault
+        self.config, self.base_model_prefix = model.config, model.base_model_prefix
+        setattr(self, model.base_model_prefix, self if model.__class__.__name__.endswith("Model") else None)
+
+    @property
+    def device(self) -> Any:
+        return self.model.device
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.model(**spoiled(inputs, self.fault))
+
+
+def spoiled(inputs: dict[str, Any], fault: dict[str, Any]) -> dict[str, Any]:
+    return {name: fault[name](value) if name in fault else value for name, value in inputs.items()}
+
+
+@FAULTS
+def test_a_scoring_pass_with_wrong_positions_or_no_mask_is_found(make_lm, ragged, hardware, fault):
+    policy = make_lm()
+    rollout = Rollout(policy, ragged[0], 0.7)
+    broken = LanguageModel(Faulty(policy.model, **fault), policy.codec)
+    with pytest.raises(RunFailed, match="gate logprobs"):
+        gates.require_equal_logprobs(broken, rollout.batch, rollout.logprobs, 0.7, hardware)
+
+
+def test_dropout_is_found_by_the_logprobs(make_lm, ragged, hardware):
+    policy = make_lm()
+    rollout = Rollout(policy, ragged[0], 0.7)
+    with pytest.raises(RunFailed, match="gate logprobs"):
+        gates.require_equal_logprobs(with_dropout(policy), rollout.batch, rollout.logprobs, 0.7, hardware)
+
+
+def with_dropout(policy: LanguageModel) -> LanguageModel:
+    model = copy.deepcopy(policy.model).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.2
+    torch.manual_seed(0)
+    return LanguageModel(model, policy.codec)
+
+
+def test_logprobs_that_are_no_number_are_found(make_lm, ragged, hardware):
+    policy = make_lm()
+    rollout = Rollout(policy, ragged[0], 0.7)
+    rollout.logprobs[0, 0] = np.nan
+    with pytest.raises(RunFailed, match="gate logprobs"):
+        gates.require_equal_logprobs(policy, rollout.batch, rollout.logprobs, 0.7, hardware)
+
+
+# -- ratio 1 after an update of learning rate 0 ----------------------------------------------------------------------
+
+
+def require_unit_ratio(model: Any, batch: Batch, *, lr: float, hardware: Hardware) -> None:
+    def update() -> None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+        response_logits(model, batch).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    gates.require_unit_ratio(update, lambda: logprobs_of(model, batch), hardware)
+
+
+def test_an_update_of_rate_0_leaves_the_ratio_at_1(make_lm, ragged, hardware):
+    policy = make_lm()
+    require_unit_ratio(policy.model, Rollout(policy, ragged[0], 0.7).batch, lr=0.0, hardware=hardware)
+
+
+def test_an_update_that_moves_is_found(make_lm, ragged, hardware):
+    policy = make_lm()
+    with pytest.raises(RunFailed, match=r"gate ratio: after an update with lr 0 a ratio is off by"):
+        require_unit_ratio(policy.model, Rollout(policy, ragged[0], 0.7).batch, lr=1e-2, hardware=hardware)
+
+
+def test_dropout_is_found_by_the_ratio(make_lm, ragged, hardware):
+    policy = make_lm()
+    batch = Rollout(policy, ragged[0], 0.7).batch
+    with pytest.raises(RunFailed, match="gate ratio"):
+        require_unit_ratio(with_dropout(policy).model, batch, lr=0.0, hardware=hardware)
+
+
+def test_the_tolerance_of_half_precision_is_wider(hardware):
+    values = iter([np.zeros((2, 3)), np.full((2, 3), 5e-3)] * 2)
+    gates.require_unit_ratio(lambda: None, lambda: next(values), Hardware("cuda", "bf16", 1))
+    with pytest.raises(RunFailed, match="gate ratio"):
+        gates.require_unit_ratio(lambda: None, lambda: next(values), hardware)
+
+
+# -- scores and their batch ------------------------------------------------------------------------------------------
+
+
+@ARCHITECTURES
+def test_a_sound_scorer_is_invariant(make_scorer, ragged, hardware, architecture):
+    gates.require_batch_invariance(Scorer(*make_scorer(architecture), hardware), *ragged)
+
+
+@FAULTS
+def test_a_trunk_with_wrong_positions_or_no_mask_is_found(make_scorer, ragged, hardware, fault):
+    scorer = make_scorer()
+    scorer.model.transformer.forward = faulty_forward(scorer.model.transformer.forward, **fault)
+    with pytest.raises(RunFailed, match=r"gate invariance: a reward-model score moves by"):
+        gates.require_batch_invariance(Scorer(*scorer, hardware), *ragged)
+
+
+def faulty_forward(forward: Any, **fault: Any) -> Any:
+    def call(**inputs: Any) -> Any:
+        return forward(**spoiled(inputs, fault))
+
+    return call
+
+
+def test_a_score_read_at_the_last_column_is_found(make_scorer, ragged, hardware, monkeypatch):
+    """Pooling that takes right padding for text."""
+    scorer = make_scorer()
+
+    def last_column(model: Any, batch: Batch) -> torch.Tensor:
+        return model.score(model.transformer(input_ids=batch.ids, attention_mask=batch.mask.long())[0][:, -1])[:, 0]
+
+    monkeypatch.setattr("harness.models.scorer.sequence_scores", last_column)
+    monkeypatch.setattr("harness.training.gates.sequence_scores", last_column)
+    with pytest.raises(RunFailed, match="gate invariance"):
+        gates.require_batch_invariance(Scorer(*scorer, hardware), *ragged)
+
+
+def test_a_scorer_in_training_mode_with_dropout_is_found(make_scorer, ragged, hardware):
+    broken = with_dropout(make_scorer())
+    with pytest.raises(RunFailed, match="gate invariance"):
+        gates.require_batch_invariance(Scorer(*broken, hardware), *ragged)
+
+
+def test_scores_that_are_no_number_are_found(make_scorer, ragged, hardware):
+    scorer = make_scorer()
+    with torch.no_grad():
+        scorer.model.score.weight.fill_(torch.nan)
+    with pytest.raises(RunFailed, match="gate invariance"):
+        gates.require_batch_invariance(Scorer(*scorer, hardware), *ragged)
+
+
+# -- the score sits on EOS -------------------------------------------------------------------------------------------
+
+
+def ended(responses: list[list[int]]) -> list[bool]:
+    return [response[-1] == 0 for response in responses]
+
+
+def test_the_score_sits_on_eos(ragged):
+    gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), eos_id=0)
+
+
+def test_a_mask_without_eos_is_found(ragged):
+    """The usual slip where pad is EOS: the mask ends before it."""
+    batch = make_batch(*ragged, 1)
+    slipped = batch._replace(response_mask=batch.response_mask & (batch.response != 0))
+    slipped.response_mask[3, 0] = True  # a response of EOS alone keeps a token, else no reward could be made at all
+    with pytest.raises(RunFailed, match=r"gate eos: the score is not paid on EOS in rows \[0, 1, 4\]"):
+        gates.require_score_on_eos(slipped, ended(ragged[1]), eos_id=0)
+
+
+def test_a_mask_that_runs_into_the_padding_is_found(ragged):
+    batch = make_batch(*ragged, 1)
+    everything = batch._replace(response_mask=torch.ones_like(batch.response_mask))
+    with pytest.raises(RunFailed, match=r"rows \[0, 3, 4\]"):
+        gates.require_score_on_eos(everything, ended(ragged[1]), eos_id=0)
+
+
+def test_an_unended_response_is_paid_on_its_last_token(ragged):
+    prompts, responses = ragged
+    gates.require_score_on_eos(make_batch(prompts[2:3], responses[2:3], 1), [False], eos_id=0)

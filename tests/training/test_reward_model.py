@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.data.prompts import CutReport
+from harness.errors import UserError
+from harness.feedback.pairs import LabelledPair
+from harness.models.codec import Codec
+from harness.models.nano import train_tokenizer
+from harness.models.scorer import Scorer
+from harness.training.reward_model import examine, require_same_tokens, shift_on_references
+from harness.types import Example
+
+
+def make_job() -> Any:
+    return SimpleNamespace(
+        config=SimpleNamespace(task=SimpleNamespace(max_response_tokens=6)),
+        prompts=lambda examples, codec: ([example.fields["text"] for example in examples], CutReport(0.0, 0.0)),
+    )
+
+
+def example(number: int, *references: str) -> Example:
+    return Example(id=str(number), fields={"text": f"the fox {number}"}, response="", references=list(references))
+
+
+def pairs(ragged: Any, agrees: Any = None) -> list[LabelledPair]:
+    prompts, responses = ragged
+    return [
+        LabelledPair(str(row // 2), "", "", "", prompts[row], responses[row], responses[(row + 1) % 5], agrees)
+        for row in range(5)
+    ]
+
+
+def test_references_average_zero_afterwards(make_scorer, hardware, codec, ragged):
+    scorer = Scorer(*make_scorer(), hardware)
+    examples = [example(1, "runs home .", "other"), example(2), example(3, "sings and sings and sings and sings")]
+    shift_on_references(scorer, make_job(), examples, pairs(ragged), scale=False)
+    scores = scorer.score_texts(
+        ["the fox 1", "the fox 3"], ["runs home .", "sings and sings and sings and sings"], max_tokens=6
+    )
+    assert scores.mean() == pytest.approx(0.0, abs=1e-6)
+    assert abs(scores[0]) > 0.01
+
+
+def test_without_references_the_chosen_responses_average_zero(make_scorer, hardware, ragged):
+    scorer = Scorer(*make_scorer(), hardware)
+    shift_on_references(scorer, make_job(), [example(1)], pairs(ragged), scale=True)
+    scores = scorer.scores(*ragged)
+    assert scores.mean() == pytest.approx(0.0, abs=1e-6)
+    assert scores.std() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_report_card_is_of_these_pairs(make_scorer, hardware, ragged):
+    scorer = Scorer(*make_scorer(), hardware)
+    prompts, responses = ragged
+    chosen, rejected = scorer.scores(*ragged), scorer.scores(prompts, responses[1:] + responses[:1])
+    card = examine(scorer, pairs(ragged, agrees=1.0), seed=2**40)
+    assert card["pairs"] == 5
+    assert card["accuracy"]["estimate"] == pytest.approx(100 * np.mean(chosen > rejected))
+    assert card["margin"] == pytest.approx(np.mean(chosen - rejected))
+    assert card["oracle_accuracy"] == 100
+    assert card["oracle_gap"]["estimate"] == pytest.approx(100 - card["accuracy"]["estimate"])
+    assert "oracle_gap" not in examine(scorer, pairs(ragged), seed=0)
+
+
+def test_a_reward_model_of_another_vocabulary_is_refused(make_scorer, hardware, codec):
+    scorer = Scorer(*make_scorer(), hardware)
+    require_same_tokens(scorer, codec, "here")
+    other = Codec(train_tokenizer(["quite other words"], 300))
+    with pytest.raises(UserError, match=r"^reward_model\.path=here has another vocabulary than the policy"):
+        require_same_tokens(scorer, other, "here")
