@@ -97,10 +97,11 @@ class FeedbackConfig:
     samples_per_prompt: int = 4
     sampling_temperature: float = 0.7
     max_pairs: int = 8000
-    heldout_pairs: int = 4500
+    heldout_pairs: int = 6000
     min_pairs: int = 50
     max_attempts: int = 3
     temperature: float = 1.0
+    indifference: float = 0.3
     noise: float = 0.0
     length_bias: float = 0.0
     metric: str | None = None
@@ -126,6 +127,7 @@ class AnnotatorConfig:
     """A simulated annotator: see ``harness.feedback.annotators.Annotator``."""
 
     temperature: float = 1.0
+    indifference: float = 0.3
     noise: float = 0.0
     length_bias: float = 0.0
 
@@ -141,9 +143,9 @@ class JudgeConfig:
     responses: str = "mixture"
     samples_per_prompt: int = 4
     max_pairs: int = 8000
-    heldout_pairs: int = 4500
+    heldout_pairs: int = 6000
     min_pairs: int = 100
-    sft_epochs: float = 1.0
+    sft_epochs: float = 1.2
     epochs: float = 2.0
     batch_size: int = 32
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)

@@ -44,7 +44,7 @@ def make_job(config: Config) -> Job:
     """The task, the world and the hardware that the configuration names.
 
     Raises:
-        UserError: a class that is named does not exist.
+        UserError: a class that is named does not exist, or a model that is named cannot be loaded.
     """
     task_config = config.task
     task_class = _class("task._target_", task_config._target_)
@@ -61,7 +61,20 @@ def make_job(config: Config) -> Job:
     world = None
     if config.data.source == "controlled" and task_config.world is not None:
         world = _class("task.world", task_config.world)()
+    _require_models(config)
     return Job(config, task, world, Hardware.resolve(config.hardware))
+
+
+def _require_models(config: Config) -> None:
+    """Find out now, not after minutes of work, that a model which was named cannot be loaded: read its tokenizer."""
+    from harness.models.loading import load_codec
+
+    models = [("model.name", config.model)]
+    if config.judge.source == "train":
+        models.append(("judge.model.name", config.judge.model))
+    for key, model in models:
+        if model.kind == "hf":
+            load_codec(str(model.name), key=key, revision=model.revision)
 
 
 def _class(key: str, name: str) -> Any:

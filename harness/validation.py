@@ -71,6 +71,8 @@ POSITIVE = (
 
 NOT_NEGATIVE = (
     "feedback.min_pairs",
+    "feedback.indifference",
+    "judge.annotator.indifference",
     "reward_model.margin",
     "reward_model.centering",
     "judge.min_pairs",

@@ -355,6 +355,19 @@ def test_a_model_on_disk(finished: Callable[[str], Path], tmp_path: Path) -> Non
     assert json.loads((sft / "config.json").read_text())["n_embd"] == 64
 
 
+def test_a_model_that_cannot_be_loaded_is_found_before_any_work(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    given = ("task=qa", "model=hf", f"model.name={tmp_path}/empty", f"output_dir={tmp_path}/runs")
+    assert run_here(*given) == 2
+    captured = capfd.readouterr()
+    assert captured.err.startswith(f"model.name={tmp_path}/empty could not be loaded (")
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert not labels(tmp_path / "runs")
+
+
 def test_a_gate_that_refuses_is_a_row_with_its_reason(begun: Callable[[str], Path]) -> None:
     folder = begun("summarize")
     status = run_here(

@@ -22,6 +22,10 @@ class Verdict(NamedTuple):
     agrees_with_utility: float
 
 
+SAME_VALUE = 1e-9
+"""Utilities this close are equal: sums of the same parts in another order differ by rounding."""
+
+
 @dataclass(frozen=True)
 class Annotator:
     """A Bradley–Terry annotator: P(first preferred) = sigmoid of the difference in perceived utility.
@@ -29,6 +33,7 @@ class Annotator:
     Args:
         utility: the unbiased worth of responses.
         temperature: divides utility differences; a larger one makes more random labels.
+        indifference: differences of utility up to this size are not noticed: the pair is a tie, and dropped.
         noise: the share of labels that are flipped whatever the difference.
         length_bias: added to the perceived utility for each word of a response.
 
@@ -37,8 +42,13 @@ class Annotator:
 
     utility: Utility
     temperature: float = 1.0
+    indifference: float = 0.0
     noise: float = 0.0
     length_bias: float = 0.0
+
+    def ties(self, utilities: tuple[float, float]) -> bool:
+        """True where the annotator sees no difference."""
+        return abs(utilities[0] - utilities[1]) <= max(SAME_VALUE, self.indifference)
 
     def judge(self, responses: tuple[str, str], utilities: tuple[float, float], rng: Random) -> Verdict:
         """Draw a label for two responses of the stated utilities."""

@@ -17,8 +17,6 @@ from harness.types import Example
 
 SPARE = 1.3
 """Comparisons sampled at a time, as a multiple of the pairs still wanted: some will turn out uninformative."""
-SAME_VALUE = 1e-9
-"""Utilities this close are equal: sums of the same parts in another order differ by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def collect_pairs(
                 again.append(row)
                 continue
             first, second = annotator.utility(examples[row], texts)
-            if math.isclose(first, second, rel_tol=0.0, abs_tol=SAME_VALUE):
+            if annotator.ties((first, second)):
                 equal_value += 1
                 again.append(row)
                 continue

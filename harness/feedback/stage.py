@@ -25,7 +25,7 @@ from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 1
+VERSION = 2
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def make_annotator(job: Job) -> Annotator:
         utility = gold_utility(job.world)
     else:
         utility = metric_utility(config.metric or job.smooth_metric())
-    return Annotator(utility, config.temperature, config.noise, config.length_bias)
+    return Annotator(utility, config.temperature, config.indifference, config.noise, config.length_bias)
 
 
 def sample_pairs(

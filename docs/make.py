@@ -1,10 +1,12 @@
-"""Writes ``configuration.md``: every configuration key with its type, its default and one line of meaning.
+"""Writes what follows from the code: ``configuration.md``, and the file tree in the README.
 
-Run ``python docs/make_configuration.py`` after a change to ``harness/config.py`` or ``conf/``; a test compares.
+Run ``python docs/make.py`` after a change to ``harness/config.py`` or ``conf/``, and for a new file; a test compares.
 """
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -13,19 +15,34 @@ from typing import Any
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.usage import group_options
 
-PAGE = Path(__file__).with_name("configuration.md")
+ROOT = Path(__file__).parent.parent
+TREE_BEGINS, TREE_ENDS = "<!-- file tree: python docs/make.py -->\n```\n", "```\n<!-- end of file tree -->"
 
 INTRODUCTION = """# Configuration
 
-Every key that `python -m harness` reads. Set one as `key=value`; choose an option of a group as `group=option`; name a new
-entry of a mapping as `data.columns.source=text`; write a list as `[a,b]` and nothing as `null`; sweep over values with `-m`
-and commas. A key, type or value that does not fit is refused before any work, with exit status 2.
+Every key that `python -m harness` reads. Set one as `key=value`; choose an option of a group as `group=option`; name a
+new entry of a mapping as `data.columns.source=text`; write a list as `[a,b]` and nothing as `null`; sweep over values
+with `-m` and commas. A key, type or value that does not fit is refused before any work, with exit status 2.
 
 The default is what `python -m harness task=…` uses where no group is chosen; "by task" where the tasks differ (see
 `conf/task/`). `python -m harness task=qa --help` shows the values of any set-up.
 
-This page is made by `python docs/make_configuration.py`.
+This page is made by `python docs/make.py`.
 """
+
+FOLDERS = {
+    "harness": "what does the work",
+    "harness/data": "where examples come from",
+    "harness/models": "models, tokenizers, forward passes",
+    "harness/rollouts": "sampling",
+    "harness/feedback": "who prefers what",
+    "harness/training": "SFT, reward model, judge, algorithms",
+    "harness/evaluation": "scores, comparisons, intervals",
+    "harness/evaluation/metrics": "the built-in metrics, each an evaluate module",
+    "tasks": "one file per task (imported as harness.tasks)",
+    "tasks/worlds": "the controlled worlds",
+    "leaderboard": "records to table (imported as harness.leaderboard)",
+}
 
 GROUPS = {
     "task": "What is asked.",
@@ -35,7 +52,7 @@ GROUPS = {
     "feedback": "Prompts and responses to preference pairs.",
     "reward_model": "Bradley–Terry training from the SFT policy.",
     "judge": "The reward model that scores the table and is never optimised against.",
-    "algorithm": "How the policy is optimised. `none` has `_target_`, `name` and `episodes` alone; below are the keys of PPO.",
+    "algorithm": "How the policy is optimised. `none` has the first three keys alone; the others are PPO's.",
     "rollout": "How responses are sampled in training.",
     "evaluation": "How policies are scored.",
     "hardware": "Where it runs.",
@@ -107,7 +124,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "FeedbackConfig": {
         "kind": "`gold`, `metric` or `pairs`.",
-        "samples_per_prompt": "Responses per prompt; two make a pair.",
+        "samples_per_prompt": "Responses per prompt, two to a comparison; more where prompts are few.",
         "sampling_temperature": "Of those responses.",
         "max_pairs": "Pairs to train on.",
         "heldout_pairs": "Fresh pairs from validation prompts, for the report card.",
@@ -138,7 +155,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "path": "load: folder of the judge.",
         "seed": "The judge's own seed, the same for all candidates.",
         "responses": "What it compares: the world's `mixture`, the data set's `pairs`, or `samples` of its backbone.",
-        "samples_per_prompt": "Responses per prompt; two make a pair.",
+        "samples_per_prompt": "Responses per prompt, two to a comparison; more where prompts are few.",
         "max_pairs": "Pairs to train on.",
         "heldout_pairs": "Fresh pairs from validation prompts, for its report card.",
         "min_pairs": "With fewer there is no judge, and its cells stay empty.",
@@ -220,8 +237,37 @@ MEANINGS: dict[str, dict[str, str]] = {
 }
 
 
-def page() -> str:
-    """The page's text."""
+def pages() -> dict[Path, str]:
+    """Path -> the text that it should hold."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(TREE_BEGINS)
+    _, end, after = rest.partition(TREE_ENDS)
+    return {
+        ROOT / "docs" / "configuration.md": configuration(),
+        readme: f"{before}{TREE_BEGINS}{file_tree()}{end}{after}",
+    }
+
+
+def file_tree() -> str:
+    """One line for each source file: its path below the folder, and the first sentence of its docstring."""
+    lines: list[str] = []
+    for folder, about in FOLDERS.items():
+        lines.append(f"{folder + '/':<36}{about}")
+        for path in sorted((ROOT / folder).glob("*.py")):
+            sentence = _first_sentence(path)
+            if sentence:
+                lines.append(f"    {path.name:<32}{sentence}")
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return re.split(r"(?<=[^.])\.(?: |$)", paragraph)[0].replace("``", "")
+
+
+def configuration() -> str:
+    """The page of configuration keys."""
     register_schemas()
     configs = [_composed(task) for task in group_options()["task"]]
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
@@ -274,7 +320,7 @@ def _default(key: str, configs: list[Any]) -> str:
     found = [OmegaConf.select(config, key) for config in configs]
     if any(value != found[0] for value in found):
         return "by task"
-    value = found[0]
+    value: Any = found[0]
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value)
         text = (
@@ -291,4 +337,5 @@ def _table(rows: Any) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")

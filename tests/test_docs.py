@@ -1,0 +1,103 @@
+"""What the documents say of the code, held against the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from harness.usage import group_options
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def make() -> ModuleType:
+    """``docs/make.py``, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("docs_make", ROOT / "docs" / "make.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_up_to_date(make: ModuleType) -> None:
+    stale = [path.name for path, text in make.pages().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run: python docs/make.py"
+
+
+def test_every_meaning_belongs_to_a_key(make: ModuleType) -> None:
+    from dataclasses import fields
+
+    from harness import config
+
+    for name, meanings in make.MEANINGS.items():
+        known = {field.name for field in fields(getattr(config, name))}
+        assert set(meanings) <= known, name
+
+
+def test_the_readme_names_every_group_and_option() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, flags=re.MULTILINE))
+    named = {group: re.findall(r"`(\w+)`", options) for group, options in rows.items()}
+    options = group_options()
+    overlays = {"experiment", "sweep"}
+    assert set(named) == set(options) - overlays
+    assert {group: sorted(given) for group, given in named.items()} == {
+        group: given for group, given in options.items() if group not in overlays
+    }
+
+
+def test_the_readme_gives_the_two_commands() -> None:
+    for command in (
+        "pip install -c constraints.txt -e . && python -m harness task=summarize",
+        "pip install -c constraints.txt -e '.[dev]' && pytest",
+    ):
+        assert f"\n    {command}\n" in README
+
+
+def test_commands_in_the_readme_have_overrides_that_exist() -> None:
+    """Each ``python -m harness`` line composes; names in capitals stand for what a reader puts there."""
+    from hydra import compose, initialize_config_module
+
+    from harness.config import register_schemas
+
+    register_schemas()
+    joined = README.replace("\\\n", " ")
+    lines = re.findall(r"^    (?:.*&& )?python -m harness (?!-m )(.*?)(?:\s+#.*)?$", joined, flags=re.MULTILINE)
+    assert len(lines) >= 5
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        for line in lines:
+            given = [word for word in re.findall(r'[^\s"]+(?:"[^"]*")?', line) if not word.startswith("-")]
+            overrides = [word.split(",")[0] for word in given if not re.search(r"=[A-Z_]{3,}$", word.split(",")[0])]
+            compose("config", overrides=overrides)
+            assert overrides or "--help" in line
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    written_by_a_run = {"docs/table.png", "docs/results.md"}
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link in written_by_a_run or (ROOT / link).exists(), link
+
+
+def test_constraints_pin_every_dependency() -> None:
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+    extras = [needed for extra in project["optional-dependencies"].values() for needed in extra]
+    for text in [*project["dependencies"], *extras]:
+        requirement = Requirement(text)
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
+    assert not [version for version in pinned.values() if "+" in version]
