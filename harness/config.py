@@ -81,12 +81,12 @@ class SFTConfig:
 
     source: str = "train"
     path: str | None = None
-    epochs: float = 1.6
+    epochs: float = 2.4
     max_steps: int | None = None
     batch_size: int = 32
     micro_batch_size: int | None = None
     train_on_prompt: bool = False
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
 
 
 @dataclass
@@ -150,7 +150,7 @@ class JudgeConfig:
     batch_size: int = 32
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
-    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=4e-3))
+    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
 
 
 @dataclass

@@ -27,9 +27,9 @@ from harness.training.reward_model import examine, shift_on_references
 from harness.training.sft import base_model, token_examples
 from harness.types import Example, Split, World
 
-VERSION = 2
-FOIL_SHARE = 0.15
-"""Comparisons with a foil among those from the mixture."""
+VERSION = 3
+FOIL_SHARE = 0.1
+"""Comparisons with a foil among those that the judge learns from."""
 ATTEMPTS = 3
 """Rounds in which an uninformative comparison is drawn anew."""
 
@@ -115,7 +115,8 @@ def _pairs(
     rng = Random(workspace.seed_for(f"{split}/responses"))
 
     def from_mixture(rows: list[int], attempt: int) -> Candidates:
-        texts = [text for row in rows for text in mixture_pair(_world(job), examples, row, rng)]
+        foils = FOIL_SHARE if split == "judge" else 0.0
+        texts = [text for row in rows for text in mixture_pair(_world(job), examples, row, rng, foils=foils)]
         return _candidates(texts, codec.encode_responses(texts, max_tokens=job.config.task.max_response_tokens))
 
     def from_samples(rows: list[int], attempt: int) -> Candidates:
@@ -152,7 +153,7 @@ def mixture_pair(world: World, examples: Sequence[Example], row: int, rng: Rando
     out.
     """
     first, second = (world.demonstrate(examples[row].facts or {}, rng).response for _ in range(2))
-    if rng.random() >= FOIL_SHARE:
+    if rng.random() >= foils:
         return first, second
     pair = (first, _foil(second, examples, rng))
     return pair if rng.random() < 0.5 else (pair[1], pair[0])
