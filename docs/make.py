@@ -131,8 +131,9 @@ MEANINGS: dict[str, dict[str, str]] = {
         "min_pairs": "Fewer informative pairs end the run.",
         "max_attempts": "Rounds in which uninformative comparisons are drawn anew.",
         "temperature": "Divides utility differences: larger makes labels more random.",
+        "indifference": "Differences of utility up to this are not noticed: the pair is a tie, and dropped.",
         "noise": "Share of labels that are flipped.",
-        "length_bias": "Utility added per word of a response.",
+        "length_bias": "Added to the perceived utility per word of a response, in units of the temperature.",
         "metric": "metric: `chrf` or `f1`; by default the task's.",
     },
     "RewardModelConfig": {
@@ -147,8 +148,9 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "AnnotatorConfig": {
         "temperature": "Divides utility differences: larger makes labels more random.",
+        "indifference": "Differences of utility up to this are not noticed: the pair is a tie, and dropped.",
         "noise": "Share of labels that are flipped.",
-        "length_bias": "Utility added per word of a response.",
+        "length_bias": "Added to the perceived utility per word of a response, in units of the temperature.",
     },
     "JudgeConfig": {
         "source": "`train`, `load` a finished judge, or `none`.",

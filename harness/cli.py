@@ -79,7 +79,7 @@ def run_job(composed: Any) -> None:
     given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     overrides = [str(override) for override in given]
     config = _to_config(composed, overrides)
-    status = MISTAKE if config is None else execute(config, overrides)
+    status = MISTAKE if config is None else execute(config, overrides, sweep=sweep)
     folder = Path(os.environ[STATUS_FOLDER])
     name = f"{hydra_config.job.num if sweep else 0}-{os.getpid()}"
     (folder / name).write_text(str(status))
@@ -102,7 +102,7 @@ def _to_config(composed: Any, overrides: Sequence[str]) -> Config | None:
     return config
 
 
-def execute(config: Config, overrides: list[str]) -> int:
+def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int:
     """Validate, run, publish; returns the exit status of this job."""
     from harness.progress import Progress
 
@@ -112,25 +112,44 @@ def execute(config: Config, overrides: list[str]) -> int:
         progress = Progress(config.tracker.mode, log_file)  # type: ignore[arg-type]
     except UserError as error:
         print(error, file=sys.stderr)
-        return MISTAKE
+        return _refuse(config, overrides, error) if sweep and not config.plan else MISTAKE
     try:
-        return _execute(config, overrides, progress)
+        return _execute(config, overrides, progress, sweep)
     finally:
         progress.close()
 
 
-def _execute(config: Config, overrides: list[str], progress: Progress) -> int:
+def _refuse(config: Config, overrides: list[str], error: UserError) -> int:
+    """Leave a sweep's table the row of a job whose configuration is wrong; the message was given already."""
+    from harness.progress import Progress
+    from harness.recording import refuse
+    from harness.request import Request
+
+    progress = Progress("quiet")
+    try:
+        refuse(Request(config, overrides, _command(overrides), sweep=True), error)
+    except OSError as problem:  # output_dir itself may be what is wrong
+        progress.error(f"output_dir={config.output_dir}: no record could be written ({problem})")
+        return MISTAKE
+    return _publish(config, progress, MISTAKE)
+
+
+def _command(overrides: list[str]) -> str:
+    return shlex.join(["python", "-m", "harness", *overrides])
+
+
+def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bool) -> int:
     import traceback
 
     _quieten_libraries()
-    from harness.pipeline import Request, publish, reason, run
+    from harness.pipeline import run
+    from harness.recording import reason
+    from harness.request import Request
 
-    request = Request(config, overrides, shlex.join(["python", "-m", "harness", *overrides]))
+    request = Request(config, overrides, _command(overrides), sweep)
     status = OK
     try:
         run(request, progress)
-        if config.plan:
-            return OK
     except UserError as error:
         progress.error(str(error))
         status = MISTAKE
@@ -140,7 +159,26 @@ def _execute(config: Config, overrides: list[str], progress: Progress) -> int:
     except Exception as error:
         progress.warning(f"failed: {reason(error)}\n{traceback.format_exc()}")
         status = FAILED
-    publish(config, progress)
+    return status if config.plan else _publish(config, progress, status)
+
+
+def _publish(config: Config, progress: Progress, status: int) -> int:
+    """Rebuild the leaderboard; where that fails (it may be the user's own) a sweep goes on, and the status says so."""
+    import traceback
+
+    from harness.pipeline import publish
+    from harness.recording import reason
+
+    try:
+        publish(config, progress)
+    except UserError as error:
+        if error.key == "evaluation.leaderboard":  # the job that names it has said so
+            return status
+        progress.error(str(error))
+        return FAILED
+    except Exception as error:
+        progress.warning(f"the leaderboard could not be rebuilt: {reason(error)}\n{traceback.format_exc()}")
+        return FAILED
     return status
 
 

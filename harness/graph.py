@@ -106,7 +106,11 @@ def _sft_more(job: Job, parts: dict[str, Stage], environment: dict[str, Any], pa
 def _feedback(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
     from harness.feedback.stage import VERSION, run_feedback
 
-    config = {"feedback": asdict(job.config.feedback), **_prompting(job), "metrics": job.config.task.metrics}
+    feedback = asdict(job.config.feedback)
+    feedback["metric"] = (job.config.feedback.metric or job.smooth_metric()) if feedback["kind"] == "metric" else None
+    config = {"feedback": feedback, **_prompting(job)}
+    if feedback["kind"] != "pairs":
+        config["rollout_batch_size"] = job.config.rollout.batch_size
     inputs = {"data": parts["data"], "sft": parts["sft"]}
     return Stage("feedback", VERSION, config, inputs, job.config.seed, environment, partial(run_feedback, job=job))
 
@@ -129,23 +133,19 @@ def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> St
     config = asdict(job.config.judge)
     path, seed = config.pop("path"), config.pop("seed")
     config["content"] = content_identity(path) if job.config.judge.source == "load" else None
-    config |= {"model": model_identity(job.config.judge.model), **_prompting(job), "metrics": job.config.task.metrics}
+    config |= {"model": model_identity(job.config.judge.model), **_prompting(job)}
+    if job.world is None and job.config.judge.responses == "samples":
+        config["metric"] = job.smooth_metric()
     return Stage("judge", VERSION, config, {"data": parts["data"]}, seed, environment, partial(run_judge, job=job))
 
 
 def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
     from harness.training.algorithm import VERSION, run_algorithm
 
-    config = {"algorithm": asdict(job.config.algorithm), "rollout": _rollout(job)}
+    config = {"algorithm": asdict(job.config.algorithm), "rollout": asdict(job.config.rollout)}
     inputs = {name: parts[name] for name in ("data", "sft", "reward_model")}
     run = partial(run_algorithm, job=job)
     return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
-
-
-def _rollout(job: Job) -> dict[str, Any]:
-    rollout = asdict(job.config.rollout)
-    rollout.pop("batch_size")  # a response does not depend on its batch
-    return rollout
 
 
 def _fixed_rows(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> dict[str, Stage]:
@@ -176,17 +176,19 @@ def _evaluation(
     needs: tuple[str, ...],
     rows: dict[str, Stage],
 ) -> Stage:
+    from harness.evaluation.registry import metric_identity
     from harness.evaluation.stage import VERSION, run_evaluation
 
     evaluation = asdict(job.config.evaluation)
-    for name in ("fixed_rows", "leaderboard", "batch_size", "samples_in_record"):
+    for name in ("fixed_rows", "leaderboard", "samples_in_record"):
         evaluation.pop(name)
+    evaluation["extra_metrics"] = [metric_identity(name) for name in evaluation["extra_metrics"]]
     if row != "best-of-n":
         for name in ("best_of_n", "curve_best_of", "curve_prompts"):
             evaluation.pop(name)
-    config = {"row": row, "evaluation": evaluation, "metrics": job.config.task.metrics}
+    config = {"row": row, "evaluation": evaluation, "metrics": job.config.task.metrics, **_prompting(job)}
     if row in ("sft", "best-of-n", None):
-        config["rollout"] = _rollout(job)
+        config["rollout"] = asdict(job.config.rollout)
     inputs = {"data": parts["data"], **{name: parts[name] for name in needs}}
     if "judge" in parts:
         inputs["judge"] = parts["judge"]
@@ -194,7 +196,7 @@ def _evaluation(
         inputs["references_row"] = rows["references"]
     if row in (None, "best-of-n"):
         inputs["sft_row"] = rows["sft"]
-    if row is None:
-        inputs |= {f"{name.replace('-', '_')}_row": rows[name] for name in ("base", "best-of-n") if name in rows}
+    if row is None and "base" in rows:
+        inputs["base_row"] = rows["base"]  # its responses stand beside the candidate's in samples.jsonl
     seed = job.config.data.seed if row in TEXT_ROWS else job.config.seed
     return Stage("evaluation", VERSION, config, inputs, seed, environment, partial(run_evaluation, job=job, row=row))

@@ -6,22 +6,35 @@ import contextlib
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Set the high-water mark back to the present size (Linux: proc(5), clear_refs 5); elsewhere it keeps rising."""
+    """Set the high-water marks back to the present size: CUDA's, and resident memory's where the system allows it.
+
+    On Linux it does (proc(5), clear_refs 5); elsewhere the mark of resident memory keeps rising.
+    """
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")
+    for cuda, device in _cuda_devices():
+        cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb() -> float:
     """The high-water mark of memory in MB (10^6 bytes): the larger of resident memory and CUDA's, where it is used."""
+    on_cuda: list[float] = [cuda.max_memory_allocated(device) for cuda, device in _cuda_devices()]
+    return round(max([_resident_peak_bytes(), *on_cuda]) / 1e6, 1)
+
+
+def _cuda_devices() -> list[tuple[Any, int]]:
+    """torch.cuda with each device's index, where this process has begun to use CUDA; torch is not imported for it."""
     torch = sys.modules.get("torch")
-    cuda = torch.cuda.max_memory_allocated() / 1e6 if torch is not None and torch.cuda.is_available() else 0.0
-    return round(max(_resident_peak_bytes() / 1e6, cuda), 1)
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return []
+    return [(torch.cuda, device) for device in range(torch.cuda.device_count())]
 
 
 def _resident_peak_bytes() -> float:

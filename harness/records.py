@@ -16,8 +16,6 @@ from typing import Any, Literal, TypedDict, Union, cast, get_args, get_origin, g
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-FIXED_CANDIDATES = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
-"""The fixed rows: controls that keep every candidate honest."""
 
 Status = Literal["ok", "unchanged", "collapsed", "failed"]
 

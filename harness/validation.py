@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.config import Config, PPOConfig
 from harness.errors import UserError
+from harness.evaluation.registry import BUILT_IN
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local"),
@@ -24,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracker.mode": ("rich", "plain", "quiet"),
     "algorithm.kl.estimator": ("k1", "k3"),
     "algorithm.value.kind": ("separate", "head"),
+    "feedback.metric": ("chrf", "f1"),
 }
 
 POSITIVE = (
@@ -37,7 +41,9 @@ POSITIVE = (
     "model.heads",
     "model.context",
     "sft.epochs",
+    "sft.max_steps",
     "sft.batch_size",
+    "sft.micro_batch_size",
     "feedback.samples_per_prompt",
     "feedback.sampling_temperature",
     "feedback.max_pairs",
@@ -46,6 +52,7 @@ POSITIVE = (
     "feedback.temperature",
     "reward_model.epochs",
     "reward_model.batch_size",
+    "reward_model.micro_batch_size",
     "judge.samples_per_prompt",
     "judge.max_pairs",
     "judge.heldout_pairs",
@@ -63,10 +70,12 @@ POSITIVE = (
     "evaluation.best_of_n",
     "algorithm.batch_size",
     "algorithm.minibatch_size",
+    "algorithm.micro_batch_size",
     "algorithm.epochs",
     "algorithm.clip_range",
     "algorithm.kl.horizon",
     "algorithm.value.clip_range",
+    "algorithm.value.lr",
 )
 
 NOT_NEGATIVE = (
@@ -78,6 +87,7 @@ NOT_NEGATIVE = (
     "judge.min_pairs",
     "rollout.top_k",
     "evaluation.temperature",
+    "evaluation.seed",
     "evaluation.curve_prompts",
     "evaluation.samples_in_record",
     "data.max_bad_rows",
@@ -128,7 +138,8 @@ def validate(config: Config) -> None:
         "algorithm.optimizer",
     ):
         _check_optimizer(config, group)
-    _check_task_and_data(config)
+    _check_task(config)
+    _check_data(config)
     _check_models(config)
     _check_evaluation(config)
     if isinstance(config.algorithm, PPOConfig):
@@ -164,8 +175,12 @@ def _check_optimizer(config: Config, group: str) -> None:
     )
 
 
-def _check_task_and_data(config: Config) -> None:
-    data = config.data
+def _check_task(config: Config) -> None:
+    known = [column for columns in BUILT_IN.values() for column in columns]
+    for metric in config.task.metrics:
+        if metric not in known:
+            remedy = f"choose among {', '.join(known)}, or name an `evaluate` module in evaluation.extra_metrics"
+            raise UserError("task.metrics", metric, "is not a built-in metric", remedy)
     if config.task.main_metric not in config.task.metrics:
         raise UserError(
             "task.main_metric",
@@ -173,6 +188,10 @@ def _check_task_and_data(config: Config) -> None:
             "is not among task.metrics",
             f"choose one of {config.task.metrics}",
         )
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
     if data.source == "controlled":
         if config.task.world is None:
             raise UserError("task.world", None, "is missing", "name a controlled world, or use data=local")
@@ -211,10 +230,28 @@ def _check_task_and_data(config: Config) -> None:
         raise UserError(
             "data.pairs_path", None, "is missing", "name the file with preference pairs, or use feedback=metric"
         )
+    _check_shares(config)
     if config.judge.source == "train" and config.judge.responses == "mixture":
         raise UserError(
             "judge.responses", "mixture", "needs a controlled world", "use judge.responses=samples or pairs"
         )
+
+
+def _check_shares(config: Config) -> None:
+    """Every split that some stage reads needs rows."""
+    needed = ["sft", "rl"]
+    if config.feedback.kind != "pairs":
+        needed.append("preference")
+    if config.judge.source == "train":
+        needed.append("judge")
+    for split, share in config.data.shares.items():
+        if not 0 <= share < math.inf:
+            raise UserError(f"data.shares.{split}", share, "is no share", "give a number of at least 0, such as 0.2")
+    for split in needed:
+        if not config.data.shares.get(split):
+            raise UserError(
+                f"data.shares.{split}", config.data.shares.get(split), "must be above 0", "give a share such as 0.2"
+            )
 
 
 def _require_path(key: str, value: str) -> None:
@@ -257,6 +294,10 @@ def _check_evaluation(config: Config) -> None:
     for count in config.evaluation.curve_best_of:
         if count < 1:
             raise UserError("evaluation.curve_best_of", count, "must be at least 1", "give counts such as [1,2,4,8]")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.hardware.device):
+        raise UserError(
+            "hardware.device", config.hardware.device, "is no device", "choose auto, cpu, cuda or cuda:N (cuda:0)"
+        )
     if config.hardware.threads is not None and config.hardware.threads < 1:
         raise UserError(
             "hardware.threads", config.hardware.threads, "must be at least 1", "leave it out to use every core"

@@ -47,7 +47,7 @@ COLUMNS = {
     "eos_after": "Share of final responses that ended by themselves (0-100).",
     "rm_accuracy": "The optimised reward model's accuracy on held-out pairs (0-100).",
     "judge_accuracy": "The judge's accuracy on held-out pairs (0-100).",
-    "wall_seconds": "Sum over the stages as first run, cached or not; mean over seeds.",
+    "wall_seconds": "Sum over the stages as first run, cached or not; mean over the seeds that succeeded, if any did.",
     "device": "Where it ran.",
     "peak_memory_mb": "Peak memory; the largest of the seeds.",
     "signatures": "How each metric was computed. Numbers with other signatures must not be compared.",

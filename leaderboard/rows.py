@@ -34,6 +34,14 @@ _FIXED_SETUP = {
     "sft-more": ("model", "sft"),
     "best-of-n": ("model", "sft", "feedback", "reward_model"),
 }
+# The settings outside those groups that a fixed row depends on.
+_POLICY_SETTINGS = ("evaluation.temperature",)
+_FIXED_SETTINGS = {
+    "base": _POLICY_SETTINGS,
+    "sft": _POLICY_SETTINGS,
+    "sft-more": (*_POLICY_SETTINGS, "algorithm.episodes", "algorithm.epochs"),
+    "best-of-n": ("evaluation.best_of_n", "rollout.temperature", "rollout.top_k", "rollout.top_p"),  # its samples'
+}
 _CONFIDENCE = 0.95
 
 Level = Literal["prompts", "seeds"]
@@ -116,7 +124,31 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
         buckets.sort(key=lambda bucket: bucket[-1]["created"])
         rows += [_row(bucket, []) for bucket in buckets[:-1]]
         rows.append(_row(buckets[-1] if buckets else [], failed))
+    _tell_controls_apart(rows)
     return rows
+
+
+def _tell_controls_apart(rows: Sequence[Row]) -> None:
+    """Flag fixed rows of one name with those of their settings in which they differ."""
+    namesakes: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.fixed:
+            namesakes[(row.first["task"], row.first["candidate"])].append(row)
+    for group in namesakes.values():
+        settings = [_fixed_settings(row.first) for row in group]
+        for key in settings[0]:
+            if len({json.dumps(found[key]) for found in settings}) > 1:
+                for row, found in zip(group, settings, strict=True):
+                    row.cells["flags"].append(f"{key}={found[key]}")
+
+
+def _fixed_settings(record: Record) -> dict[str, Any]:
+    """The single settings that a fixed row depends on, by key; None for a key that its configuration lacks."""
+    found: dict[str, Any] = {}
+    for key in _FIXED_SETTINGS.get(record["candidate"], ()):
+        group, name = key.split(".")
+        found[key] = (record["config"].get(group) or {}).get(name)
+    return found
 
 
 def _setup(record: Record) -> str:
@@ -126,6 +158,8 @@ def _setup(record: Record) -> str:
     if isinstance(data, dict):
         # Where the data lies does not matter: their content hash is compared elsewhere.
         config["data"] = {key: value for key, value in data.items() if key != "path"}
+    if record["fixed"]:
+        config |= _fixed_settings(record)
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -150,7 +184,7 @@ def _row(succeeded: list[Record], failed: list[Record]) -> Row:
         partial = []
     peaks = [record["peak_memory_mb"] for record in everything if record["peak_memory_mb"] is not None]
     row.cells |= {
-        "wall_seconds": fmean(record["wall_seconds"] for record in everything),
+        "wall_seconds": fmean(record["wall_seconds"] for record in row.records or row.failed),
         "device": _joined(record["device"] for record in everything),
         "peak_memory_mb": max(peaks, default=None),
         "fingerprint": _joined(record["fingerprint"] for record in everything),

@@ -150,6 +150,22 @@ MISTAKES = {
     "sft.batch_size=0": "sft.batch_size=0 must be above 0; give a larger number",
     "feedback.noise=2": "feedback.noise=2.0 must lie between 0 and 1; give a share such as 0.1",
     "tracker.mode=loud": "tracker.mode=loud is not a choice; choose rich, plain, quiet",
+    "reward_model.micro_batch_size=0": "reward_model.micro_batch_size=0 must be above 0; give a larger number",
+    "sft.max_steps=0": "sft.max_steps=0 must be above 0; give a larger number",
+    "algorithm.value.lr=0": "algorithm.value.lr=0.0 must be above 0; give a larger number",
+    "evaluation.seed=-1": "evaluation.seed=-1 must be at least 0; give 0 or more",
+    "feedback.metric=bleu": "feedback.metric=bleu is not a choice; choose chrf, f1",
+    "hardware.device=gpu": "hardware.device=gpu is no device; choose auto, cpu, cuda or cuda:N (cuda:0)",
+    "task.metrics=[rougeL,bleurt]": (
+        "task.metrics=bleurt is not a built-in metric; choose among bleu, rouge1, rouge2, rougeL, rougeLsum, chrf,"
+        " exact_match, f1, distinct1, distinct2, or name an `evaluate` module in evaluation.extra_metrics"
+    ),
+    "evaluation.leaderboard=nope.build": (
+        "evaluation.leaderboard=nope.build is no function that can be imported; give package.module.function"
+    ),
+    "algorithm._target_=harness.training.ppo.Nope": (
+        "algorithm._target_=harness.training.ppo.Nope is no class that can be imported; give package.module.Class"
+    ),
     "task.main_metric=bleurt": (
         "task.main_metric=bleurt is not among task.metrics;"
         " choose one of ['rouge1', 'rouge2', 'rougeL', 'rougeLsum', 'bleu']"
@@ -191,6 +207,28 @@ def test_a_key_of_another_choice_says_so(harness: Callable[..., int], capsys: py
 def test_a_missing_folder(harness: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert harness("data=local", "data.path=/no/such/folder", "feedback=metric") == 2
     assert capsys.readouterr().err == ("data.path=/no/such/folder does not exist; give an existing file or folder\n")
+
+
+@pytest.mark.parametrize(
+    ("feedback", "share", "message"),
+    [
+        ("metric", "rl=0", "data.shares.rl=0.0 must be above 0; give a share such as 0.2\n"),
+        ("metric", "preference=0", "data.shares.preference=0.0 must be above 0; give a share such as 0.2\n"),
+        ("metric", "judge=-1", "data.shares.judge=-1.0 is no share; give a number of at least 0, such as 0.2\n"),
+        ("pairs", "sft=0", "data.shares.sft=0.0 must be above 0; give a share such as 0.2\n"),
+        (
+            "pairs",
+            "preference=0",
+            "judge.responses=mixture needs a controlled world; use judge.responses=samples or pairs\n",
+        ),
+    ],
+)
+def test_a_split_that_is_read_needs_a_share(
+    feedback: str, share: str, message: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("data=local", "data.path=.", "data.pairs_path=.", f"feedback={feedback}", f"data.shares.{share}")
+    assert harness(*given) == 2
+    assert capsys.readouterr().err == message
 
 
 IN_A_PROCESS = """

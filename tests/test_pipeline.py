@@ -126,6 +126,11 @@ def test_the_loop_of_every_task(task: str, finished: Callable[[str], Path]) -> N
     assert {point["series"] for point in candidate["curves"]} == {
         *("proxy", "gold", "judge", "bon_proxy", "bon_gold", "bon_judge"),
     }
+    labels_of = {r["candidate"]: (r["model"], r["algorithm"], r["feedback"]) for r in records(folder)}
+    assert labels_of["references"] == ("", "", "")
+    assert labels_of["sft-more"] == ("nano-gpt2-1x64", "", "")
+    assert labels_of["experiment=smoke"] == ("nano-gpt2-1x64", "ppo", "gold")
+    assert candidate["data_report"]["test_cuts"] == {"cut_share": 0.0, "lost_answer_share": 0.0}
     for name in ("sft", "base", "ppo"):
         (record,) = records(folder, candidate="experiment=smoke" if name == "ppo" else name)
         assert record["wall_seconds"] > 0
@@ -292,6 +297,22 @@ def test_a_mistake_in_one_job_is_status_2_where_none_failed(
     status = run_here("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm=none", "feedback.noise=0.0,2.0")
     assert status == 2
     assert capfd.readouterr().err == "feedback.noise=2.0 must lie between 0 and 1; give a share such as 0.1\n"
+    (wrong,) = records(folder, status="failed")
+    assert wrong["reason"] == "feedback.noise=2.0 must lie between 0 and 1; give a share such as 0.1"
+    assert [r["status"] for r in candidates(folder)].count("failed") == 1
+    assert len(candidates(folder)) == 2
+    assert len([row for row in table(folder) if row["status"].startswith("failed")]) == 1
+
+
+def test_a_leaderboard_that_fails_ends_no_sweep(
+    begun: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_table.py").write_text("def build(runs, to):\n    raise ValueError('no such table')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = begun("qa")
+    given = ("task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm=none", "evaluation.leaderboard=own_table.build")
+    assert run_here("-m", *given, "seed=1,1") == 1
+    assert capfd.readouterr().out.count("ValueError: no such table") == 2 * 2  # the reason, and the traceback
     assert len(candidates(folder)) == 1
 
 
@@ -389,6 +410,7 @@ def test_a_gate_that_refuses_is_a_row_with_its_reason(begun: Callable[[str], Pat
     (row,) = [row for row in table(folder) if row["status"].startswith("failed")]
     assert row["status"] == f"failed: {candidate['reason']}"
     assert not [label for label in labels(folder, "ppo") if label not in labels(folder)]
+    assert {r["candidate"] for r in records(folder, fixed=True)} == {"references", "sft"}  # the controls stay
 
 
 # ---- data of one's own
@@ -502,4 +524,5 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
         "Interrupted. Finished stages and records are kept; the same command goes on from there."
     ]
     assert {label.rpartition("-")[0] for label in labels(tmp_path / "runs")} == {"data", "evaluation"}
-    assert records(tmp_path / "runs") == []
+    texts = {"references", "copy-input", "empty", "longest"}  # what was evaluated before SFT began
+    assert {r["candidate"] for r in records(tmp_path / "runs")} == texts

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from harness.errors import UserError
+from harness.models.content import content_identity
 from harness.types import Metric, Scored
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
@@ -83,6 +84,15 @@ def metrics_for(columns: Sequence[str], extra_metrics: Sequence[str] = ()) -> li
         taken.update(metric.columns)
         metrics.append(metric)
     return metrics
+
+
+def metric_identity(name_or_path: str) -> str:
+    """What of an extra metric decides numbers: its name, and for a module on disk its content instead of its place."""
+    if name_or_path in BUILT_IN or any(name_or_path in columns for columns in BUILT_IN.values()):
+        return name_or_path
+    if Path(name_or_path).exists():
+        return f"{Path(name_or_path).stem}:{content_identity(name_or_path)}"
+    return name_or_path
 
 
 @dataclass(slots=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from harness.context import Job, model_directory
+from harness.data.prepared import PreparedData
 from harness.evaluation.answers import (
     best_of_n,
     draw,
@@ -28,14 +30,14 @@ from harness.evaluation.curves import best_of_n_curve, probe_curve
 from harness.evaluation.registry import load_metric, metrics_for
 from harness.evaluation.text_quality import text_quality
 from harness.evaluation.wins import compare_scores, length_controlled_win_rate, win_rate
-from harness.models.loading import load_language_model
+from harness.models.loading import LanguageModel, load_language_model
 from harness.models.scorer import Scorer
 from harness.stages import Finished, Workspace
 from harness.training.probes import sequence_kl
 from harness.training.sft import base_directory
 from harness.types import Example, Outputs
 
-VERSION = 1
+VERSION = 2
 TEXT_ROWS = ("references", "copy-input", "empty", "longest")
 """Fixed rows that need no model: once per task and data."""
 CORRELATION_EXAMPLES = 500
@@ -61,17 +63,32 @@ class Scored:
         return cls(outputs, judge, {name: np.array([score[f"{name}_after"] for score in scores]) for name in names})
 
 
+class Answers(NamedTuple):
+    """What a row answered.
+
+    Args:
+        outputs: one response per test prompt.
+        prompts: as the row's model read them; None for a row without a model.
+        extra: what else its evaluation measured, for the summary.
+    """
+
+    outputs: Outputs
+    prompts: list[str] | None = None
+    extra: Mapping[str, Any] = MappingProxyType({})
+
+
 def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str, Any]:
     """Score one fixed row, or (``row`` None) the candidate; ``samples.jsonl`` keeps every per-example number."""
     data = job.data(workspace)
     examples = data.splits["test"]
     judge = load_judge(workspace, job)
     with workspace.progress.stage(f"evaluation of {row or 'candidate'}", 3, "parts") as bar:
-        extra: dict[str, Any] = {}
         if row in TEXT_ROWS:
-            outputs = text_answers(job, str(row), examples, data.splits, judge.codec if judge is not None else None)
+            codec = judge.codec if judge is not None else None
+            answers = Answers(text_answers(job, str(row), examples, data.splits, codec))
         else:
-            outputs, extra = _model_answers(workspace, job, row, examples, judge)
+            answers = _model_answers(workspace, job, row, data, judge)
+        outputs = answers.outputs
         bar.update(1)
         scored = score(job, examples, outputs, judge)
         before = Scored.read(workspace.inputs["sft_row"]) if row is None else None
@@ -81,8 +98,9 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
         if row is None:
             summary = _with_candidate(workspace, job, examples, scored, before, judge, summary)
         bar.update(1)
-    _write_samples(workspace, job, examples, scored, before, summary.pop("per_example"))
-    return {**summary, **extra, "line": _line(job, summary)}
+    prompts = answers.prompts or [job.task.prompt(example.fields) for example in examples]
+    _write_samples(workspace, examples, prompts, scored, before, summary.pop("per_example"))
+    return {**summary, **answers.extra, "line": _line(job, summary)}
 
 
 def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
@@ -164,33 +182,45 @@ def same(first: Outputs, second: Outputs) -> np.ndarray:
 
 
 def _model_answers(
-    workspace: Workspace, job: Job, row: str | None, examples: Sequence[Example], judge: Scorer | None
-) -> tuple[Outputs, dict[str, Any]]:
+    workspace: Workspace, job: Job, row: str | None, data: PreparedData, judge: Scorer | None
+) -> Answers:
     """The outputs of a row with a model, and what else its evaluation measures."""
-    device, seed = job.hardware.device, workspace.seed_for("answers")
-    inputs = workspace.inputs
-    if row == "base":
-        policy = load_language_model(base_directory(inputs["sft"].directory, job.config.model), device=device)
-        return policy_answers(job, policy, examples, seed=seed), {}
+    seed, examples = workspace.seed_for("answers"), data.splits["test"]
+    policy = _policy(workspace, job, row)
+    prompts, cuts = job.prompts(examples, policy.codec)
+    extra: dict[str, Any] = {"test_cuts": cuts._asdict()}
     if row == "best-of-n":
-        policy = load_language_model(model_directory(inputs["sft"].directory), device=device)
-        reward = Scorer.load(model_directory(inputs["reward_model"].directory), job.hardware)
+        reward = Scorer.load(model_directory(workspace.inputs["reward_model"].directory), job.hardware)
         answers = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
-        curve = best_of_n_curve(job, policy, reward, judge, examples[: job.config.evaluation.curve_prompts], seed=seed)
-        sft = Scored.read(inputs["sft_row"])
-        gain = score(job, examples, answers, judge)
-        return answers, {"curves": curve, "best_of_n_gain": _gain(job, gain, sft)}
-    policy = load_language_model(model_directory(inputs[row or "algorithm"].directory), device=device)
-    answers = policy_answers(job, policy, examples, seed=seed)
-    if row != "sft" or job.world is None:
-        return answers, {}
-    part = examples[:CORRELATION_EXAMPLES]
+        held_out = data.splits["validation"][: job.config.evaluation.curve_prompts]
+        extra["curves"] = best_of_n_curve(job, policy, reward, judge, held_out, seed=workspace.seed_for("curve"))
+        sft = Scored.read(workspace.inputs["sft_row"])
+        extra["best_of_n_gain"] = _gain(job, score(job, examples, answers, judge), sft)
+        return Answers(answers, prompts, extra)
+    if row == "sft" and job.world is not None:
+        extra["gold_bleu_correlation"] = _gold_bleu_correlation(job, policy, examples[:CORRELATION_EXAMPLES], seed)
+    return Answers(policy_answers(job, policy, examples, seed=seed), prompts, extra)
+
+
+def _policy(workspace: Workspace, job: Job, row: str | None) -> LanguageModel:
+    """The model that a row answers with."""
+    inputs, model, device = workspace.inputs, job.config.model, job.hardware.device
+    if row == "base":
+        return load_language_model(
+            base_directory(inputs["sft"].directory, model), device=device, revision=model.revision
+        )
+    trained = {"best-of-n": "sft", None: "algorithm"}.get(row, str(row))
+    return load_language_model(model_directory(inputs[trained].directory), device=device)
+
+
+def _gold_bleu_correlation(job: Job, policy: LanguageModel, part: Sequence[Example], seed: int) -> float | None:
+    """Pearson correlation of gold with sentence BLEU over samples: near 1, the two would be one measurement."""
     rollout = draw(job, policy, prompt_tokens(job, policy.codec, part), training_sampling(job), seed)
     texts = policy.codec.decode(rollout.tokens)
     bleu = load_metric("bleu").scored(texts, [example.references for example in part])["bleu"].per_example
     gold = gold_scores(job, part, texts)["gold"]
     varied = bleu.std() > 0 and gold.std() > 0
-    return answers, {"gold_bleu_correlation": float(np.corrcoef(gold, bleu)[0, 1]) if varied else None}
+    return float(np.corrcoef(gold, bleu)[0, 1]) if varied else None
 
 
 def _gain(job: Job, after: Scored, before: Scored) -> dict[str, Any] | None:
@@ -268,8 +298,8 @@ def _interval(interval: Any) -> dict[str, float]:
 
 def _write_samples(
     workspace: Workspace,
-    job: Job,
     examples: Sequence[Example],
+    prompts: Sequence[str],
     after: Scored,
     before: Scored | None,
     per_example: Mapping[str, Mapping[str, Sequence[float] | None]],
@@ -290,7 +320,7 @@ def _write_samples(
         for index, example in enumerate(examples):
             line = {
                 "id": example.id,
-                "prompt": job.task.prompt(example.fields),
+                "prompt": prompts[index],
                 "references": example.references,
                 "base": None if base is None else base[index],
                 "before": None if before is None else before.outputs.responses[index],

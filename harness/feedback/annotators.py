@@ -16,7 +16,7 @@ Utility = Callable[[Example, Sequence[str]], list[float]]
 
 
 class Verdict(NamedTuple):
-    """A label: which response was preferred, and whether the utility alone would have said the same."""
+    """A label: which response was preferred, and whether the utility alone says the same; 0.5 where it sees a tie."""
 
     first_preferred: bool
     agrees_with_utility: float
@@ -33,9 +33,9 @@ class Annotator:
     Args:
         utility: the unbiased worth of responses.
         temperature: divides utility differences; a larger one makes more random labels.
-        indifference: differences of utility up to this size are not noticed: the pair is a tie, and dropped.
+        indifference: perceived differences up to this size are not noticed: the pair is a tie, and dropped.
         noise: the share of labels that are flipped whatever the difference.
-        length_bias: added to the perceived utility for each word of a response.
+        length_bias: added to the perceived utility for each word of a response, in units of the temperature.
 
     Source: Bradley and Terry 1952; as a simulated annotator with noise, Gao et al. 2022 (arXiv 2210.10760), section 2.
     """
@@ -46,20 +46,22 @@ class Annotator:
     noise: float = 0.0
     length_bias: float = 0.0
 
-    def ties(self, utilities: tuple[float, float]) -> bool:
+    def perceived(self, responses: tuple[str, str], utilities: tuple[float, float]) -> float:
+        """How much better the first response seems: its lead in utility, and what its length adds to that."""
+        words = len(responses[0].split()) - len(responses[1].split())
+        return utilities[0] - utilities[1] + self.temperature * self.length_bias * words
+
+    def ties(self, responses: tuple[str, str], utilities: tuple[float, float]) -> bool:
         """True where the annotator sees no difference."""
-        return abs(utilities[0] - utilities[1]) <= max(SAME_VALUE, self.indifference)
+        return abs(self.perceived(responses, utilities)) <= max(SAME_VALUE, self.indifference)
 
     def judge(self, responses: tuple[str, str], utilities: tuple[float, float], rng: Random) -> Verdict:
         """Draw a label for two responses of the stated utilities."""
-        first, second = responses
-        words = len(first.split()) - len(second.split())
-        difference = (utilities[0] - utilities[1]) / self.temperature + self.length_bias * words
-        preferred = rng.random() < _sigmoid(difference)
+        preferred = rng.random() < _sigmoid(self.perceived(responses, utilities) / self.temperature)
         if rng.random() < self.noise:
             preferred = not preferred
-        agrees = 0.5 if utilities[0] == utilities[1] else float((utilities[0] > utilities[1]) == preferred)
-        return Verdict(preferred, agrees)
+        lead = utilities[0] - utilities[1]
+        return Verdict(preferred, 0.5 if abs(lead) <= SAME_VALUE else float((lead > 0) == preferred))
 
 
 def gold_utility(world: World) -> Utility:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from harness.errors import RunFailed
-from harness.feedback.annotators import Annotator
+from harness.feedback.annotators import Annotator, Verdict
 from harness.training.preferences import TokenPair
 from harness.types import Example
 
@@ -29,7 +29,8 @@ class LabelledPair:
         chosen, rejected: the texts.
         chosen_tokens, rejected_tokens: response ids in the tokenizer of the model that is to learn from them.
         prompt_tokens: likewise.
-        agrees: 1 where the annotator's unbiased utility agrees with the label, 0 where not; None where none is known.
+        agrees: 1 where the annotator's unbiased utility agrees with the label, 0 where not, 0.5 where it is equal;
+            None where none is known.
     """
 
     id: str
@@ -104,26 +105,35 @@ def collect_pairs(
                 again.append(row)
                 continue
             first, second = annotator.utility(examples[row], texts)
-            if annotator.ties((first, second)):
+            if annotator.ties(texts, (first, second)):
                 equal_value += 1
                 again.append(row)
                 continue
             verdict = annotator.judge(texts, (first, second), rng)
-            best, worst = (0, 1) if verdict.first_preferred else (1, 0)
-            pairs.append(
-                LabelledPair(
-                    id=examples[row].id,
-                    prompt=prompts[row],
-                    chosen=texts[best],
-                    rejected=texts[worst],
-                    prompt_tokens=prompt_tokens[row],
-                    chosen_tokens=tokens[best],
-                    rejected_tokens=tokens[worst],
-                    agrees=verdict.agrees_with_utility,
-                )
-            )
+            pairs.append(_labelled(examples[row].id, prompts[row], prompt_tokens[row], texts, tokens, verdict))
         slots = later + again
     return Collected(pairs, equal_tokens, equal_value)
+
+
+def _labelled(
+    id: str,
+    prompt: str,
+    prompt_tokens: list[int],
+    texts: tuple[str, str],
+    tokens: tuple[list[int], list[int]],
+    verdict: Verdict,
+) -> LabelledPair:
+    best, worst = (0, 1) if verdict.first_preferred else (1, 0)
+    return LabelledPair(
+        id=id,
+        prompt=prompt,
+        chosen=texts[best],
+        rejected=texts[worst],
+        prompt_tokens=prompt_tokens,
+        chosen_tokens=tokens[best],
+        rejected_tokens=tokens[worst],
+        agrees=verdict.agrees_with_utility,
+    )
 
 
 def require_pairs(count: int, minimum: int, key: str) -> None:
@@ -134,7 +144,7 @@ def require_pairs(count: int, minimum: int, key: str) -> None:
 
 def examinable(held_out: Sequence[LabelledPair]) -> bool:
     """Whether an interval can be given for these pairs: it resamples prompts, so it takes two of them."""
-    return len({pair.id for pair in held_out}) > 1
+    return len({pair.prompt for pair in held_out}) > 1
 
 
 def write_pairs(path: Path, pairs: Sequence[LabelledPair]) -> None:

@@ -25,7 +25,7 @@ from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 2
+VERSION = 3
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from harness.evaluation.wins import WIN_MARGIN
 
-TIE = 1e-6
-"""Score differences up to this size are ties, here and in every win rate."""
+Floats = npt.NDArray[np.float64]
 
 
 class ReliabilityBin(NamedTuple):
@@ -32,7 +31,7 @@ class Confidence(NamedTuple):
     outcomes: Floats
 
 
-def accuracy(margins: npt.ArrayLike, *, tolerance: float = TIE) -> float:
+def accuracy(margins: npt.ArrayLike, *, tolerance: float = WIN_MARGIN) -> float:
     """Share of pairs in which the chosen response scores higher; ties count one half.
 
     Args:
@@ -46,7 +45,7 @@ def accuracy(margins: npt.ArrayLike, *, tolerance: float = TIE) -> float:
     return float(np.mean(_verdicts(values, tolerance)))
 
 
-def confidence(margins: npt.ArrayLike, *, tolerance: float = TIE) -> Confidence:
+def confidence(margins: npt.ArrayLike, *, tolerance: float = WIN_MARGIN) -> Confidence:
     """The Bradley-Terry probability of the response that a reward model prefers, and whether people did too.
 
     In a table of pairs the chosen one always "won", so sigma(margin) against 1 would be no test of calibration; the

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,8 @@ ROWS = 32
 """Rollouts that the gates look at."""
 
 
-def require_accuracy(report_card: object) -> None:
-    """The reward model beats chance on held-out pairs, with its interval."""
-    if not isinstance(report_card, dict):
-        return  # a reward model that was given, not trained here: it has no card, and the record says so
+def require_accuracy(report_card: Mapping[str, Any]) -> None:
+    """The reward model, trained here or given, beats chance on held-out pairs, with its interval."""
     low = report_card["accuracy"]["low"]
     if low <= 50:
         estimate = report_card["accuracy"]["estimate"]
@@ -53,14 +52,16 @@ def require_unit_ratio(update: Callable[[], None], logprobs: Callable[[], np.nda
 
 def require_batch_invariance(scorer: Scorer, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> None:
     """A score does not change with batch size, neighbours or padding."""
-    tolerance = 1e-4 if scorer.hardware.precision == "fp32" else 5e-2
     together = scorer.scores(prompts, responses)
     alone = scorer.scores(prompts, responses, batch_size=1)
     padded = _scores_with_more_padding(scorer, prompts, responses)
     worst = float(max(np.abs(together - alone).max(), np.abs(together - padded).max()))
-    if not worst <= tolerance * max(1.0, float(np.abs(together).max())):
+    # bf16 keeps 8 bits, so there the allowance grows with the scores.
+    half = scorer.hardware.precision != "fp32"
+    allowed = 5e-2 * max(1.0, float(np.abs(together).max())) if half else 1e-4
+    if not worst <= allowed:
         raise RunFailed(
-            f"gate invariance: a reward-model score moves by {worst:.2e} with its batch (allowed {tolerance})"
+            f"gate invariance: a reward-model score moves by {worst:.2e} with its batch (allowed {allowed:.2g})"
         )
 
 

@@ -27,7 +27,7 @@ from harness.training.reward_model import examine, shift_on_references
 from harness.training.sft import base_model, token_examples
 from harness.types import Example, Split, World
 
-VERSION = 3
+VERSION = 4
 FOIL_SHARE = 0.1
 """Comparisons with a foil among those that the judge learns from."""
 ATTEMPTS = 3
@@ -146,11 +146,13 @@ def _pairs(
     )
 
 
-def mixture_pair(world: World, examples: Sequence[Example], row: int, rng: Random) -> tuple[str, str]:
-    """Two responses to one prompt: two draws from the mixture, or (``FOIL_SHARE``) one and a foil, in either order.
+def mixture_pair(
+    world: World, examples: Sequence[Example], row: int, rng: Random, *, foils: float = 0.0
+) -> tuple[str, str]:
+    """Two responses to one prompt: two draws from the mixture, or (a share of ``foils``) one and a foil, in any order.
 
     A judge that saw sound responses alone may rate broken ones anywhere, and broken ones are what a table must sort
-    out.
+    out: so foils are added to what it learns from. It is examined on the mixture alone.
     """
     first, second = (world.demonstrate(examples[row].facts or {}, rng).response for _ in range(2))
     if rng.random() >= foils:

@@ -42,30 +42,6 @@ def position_ids(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def response_mask(tokens: Tensor, eos_ids: Sequence[int], pad_id: int) -> Tensor:
-    """True on the tokens that the policy chose: up to the first EOS, that one included: the score is paid on it.
-
-    A row without EOS is kept up to its last token that is no pad.
-
-    Args:
-        tokens: (B, R) long, responses, padded on the right.
-        eos_ids: the ids that end a response.
-        pad_id: the id that fills up; never one of ``eos_ids``.
-    Returns: (B, R) bool.
-    Raises: ValueError where the pad is an EOS: the two could not be told apart.
-
-    >>> response_mask(torch.tensor([[5, 2, 0], [5, 6, 7]]), eos_ids=[2], pad_id=0)
-    tensor([[ True,  True, False],
-            [ True,  True,  True]])
-    """
-    if pad_id in eos_ids:
-        raise ValueError(f"pad_id={pad_id} is also an EOS id; a tokenizer needs a pad of its own")
-    is_eos = torch.isin(tokens, torch.tensor(list(eos_ids), dtype=tokens.dtype, device=tokens.device))
-    after_eos = (is_eos.cumsum(-1) - is_eos.long()) > 0
-    trailing_pad = (tokens != pad_id).long().flip(-1).cumsum(-1).flip(-1) == 0
-    return ~after_eos & ~trailing_pad
-
-
 def last_index(mask: Tensor) -> Tensor:
     """Index of the last True in each row: where a sequence is scored and its score is paid.
 
@@ -121,17 +97,3 @@ def _pad(sequences: Sequence[Sequence[int]], pad_id: int, width: int | None, *, 
         ids[row, filled] = torch.tensor(list(sequence), dtype=torch.long)
         mask[row, filled] = True
     return Padded(ids, mask)
-
-
-def without_response_pads(tokens: Tensor, mask: Tensor) -> list[list[int]]:
-    """The token ids of each row that the mask keeps: what `right_pad` and `left_pad` started from.
-
-    Args:
-        tokens: (B, R) long.
-        mask: (B, R) bool, True = keep (`response_mask` for responses: EOS stays).
-
-    >>> without_response_pads(torch.tensor([[5, 2, 0]]), torch.tensor([[True, True, False]]))
-    [[5, 2]]
-    """
-    rows = zip(tokens.tolist(), mask.tolist(), strict=True)
-    return [[token for token, keep in zip(row, keeps, strict=True) if keep] for row, keeps in rows]

@@ -110,6 +110,8 @@ class PPO:
                 reason = str(error)
                 break
             reason = monitor.reason(metrics)
+            if reason is None:  # a KL that is no number has no error to follow
+                state.controller.update(metrics["kl"], config.batch_size)
             setup.log({name: value if math.isfinite(value) else None for name, value in metrics.items()})
             setup.advance(1, score=metrics["score"], kl=metrics["kl"], tokens_per_second=metrics["tokens_per_second"])
             if config.checks.probes and (state.iteration % probe_every == 0 or state.iteration == self.steps()):
@@ -144,7 +146,6 @@ class PPO:
         update_started = time.perf_counter()
         metrics = {"iteration": state.iteration + 1, "lr": state.updates.lr, "kl_coef": state.controller.coef}
         metrics |= experience.metrics | self._update(setup, state, experience)
-        state.controller.update(metrics["kl"], self.config.batch_size)
         state.iteration += 1
         tokens = int(experience.batch.response_mask.sum())
         state.tokens += tokens * self.config.epochs
@@ -194,7 +195,7 @@ class PPO:
         kl1 = sequence_sum(kl.k1, mask)
         metrics = {
             "score": float(proxy.mean()),
-            "score_std": float(proxy.std()),
+            "score_std": float(proxy.std(correction=0)),
             "kl": float(kl1.mean()),
             "kl_k3": float(sequence_sum(kl.k3, mask).mean()),
             "objective": float((scores - state.controller.coef * kl1).mean()),
@@ -305,6 +306,7 @@ class PPO:
         """Run the gates that are not skipped; returns the flags of those that are."""
         skipped = set(self.config.checks.skip_gates)
         if "accuracy" not in skipped:
+            assert setup.report_card is not None  # its stage examines every reward model
             gates.require_accuracy(setup.report_card)
         codec, prompts = setup.policy.codec, setup.prompts[: gates.ROWS]
         ids = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}

@@ -149,7 +149,7 @@ def report_card(
         scores: (2N,) the scores of all responses in those pairs.
         lengths: (2N,) their lengths in tokens.
         oracle: (N,) 1 where the gold reward agrees with the label, 0 where not, 0.5 at a tie; None without gold.
-        clusters: (N,) the prompt of each pair; intervals resample prompts.
+        clusters: (N,) the prompt's text of each pair; intervals resample prompts.
         seed: of the bootstrap.
     """
     import math
@@ -158,7 +158,6 @@ def report_card(
 
     from harness.evaluation.statistics import mean_interval
     from harness.training.calibration import (
-        TIE,
         confidence,
         expected_calibration_error,
         length_correlation,
@@ -166,9 +165,9 @@ def report_card(
     )
 
     generator = np.random.default_rng(seed)
-    right = np.where(np.abs(margins) <= TIE, 0.5, (margins > 0).astype(float))
-    accuracy = mean_interval(100 * right, clusters=clusters, generator=generator)
     stated = confidence(margins)
+    right = stated.outcomes
+    accuracy = mean_interval(100 * right, clusters=clusters, generator=generator)
     correlation = length_correlation(scores, lengths)
     card: dict[str, Any] = {
         "pairs": len(margins),

@@ -18,7 +18,7 @@ from harness.stages import Workspace
 from harness.training.preferences import Comparison, learn_preferences, report_card, shift_scores
 from harness.types import Example
 
-VERSION = 1
+VERSION = 2
 SHIFT_EXAMPLES = 1000
 """Responses that the shift is measured on."""
 
@@ -34,7 +34,9 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
         require_same_tokens(
             reward_model, load_codec(model_directory(workspace.inputs["sft"].directory)), str(config.path)
         )
+        shifted = getattr(reward_model.model.config, "reward_shift", None) is not None
     else:
+        shifted = False
         sft = model_directory(workspace.inputs["sft"].directory)
         language_model = load_scorer(sft, device=job.hardware.device, head_seed=workspace.seed_for("head"))
         settings = comparison_settings(config)
@@ -50,6 +52,7 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
                 advance=bar.update,
             )
         reward_model = Scorer(*language_model, job.hardware)
+    if not shifted:
         examples = job.data(workspace).splits["preference"]
         trained |= shift_on_references(reward_model, job, examples, pairs, scale=config.scale_scores)
     save(_language_model(reward_model), model_directory(workspace.directory))
@@ -113,7 +116,7 @@ def examine(scorer: Scorer, held_out: Sequence[LabelledPair], seed: int) -> dict
         scores,
         np.array([len(response) for response in responses]),
         oracle=np.array(known) if len(known) == len(held_out) else None,
-        clusters=[pair.id for pair in held_out],
+        clusters=[pair.prompt for pair in held_out],
         seed=seed % 2**32,
     )
 

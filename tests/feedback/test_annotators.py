@@ -59,6 +59,23 @@ def test_agreement_is_with_the_utility_and_not_with_the_bias():
     assert annotator.judge(("a", "a b c"), (1.0, 1.0), rng).agrees_with_utility == 0.5
 
 
+@pytest.mark.parametrize(
+    ("options", "utilities", "texts", "tie"),
+    [
+        ({}, (0.1 + 0.2, 0.3), ("a", "a b"), True),
+        ({}, (0.3001, 0.3), ("a", "a"), False),
+        ({"indifference": 0.5}, (1.5, 1.0), ("a", "a"), True),
+        ({"indifference": 0.5}, (1.6, 1.0), ("a", "a"), False),
+        # 3 words more at 2 * 0.1 each: 0.6 of utility, which is noticed, and makes up for a lead of as much.
+        ({"indifference": 0.5, "length_bias": 0.1, "temperature": 2.0}, (1.0, 1.0), ("a b c d", "a"), False),
+        ({"indifference": 0.5, "length_bias": 0.1, "temperature": 2.0}, (1.0, 1.6), ("a b c d", "a"), True),
+        ({"indifference": 0.5, "length_bias": 0.1, "temperature": 2.0}, (1.0, 1.6), ("a", "a"), False),
+    ],
+)
+def test_a_tie_is_a_difference_that_is_not_perceived(options, utilities, texts, tie):
+    assert Annotator(nothing, **options).ties(texts, utilities) == tie
+
+
 def test_the_stream_moves_on_by_the_same_amount_whatever_the_verdict():
     """So that noise or bias changes labels, and not which pair gets which random number."""
     after = []

@@ -116,6 +116,14 @@ def test_a_difference_that_is_rounding_is_no_difference():
     assert (len(collected.pairs), collected.equal_value) == (0, 30)
 
 
+def test_a_biased_annotator_labels_pairs_of_equal_worth():
+    """2 words against 4 at 30 each: certain; the unbiased utility takes no side."""
+    annotator = Annotator(lambda *_: [1.0, 1.0], length_bias=30.0, indifference=0.3)
+    collected = collect(Policy(lambda row, _: ("a 0", "b b b 0")), annotator=annotator)
+    assert {(pair.chosen, pair.agrees) for pair in collected.pairs} == {("b b b 0", 0.5)}
+    assert collected.counts() == {"pairs": 10, "equal_tokens": 0, "equal_value": 0}
+
+
 def test_after_the_last_attempt_it_gives_up():
     policy = Policy(lambda row, _: ("same 1", "same 1"))
     collected = collect(policy, attempts=3)
@@ -145,7 +153,7 @@ def test_too_few_pairs_end_the_run_with_the_reason():
 
 
 def test_held_out_pairs_of_one_prompt_bear_no_interval():
-    pairs = [LabelledPair(name, "", "", "", [], [1], [2]) for name in ("a", "a", "b")]
+    pairs = [LabelledPair(str(row), name, "", "", [], [1], [2]) for row, name in enumerate(("a", "a", "b"))]
     assert [examinable(pairs[:count]) for count in range(4)] == [False, False, False, True]
 
 

@@ -141,6 +141,46 @@ def test_fixed_rows_stand_once_whatever_the_algorithm(record: Any) -> None:
         assert len(rows_of([*made, wide])) == 1 + width_matters
 
 
+@pytest.mark.parametrize(
+    ("candidate", "group", "name", "parted"),
+    [
+        ("sft-more", "algorithm", "episodes", True),
+        ("sft-more", "algorithm", "epochs", True),
+        ("sft-more", "algorithm", "kl_coef", False),
+        ("sft-more", "evaluation", "best_of_n", False),
+        ("best-of-n", "evaluation", "best_of_n", True),
+        ("best-of-n", "rollout", "temperature", True),
+        ("best-of-n", "algorithm", "episodes", False),
+        ("base", "evaluation", "temperature", True),
+        ("sft", "evaluation", "temperature", True),
+        ("sft-more", "evaluation", "temperature", True),
+        ("copy-input", "evaluation", "temperature", False),
+    ],
+)
+def test_controls_with_other_settings_are_other_rows(
+    record: Any, candidate: str, group: str, name: str, parted: bool
+) -> None:
+    config = {"model": {"width": 128}, "algorithm": {"episodes": 2048, "epochs": 4}, "evaluation": {"best_of_n": 4}}
+    made = [
+        record(candidate, seed=seed, fixed=True, config={**config, group: {**config.get(group, {}), name: value}})
+        for seed, value in ((1, 8), (2, 16), (3, 16))
+    ]
+    rows = rows_of(made)
+    assert [len(row.records) for row in rows] == ([1, 2] if parted else [3])
+    if parted:
+        assert [flag for row in rows for flag in row.cells["flags"] if "=" in flag] == [
+            f"{group}.{name}=8",
+            f"{group}.{name}=16",
+        ]
+
+
+def test_time_is_that_of_the_seeds_that_succeeded(record: Any) -> None:
+    failure = record(seed=3, status="failed", reason="r", wall_seconds=1.0)
+    made = [record(seed=1, wall_seconds=10.0), record(seed=2, wall_seconds=20.0), failure]
+    assert only(made).cells["wall_seconds"] == 15.0
+    assert only([failure]).cells["wall_seconds"] == 1.0
+
+
 def test_one_name_with_two_setups_gives_two_rows(record: Any) -> None:
     assert len(rows_of([record(seed=1), record(seed=2, config={"model": {"width": 256}})])) == 2
     # Where data lie, which device and which seed do not make another set-up.

@@ -164,21 +164,6 @@ def position_ids(mask: Mask) -> list[list[int]]:
     return rows
 
 
-def response_mask(tokens: list[list[int]], eos_ids: list[int], pad_id: int) -> Mask:
-    rows = []
-    for sequence in tokens:
-        length = len(sequence)
-        for t, token in enumerate(sequence):
-            if token in eos_ids:
-                length = t + 1
-                break
-        else:
-            while length > 0 and sequence[length - 1] == pad_id:
-                length -= 1
-        rows.append([t < length for t in range(len(sequence))])
-    return rows
-
-
 def expected_calibration_error(predicted: Row, happened: Row, bins: int) -> float:
     total = 0.0
     for k in range(bins):

@@ -11,7 +11,7 @@ import torch
 
 @pytest.mark.parametrize(
     ("name", "examples"),
-    [("losses", 2), ("advantages", 2), ("kl", 4), ("masks", 6), ("schedule", 2), ("calibration", 3), ("limits", 1)],
+    [("losses", 2), ("advantages", 2), ("kl", 4), ("masks", 4), ("schedule", 2), ("calibration", 3), ("limits", 1)],
 )
 def test_docstring_examples(name, examples):
     module = importlib.import_module(f"harness.training.{name}")

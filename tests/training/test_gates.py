@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from harness.errors import RunFailed
+from harness.config import ChecksConfig, PPOConfig
+from harness.errors import RunFailed, UserError
 from harness.hardware import Hardware
 from harness.models.forward import Batch, make_batch, response_logits
 from harness.models.loading import LanguageModel
@@ -17,8 +19,17 @@ from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.training import gates
 from harness.training.losses import sequence_logprobs
+from harness.validation import _check_ppo
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+
+
+def test_the_gates_that_can_be_skipped_are_the_gates_that_there_are():
+    checks = ChecksConfig(skip_gates=["none"])
+    with pytest.raises(UserError, match=rf"choose among {', '.join(gates.GATES)}$"):
+        _check_ppo(PPOConfig(episodes=128, checks=checks))
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert f"Gates to skip: {', '.join(gates.GATES)}." in page
 
 
 def card(low: float) -> dict[str, Any]:
@@ -30,10 +41,6 @@ def test_accuracy_needs_a_lower_bound_above_chance():
     for low in (50.0, 40.0):
         with pytest.raises(RunFailed, match=rf"gate accuracy: .*\({low + 5:.1f}, lower bound {low:.1f}\)"):
             gates.require_accuracy(card(low))
-
-
-def test_a_reward_model_without_a_card_passes():
-    gates.require_accuracy(None)
 
 
 FAULTS = pytest.mark.parametrize(
@@ -185,6 +192,36 @@ def test_the_tolerance_of_half_precision_is_wider(hardware):
 @ARCHITECTURES
 def test_a_sound_scorer_is_invariant(make_scorer, ragged, hardware, architecture):
     gates.require_batch_invariance(Scorer(*make_scorer(architecture), hardware), *ragged)
+
+
+@pytest.mark.parametrize(("off", "passes"), [(0.9e-4, True), (1.1e-4, False)])
+def test_the_allowance_in_full_precision_does_not_grow_with_the_scores(make_scorer, ragged, hardware, off, passes):
+    """Scores around 10 (any sound scorer reaches those, see the next test), one of which moves with its batch."""
+
+    class Moving(Scorer):
+        def scores(self, prompts: Any, responses: Any, *, batch_size: int = 256) -> np.ndarray:
+            scores = super().scores(prompts, responses)
+            return scores + off if batch_size == 1 else scores
+
+    scorer = make_scorer()
+    scorer.model.config.reward_shift = -10.0
+    moving = Moving(*scorer, hardware)
+    assert np.abs(moving.scores(*ragged)).max() > 5
+    if passes:
+        gates.require_batch_invariance(moving, *ragged)
+    else:
+        with pytest.raises(RunFailed, match=r"moves by 1\.[01].e-04 with its batch \(allowed 0\.0001\)"):
+            gates.require_batch_invariance(moving, *ragged)
+
+
+@ARCHITECTURES
+def test_a_sound_scorer_of_ordinary_scores_is_invariant(make_scorer, ragged, hardware, architecture):
+    scorer = make_scorer(architecture)
+    plain = Scorer(*scorer, hardware)
+    with torch.no_grad():
+        scorer.model.score.weight.mul_(10 / np.abs(plain.scores(*ragged)).max())
+    assert np.abs(plain.scores(*ragged)).max() == pytest.approx(10, rel=1e-3)
+    gates.require_batch_invariance(plain, *ragged)
 
 
 @FAULTS

@@ -10,12 +10,10 @@ from harness.training.masks import (
     last_index,
     left_pad,
     position_ids,
-    response_mask,
     right_pad,
-    without_response_pads,
 )
 
-PAD, EOS = 0, (2, 3)
+PAD = 0
 sequences = st.lists(st.lists(st.integers(0, 7), max_size=6), max_size=5)
 filled_sequences = st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=6), min_size=1, max_size=5)
 quick = settings(max_examples=60, deadline=None)
@@ -41,43 +39,6 @@ def test_position_ids(naive, mask, more):
 
 
 @quick
-@given(tokens=tables(st.integers(0, 5)), more=st.integers(0, 4))
-def test_response_mask(naive, tokens, more):
-    ours = response_mask(torch.tensor(tokens), EOS, PAD)
-    assert ours.dtype == torch.bool
-    assert ours.tolist() == naive.response_mask(tokens, list(EOS), PAD)
-    wider = response_mask(torch.tensor([row + [PAD] * more for row in tokens]), EOS, PAD)
-    assert wider[:, : ours.shape[1]].tolist() == ours.tolist()
-    assert not wider[:, ours.shape[1] :].any()
-    for row, keeps in zip(tokens, ours.tolist(), strict=True):
-        assert keeps == sorted(keeps, reverse=True)  # one run of True, from the start
-        chosen = row[: sum(keeps)]
-        assert not any(token in EOS for token in chosen[:-1])
-
-
-def test_response_mask_by_hand():
-    tokens = torch.tensor(
-        [
-            [5, 6, 2, 0, 0],  # ended, padded
-            [5, 6, 7, 4, 5],  # never ended, full
-            [5, 6, 0, 0, 0],  # never ended, padded to its neighbours' width
-            [3, 0, 0, 0, 0],  # an empty answer: EOS at once (the other EOS)
-            [5, 2, 6, 2, 0],  # what follows the first EOS was not chosen
-            [0, 5, 2, 0, 0],  # a pad that the policy itself chose before it ended
-            [0, 0, 0, 0, 0],  # nothing
-        ]
-    )
-    lengths = [3, 5, 2, 1, 2, 3, 0]
-    assert response_mask(tokens, EOS, PAD).tolist() == [[t < n for t in range(5)] for n in lengths]
-    assert response_mask(torch.tensor([[5, 6]]), [], PAD).tolist() == [[True, True]]
-
-
-def test_pad_may_not_be_eos():
-    with pytest.raises(ValueError, match="pad_id=2 is also an EOS"):
-        response_mask(torch.tensor([[5]]), EOS, 2)
-
-
-@quick
 @given(mask=tables(st.booleans()))
 def test_last_index(mask):
     if not all(any(row) for row in mask):
@@ -90,13 +51,13 @@ def test_last_index(mask):
 
 @quick
 @given(rows=sequences, more=st.integers(0, 4))
-def test_padding_and_its_inverse(rows, more):
+def test_padding_keeps_every_token_in_order(rows, more):
     width = max((len(row) for row in rows), default=0) + more
     for pad, sign in ((left_pad, -1), (right_pad, 1)):
         ids, mask = pad(rows, PAD, width=width)
         assert ids.shape == mask.shape == (len(rows), width)
         assert (ids.dtype, mask.dtype) == (torch.long, torch.bool)
-        assert without_response_pads(ids, mask) == rows
+        assert [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)] == rows
         assert (ids[~mask] == PAD).all()
         steps = mask.long().diff(dim=1) * sign
         assert (steps <= 0).all()  # pads on one side only

@@ -460,14 +460,13 @@ def test_gold_is_logged_beside_the_proxy_for_the_right_prompts(make_setup):
     assert all(isinstance(text, str) for _, texts in seen for text in texts)
 
 
-@pytest.mark.filterwarnings("ignore:std")
 def test_what_is_logged_is_json(make_setup):
     import json
 
     setup, rows = make_setup()
     PPO(config(batch_size=1, minibatch_size=1, episodes=2)).train(setup)
     json.dumps(rows, allow_nan=False)
-    assert rows[0]["score_std"] is None, "one response has no deviation"
+    assert rows[0]["score_std"] == 0.0, "of the rollout itself, not of what it was drawn from"
 
 
 def test_steps_and_passes():
@@ -552,6 +551,22 @@ def test_a_gradient_that_is_no_number_is_a_collapse_too(make_setup, make_scorer,
     assert "gradient norm is nan" in str(result.reason)
     assert len(rows) == 1
     assert same(setup.policy.model, probe.weights[1])
+
+
+@pytest.mark.parametrize("kl", [math.nan, math.inf])
+def test_a_kl_that_is_no_number_is_a_collapse_under_adaptive_control_too(make_setup, monkeypatch, kl):
+    setup, rows = make_setup()
+    algorithm = PPO(config(kl=KLControlConfig(target=6.0, horizon=80)))
+    plain = algorithm._experience
+
+    def broken(setup: Setup, state: PPOState) -> Experience:
+        experience = plain(setup, state)
+        return experience._replace(metrics={**experience.metrics, "kl": kl})
+
+    monkeypatch.setattr(algorithm, "_experience", broken)
+    result = algorithm.train(setup)
+    assert (result.status, result.reason) == ("collapsed", f"kl={kl} is not a finite number")
+    assert [row["kl"] for row in rows] == [None]
 
 
 def test_a_run_within_its_limits_keeps_its_last_weights(make_setup):

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.config import RewardModelConfig
+from harness.context import model_directory
 from harness.data.prompts import CutReport
 from harness.errors import UserError
-from harness.feedback.pairs import LabelledPair
+from harness.feedback.pairs import LabelledPair, write_pairs
 from harness.models.codec import Codec
+from harness.models.loading import save
 from harness.models.nano import train_tokenizer
 from harness.models.scorer import Scorer
-from harness.training.reward_model import examine, require_same_tokens, shift_on_references
+from harness.training.reward_model import examine, require_same_tokens, run_reward_model, shift_on_references
 from harness.types import Example
 
 
@@ -30,7 +33,7 @@ def example(number: int, *references: str) -> Example:
 def pairs(ragged: Any, agrees: Any = None) -> list[LabelledPair]:
     prompts, responses = ragged
     return [
-        LabelledPair(str(row // 2), "", "", "", prompts[row], responses[row], responses[(row + 1) % 5], agrees)
+        LabelledPair(str(row), str(row // 2), "", "", prompts[row], responses[row], responses[(row + 1) % 5], agrees)
         for row in range(5)
     ]
 
@@ -65,6 +68,37 @@ def test_the_report_card_is_of_these_pairs(make_scorer, hardware, ragged):
     assert card["oracle_accuracy"] == 100
     assert card["oracle_gap"]["estimate"] == pytest.approx(100 - card["accuracy"]["estimate"])
     assert "oracle_gap" not in examine(scorer, pairs(ragged), seed=0)
+
+
+def test_pairs_of_one_prompt_are_one_draw_whatever_their_ids(make_scorer, hardware, ragged, monkeypatch):
+    seen: list[list[str]] = []
+    monkeypatch.setattr("harness.training.reward_model.report_card", lambda *_, clusters, **__: seen.append(clusters))
+    examine(Scorer(*make_scorer(), hardware), pairs(ragged), seed=0)
+    assert seen == [["0", "0", "1", "1", "2"]]
+
+
+@pytest.mark.parametrize("known", [None, 0.25])
+def test_a_given_reward_model_is_shifted_unless_it_brings_its_own_shift(
+    make_scorer, make_lm, hardware, ragged, tmp_path, known
+):
+    given = make_scorer()
+    given.model.config.reward_shift = known
+    save(given, tmp_path / "given")
+    for name in ("sft", "feedback"):
+        (tmp_path / name).mkdir()
+    save(make_lm(), model_directory(tmp_path / "sft"))
+    for name in ("pairs.jsonl", "heldout.jsonl"):
+        write_pairs(tmp_path / "feedback" / name, pairs(ragged))
+    job = make_job()
+    job.hardware, job.data = hardware, lambda workspace: SimpleNamespace(splits={"preference": []})
+    job.config.task.max_prompt_tokens = 6
+    job.config.reward_model = RewardModelConfig(source="load", path=str(tmp_path / "given"))
+    inputs = {name: SimpleNamespace(directory=tmp_path / name) for name in ("sft", "feedback")}
+    workspace: Any = SimpleNamespace(directory=tmp_path, inputs=inputs, seed_for=lambda purpose: 0)
+    run_reward_model(workspace, job)
+    mean = Scorer.load(model_directory(tmp_path), hardware).scores(*ragged).mean()
+    plain = Scorer(*make_scorer(), hardware).scores(*ragged).mean()
+    assert mean == pytest.approx(0.0 if known is None else plain - known, abs=1e-5)
 
 
 def test_a_reward_model_of_another_vocabulary_is_refused(make_scorer, hardware, codec):

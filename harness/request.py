@@ -1,0 +1,51 @@
+"""What was asked of one job, and the name that tells its candidate from others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config import Config
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: the configuration, the overrides that made it, and the command that repeats it."""
+
+    config: Config
+    overrides: list[str]
+    command: str
+    sweep: bool = False
+
+    @property
+    def candidate(self) -> str:
+        """``candidate``, else the sorted overrides that tell candidates apart, else ``default``."""
+        if self.config.candidate:
+            return self.config.candidate
+        return ",".join(sorted(told for override in self.overrides if (told := _telling(override)))) or "default"
+
+
+_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hydra", "plan", "candidate")
+"""Keys and groups, with all below them, whose overrides make no other candidate."""
+_PATHS = (
+    "data.path",
+    "data.pairs_path",
+    "model.name",
+    "judge.model.name",
+    "sft.path",
+    "reward_model.path",
+    "judge.path",
+)
+
+
+def _telling(override: str) -> str | None:
+    """What an override adds to a candidate's name; of a path its last part alone, so that moved files rename none."""
+    key, equals, value = override.partition("=")
+    name = key.lstrip("+~")
+    if name == "task" or name.split(".")[0].split("/")[0] in _SAME_CANDIDATE:
+        return None
+    if name in _PATHS or name.startswith("data.files."):
+        path = Path(value.strip("'\""))
+        # Every stage of ours keeps its model in a folder of one name; the folder above it says which it is.
+        return f"{key}{equals}{path.parent.name if path.name == 'model' and path.parent.name else path.name}"
+    return override

@@ -1,0 +1,110 @@
+"""What of the configuration decides which stage, and what a candidate is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config import register_schemas
+from harness.graph import Graph, build_graph
+from harness.pipeline import make_job
+from harness.request import Request
+
+
+def config(*overrides: str) -> Any:
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    register_schemas()
+    given = ["experiment=smoke", "hardware.threads=1", "hardware.device=cpu", *overrides]
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        return OmegaConf.to_object(compose("config", overrides=given))
+
+
+def graph(*overrides: str) -> Graph:
+    return build_graph(make_job(config(*overrides)))
+
+
+def changed(*overrides: str) -> set[str]:
+    """The parts, rows and ``candidate`` whose fingerprints these overrides change."""
+    named = [
+        {
+            **{name: stage.fingerprint for name, stage in made.parts.items()},
+            **{f"row {name}": stage.fingerprint for name, stage in made.rows.items()},
+            "candidate": made.candidate.fingerprint,
+        }
+        for made in (graph(), graph(*overrides))
+    ]
+    return {name for name in named[0] if named[0][name] != named[1][name]}
+
+
+ROWS = {
+    f"row {name}" for name in ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["evaluation.curve_prompts=4"], {"row best-of-n"}),
+        (["evaluation.best_of_n=2"], {"row best-of-n"}),
+        (["evaluation.batch_size=8"], {*ROWS, "candidate"}),
+        (["evaluation.leaderboard=harness.leaderboard.build.frame"], set()),
+        (["rollout.batch_size=8"], {"feedback", "reward_model", "algorithm", "row sft", "row best-of-n", "candidate"}),
+        (["task.metrics=[rougeL]"], {*ROWS, "candidate"}),
+        (["feedback.metric=f1"], set()),
+        (["algorithm.kl_coef=0.3"], {"algorithm", "candidate"}),
+    ],
+)
+def test_a_setting_changes_what_it_decides(overrides: list[str], names: set[str]) -> None:
+    assert changed(*overrides) == names
+
+
+def test_the_prompt_decides_every_evaluation() -> None:
+    found = changed("task.template='{source} Summary:'")
+    assert {*ROWS, "candidate", "sft", "judge"} <= found
+    assert "data" not in found
+
+
+def test_a_metric_of_ones_own_counts_by_content(tmp_path: Path) -> None:
+    source = """
+import datasets
+import evaluate
+
+class Length(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": text})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"length": sum(map(len, predictions)) / len(predictions)}
+"""
+    found = []
+    for folder, text in (("a", source), ("b", source), ("c", source + "# changed")):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "length.py"
+        path.write_text(text)
+        found.append(graph(f"evaluation.extra_metrics=[{path}]").rows["references"].fingerprint)
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (
+            ["task=qa", "seed=3", "hardware.threads=1", "tracker=quiet", "output_dir=x", "hydra/launcher=joblib"],
+            "default",
+        ),
+        (["task=qa", "task.template=T {question}"], "task.template=T {question}"),
+        (["sft.epochs=2", "algorithm=none"], "algorithm=none,sft.epochs=2"),
+        (["data=local", "data.path=/a/b/mine", "data.pairs_path='/a/b/pairs.jsonl'"], None),
+        (["model=hf", "model.name=org/small"], "model.name=small,model=hf"),
+        (["sft=load", "sft.path=/r/stages/sft-01234567/model"], "sft.path=sft-01234567,sft=load"),
+    ],
+)
+def test_what_a_candidate_is_called(overrides: list[str], name: str | None) -> None:
+    expected = name or "data.pairs_path=pairs.jsonl,data.path=mine,data=local"
+    assert Request(config(), overrides, "").candidate == expected
