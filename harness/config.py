@@ -96,8 +96,8 @@ class FeedbackConfig:
     kind: str = MISSING
     samples_per_prompt: int = 4
     sampling_temperature: float = 0.7
-    max_pairs: int = 8000
-    heldout_pairs: int = 6000
+    max_pairs: int = 6000
+    heldout_pairs: int = 4500
     min_pairs: int = 50
     max_attempts: int = 3
     temperature: float = 1.0
@@ -142,10 +142,10 @@ class JudgeConfig:
     model: ModelConfig = MISSING
     responses: str = "mixture"
     samples_per_prompt: int = 4
-    max_pairs: int = 8000
-    heldout_pairs: int = 6000
+    max_pairs: int = 6000
+    heldout_pairs: int = 4500
     min_pairs: int = 100
-    sft_epochs: float = 1.2
+    sft_epochs: float = 1.0
     epochs: float = 2.0
     batch_size: int = 32
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)

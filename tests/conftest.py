@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# `evaluate` copies what it loads into one package for the whole process: let that be a folder of the tests' own.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="harness-tests-modules-")
 
 TEXTS = [
     "the red fox runs home .",

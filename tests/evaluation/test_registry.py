@@ -124,17 +124,8 @@ class Own(evaluate.Metric):
 """
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("modules")
-
-
 @pytest.fixture
-def write_module(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModule:
-    import evaluate
-
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", cache)
-
+def write_module(tmp_path: Path) -> WriteModule:
     def write(name: str, *, result: str, references: str = "text", extra_import: str = "") -> str:
         path = tmp_path / f"{name}.py"
         path.write_text(MODULE.format(result=result, references=references, extra_import=extra_import))
