@@ -37,7 +37,7 @@ from harness.training.probes import sequence_kl
 from harness.training.sft import base_directory
 from harness.types import Example, Outputs
 
-VERSION = 2
+VERSION = 3
 TEXT_ROWS = ("references", "copy-input", "empty", "longest")
 """Fixed rows that need no model: once per task and data."""
 CORRELATION_EXAMPLES = 500
@@ -161,6 +161,9 @@ def summarise(
             wins["lc"] = length_controlled_win_rate(compare_scores(after.judge, before.judge, equal), lengths)
         if after.gold:
             wins["gold"] = float(100 * compare_scores(after.gold["gold"], before.gold["gold"], equal).mean())
+    if job.world is not None:
+        for name in after.gold:  # rows scored by another version of the world are not ranked together
+            compared.metrics[name]["signature"] = f"world:{job.world.name}|v{job.world.version}|agg:mean"
     return {
         "metrics": compared.metrics,
         "per_example": compared.per_example,
