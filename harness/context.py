@@ -11,6 +11,7 @@ from harness.data.prepared import PreparedData
 from harness.data.prompts import CutReport, fit_prompts
 from harness.hardware import Hardware
 from harness.models.codec import Codec
+from harness.rollouts.sampler import Sampling
 from harness.stages import Workspace
 from harness.types import Example, Task, World
 
@@ -37,6 +38,17 @@ class Job:
     def smooth_metric(self) -> str:
         """The sentence metric of a simulated annotator: token F1 where the task reports it, chrF elsewhere."""
         return "f1" if "f1" in self.config.task.metrics else "chrf"
+
+    def training_sampling(self) -> Sampling:
+        """How training rollouts are drawn: at what β, KL and best-of-n are measured."""
+        rollout = self.config.rollout
+        return Sampling(
+            max_new_tokens=self.config.task.max_response_tokens,
+            temperature=rollout.temperature,
+            top_k=rollout.top_k,
+            top_p=rollout.top_p,
+            batch_size=rollout.batch_size,
+        )
 
 
 def model_directory(directory: Path) -> Path:

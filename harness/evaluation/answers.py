@@ -25,18 +25,6 @@ def policy_answers(job: Job, policy: LanguageModel, examples: Sequence[Example],
     return outputs(policy.codec, draw(job, policy, prompt_tokens(job, policy.codec, examples), sampling, seed))
 
 
-def training_sampling(job: Job) -> Sampling:
-    """How training rollouts are drawn: at what KL and best-of-n are measured."""
-    rollout = job.config.rollout
-    return Sampling(
-        max_new_tokens=job.config.task.max_response_tokens,
-        temperature=rollout.temperature,
-        top_k=rollout.top_k,
-        top_p=rollout.top_p,
-        batch_size=rollout.batch_size,
-    )
-
-
 def prompt_tokens(job: Job, codec: Codec, examples: Sequence[Example]) -> list[list[int]]:
     prompts, _ = job.prompts(examples, codec)
     return codec.encode_prompts(prompts)
@@ -63,7 +51,7 @@ def samples_per_prompt(
 ) -> tuple[list[list[int]], Rollout]:
     """``count`` samples of each prompt at the training temperature, those of one prompt next to each other."""
     prompts = [ids for ids in prompt_tokens(job, policy.codec, examples) for _ in range(count)]
-    return prompts, draw(job, policy, prompts, training_sampling(job), seed)
+    return prompts, draw(job, policy, prompts, job.training_sampling(), seed)
 
 
 def best_of_n(

@@ -23,7 +23,6 @@ from harness.evaluation.answers import (
     policy_answers,
     prompt_tokens,
     text_answers,
-    training_sampling,
 )
 from harness.evaluation.compare import compare
 from harness.evaluation.curves import best_of_n_curve, probe_curve
@@ -218,7 +217,7 @@ def _policy(workspace: Workspace, job: Job, row: str | None) -> LanguageModel:
 
 def _gold_bleu_correlation(job: Job, policy: LanguageModel, part: Sequence[Example], seed: int) -> float | None:
     """Pearson correlation of gold with sentence BLEU over samples: near 1, the two would be one measurement."""
-    rollout = draw(job, policy, prompt_tokens(job, policy.codec, part), training_sampling(job), seed)
+    rollout = draw(job, policy, prompt_tokens(job, policy.codec, part), job.training_sampling(), seed)
     texts = policy.codec.decode(rollout.tokens)
     bleu = load_metric("bleu").scored(texts, [example.references for example in part])["bleu"].per_example
     gold = gold_scores(job, part, texts)["gold"]
@@ -255,7 +254,7 @@ def _with_candidate(
     sft = load_language_model(model_directory(inputs["sft"].directory), device=device)
     prompts = prompt_tokens(job, sft.codec, examples)
     proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in (("before", before), ("after", after))}
-    sampling = training_sampling(job)
+    sampling = job.training_sampling()
     rollout = draw(job, policy, prompts, sampling, workspace.seed_for("kl"))
     kl = sequence_kl(policy, sft, prompts, rollout, sampling, job)
     equal = same(after.outputs, before.outputs)

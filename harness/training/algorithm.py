@@ -109,13 +109,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     reward = Scorer.load(model_directory(reward_stage.directory), job.hardware)
     examples, held_out = data.splits["rl"], data.splits["validation"]
     prompts, _ = job.prompts(examples, policy.codec)
-    sampling = Sampling(
-        max_new_tokens=config.task.max_response_tokens,
-        temperature=config.rollout.temperature,
-        top_k=config.rollout.top_k,
-        top_p=config.rollout.top_p,
-        batch_size=config.rollout.batch_size,
-    )
+    sampling = job.training_sampling()
     probe = Probe(job, reference, reward, held_out, sampling, seed=workspace.seed_for("probe"))
     world = job.world
 

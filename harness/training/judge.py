@@ -193,7 +193,7 @@ def _train_judge(
         workspace.directory / "backbone", device=job.hardware.device, head_seed=workspace.seed_for("head")
     )
     settings = Comparison(epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer)
-    steps = max(1, round(settings.epochs * -(-len(pairs) // settings.batch_size)))
+    steps = settings.steps(len(pairs))
     with workspace.progress.stage("judge", steps, "steps") as bar:
         learn_preferences(
             language_model,

@@ -38,6 +38,10 @@ class Comparison:
     margin: float = 0.0
     centering: float = 0.0
 
+    def steps(self, count: int) -> int:
+        """Updates that ``epochs`` passes over ``count`` pairs make."""
+        return max(1, round(self.epochs * -(-count // self.batch_size)))
+
 
 def learn_preferences(
     scorer: LanguageModel,
@@ -54,7 +58,7 @@ def learn_preferences(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    total = max(1, round(settings.epochs * -(-len(pairs) // settings.batch_size)))
+    total = settings.steps(len(pairs))
     updates = Updates(scorer.model.parameters(), settings.optimizer, total)
     lengths = [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
     batches: list[list[int]] = []

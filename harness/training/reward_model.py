@@ -40,7 +40,7 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
         sft = model_directory(workspace.inputs["sft"].directory)
         language_model = load_scorer(sft, device=job.hardware.device, head_seed=workspace.seed_for("head"))
         settings = comparison_settings(config)
-        steps = max(1, round(settings.epochs * -(-len(pairs) // settings.batch_size)))
+        steps = settings.steps(len(pairs))
         with workspace.progress.stage(workspace.name, steps, "steps") as bar:
             trained = learn_preferences(
                 language_model,
