@@ -106,8 +106,9 @@ MEANINGS: dict[str, dict[str, str]] = {
         "context": "nano: positions; at least prompt and response limit together.",
     },
     "OptimizerConfig": {
-        "lr": "AdamW's peak learning rate.",
-        "weight_decay": "AdamW's weight decay.",
+        "kind": "`adamw`, or `muon` for the matrices inside the layers (all else: AdamW), when training from nothing.",
+        "lr": "Peak learning rate.",
+        "weight_decay": "Decoupled weight decay.",
         "eps": "AdamW's epsilon.",
         "schedule": "`linear` or `cosine` to 0, or `constant`.",
         "warmup": "Share of the updates in which the rate rises from 0.",

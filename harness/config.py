@@ -58,15 +58,16 @@ class ModelConfig:
     architecture: str = "gpt2"
     layers: int = 2
     width: int = 128
-    heads: int = 4
+    heads: int = 2
     vocab_size: int = 2048
     context: int = 256
 
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with a schedule; ``schedule`` is linear or cosine to 0, or constant."""
+    """AdamW, or Muon for the matrices inside the layers; ``schedule`` is linear or cosine to 0, or constant."""
 
+    kind: str = "adamw"
     lr: float = MISSING
     weight_decay: float = 0.0
     eps: float = 1e-5
@@ -81,12 +82,12 @@ class SFTConfig:
 
     source: str = "train"
     path: str | None = None
-    epochs: float = 2.4
+    epochs: float = 1.5
     max_steps: int | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     micro_batch_size: int | None = None
     train_on_prompt: bool = False
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="muon", lr=2e-3))
 
 
 @dataclass
@@ -96,10 +97,10 @@ class FeedbackConfig:
     kind: str = MISSING
     samples_per_prompt: int = 4
     sampling_temperature: float = 0.7
-    max_pairs: int = 6000
+    max_pairs: int = 8000
     heldout_pairs: int = 4500
     min_pairs: int = 50
-    max_attempts: int = 3
+    max_attempts: int = 6
     temperature: float = 1.0
     indifference: float = 0.3
     noise: float = 0.0
@@ -113,13 +114,13 @@ class RewardModelConfig:
 
     source: str = "train"
     path: str | None = None
-    epochs: float = 2.0
-    batch_size: int = 32
+    epochs: float = 1.0
+    batch_size: int = 16
     micro_batch_size: int | None = None
     margin: float = 0.0
     centering: float = 0.0
     scale_scores: bool = False
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="muon", lr=1e-3))
 
 
 @dataclass
@@ -142,15 +143,15 @@ class JudgeConfig:
     model: ModelConfig = MISSING
     responses: str = "mixture"
     samples_per_prompt: int = 4
-    max_pairs: int = 6000
+    max_pairs: int = 8000
     heldout_pairs: int = 4500
     min_pairs: int = 100
-    sft_epochs: float = 1.0
-    epochs: float = 2.0
-    batch_size: int = 32
+    sft_epochs: float = 0.5
+    epochs: float = 1.0
+    batch_size: int = 16
     annotator: AnnotatorConfig = field(default_factory=AnnotatorConfig)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
-    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="muon", lr=1e-3))
+    backbone_optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="muon", lr=2e-3))
 
 
 @dataclass

@@ -165,14 +165,10 @@ def _check_optimizer(config: Config, group: str) -> None:
     _require(config, f"{group}.eps", lambda value: value > 0, "must be above 0", "give 1e-5")
     _require(config, f"{group}.warmup", lambda value: 0 <= value < 1, "is a share of all updates", "give 0.05")
     _require(config, f"{group}.max_grad_norm", lambda value: value > 0, "must be above 0", "give 1.0")
-    schedules = ("linear", "cosine", "constant")
-    _require(
-        config,
-        f"{group}.schedule",
-        lambda value: value in schedules,
-        "is not a choice",
-        f"choose {', '.join(schedules)}",
-    )
+    choices = {"schedule": ("linear", "cosine", "constant"), "kind": ("adamw", "muon")}
+    for name, known in choices.items():
+        remedy = f"choose {', '.join(known)}"
+        _require(config, f"{group}.{name}", lambda value, known=known: value in known, "is not a choice", remedy)
 
 
 def _check_task(config: Config) -> None:

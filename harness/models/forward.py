@@ -1,18 +1,22 @@
 """Forward passes over (prompt, response) batches: prompts left-padded, responses right-padded, positions from the mask.
 
-So a response starts in the same column in every row, and the logits that choose its tokens are the last R + 1 but one:
-no architecture needs a special case, and no logits are computed for prompt tokens.
+So a response starts in the same column in every row, and no architecture needs a special case. The prompt, most of the
+tokens, is run for its keys and values alone: no logits are computed for it, and no more of the last layer than those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.training.masks import left_pad, position_ids, right_pad
 
 if TYPE_CHECKING:
     import torch
+
+PLAIN_MLP = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox")
+"""Families whose layers have an ``mlp`` that returns one tensor."""
 
 
 class Batch(NamedTuple):
@@ -22,11 +26,13 @@ class Batch(NamedTuple):
         ids: (B, P + R) long.
         mask: (B, P + R) bool, True on real tokens.
         response_mask: (B, R) bool, True on tokens that the policy chose, EOS included.
+        shared: every so many consecutive rows have one prompt, which is then computed once for all of them.
     """
 
     ids: torch.Tensor
     mask: torch.Tensor
     response_mask: torch.Tensor
+    shared: int = 1
 
     @property
     def response(self) -> torch.Tensor:
@@ -43,8 +49,17 @@ def make_batch(
     *,
     device: Any = "cpu",
     width: int | None = None,
+    shared: int = 1,
 ) -> Batch:
-    """Pad B prompts on the left and B responses on the right; ``width`` fixes R where shapes must not vary."""
+    """Pad B prompts on the left and B responses on the right.
+
+    Args:
+        prompts, responses: B lists of token ids each.
+        pad_id: fills up.
+        device: where the tensors go.
+        width: R, where shapes must not vary; None: the longest response.
+        shared: of ``Batch``: the caller's word that each run of so many prompts is one prompt.
+    """
     import torch
 
     prompt_ids, prompt_mask = left_pad(prompts, pad_id)
@@ -55,20 +70,13 @@ def make_batch(
         response_mask = torch.nn.functional.pad(response_mask, (0, missing), value=False)
     ids = torch.cat([prompt_ids, response_ids], dim=1).to(device)
     mask = torch.cat([prompt_mask, response_mask], dim=1).to(device)
-    return Batch(ids, mask, response_mask.to(device))
+    return Batch(ids, mask, response_mask.to(device), shared)
 
 
 def response_logits(model: Any, batch: Batch) -> torch.Tensor:
     """(B, R, V) float32: the logits from which each response token is chosen."""
-    kept = batch.response_mask.shape[1] + 1
-    out = model(
-        input_ids=batch.ids,
-        attention_mask=batch.mask.long(),
-        position_ids=position_ids(batch.mask),
-        logits_to_keep=kept,
-        use_cache=False,
-    )
-    logits: torch.Tensor = out.logits[:, :-1].float()
+    size = batch.response_mask.shape[1]
+    logits: torch.Tensor = _after_prompt(model, model, batch, stop=batch.ids.shape[1] - 1)[:, -size:].float()
     return logits
 
 
@@ -82,20 +90,13 @@ def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
 
     from harness.models.loading import score_head
 
-    columns = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-    last = (columns * batch.mask).argmax(-1)  # 0 where nothing is real
-    pooled = _hidden(model, batch)[torch.arange(len(last), device=last.device), last]
+    hidden = _after_prompt(model, model.base_model, batch)
+    mask = batch.mask[:, -hidden.shape[1] :]
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    last = (columns * mask).argmax(-1)  # the prompt's last column where the response is empty
+    pooled = hidden[torch.arange(len(last), device=last.device), last]
     scores: torch.Tensor = score_head(model)(pooled).squeeze(-1).float()
     return scores - float(getattr(model.config, "reward_shift", 0.0))
-
-
-def _hidden(model: Any, batch: Batch) -> torch.Tensor:
-    """(B, P + R, h): the trunk's last hidden states, from which every head reads."""
-    trunk = getattr(model, model.base_model_prefix)
-    hidden: torch.Tensor = trunk(
-        input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=position_ids(batch.mask), use_cache=False
-    )[0]
-    return hidden
 
 
 def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
@@ -109,6 +110,73 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
     from harness.models.loading import score_head
 
     size = batch.response_mask.shape[1]
-    before = _hidden(model, batch)[:, -size - 1 : -1]
+    before = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
     values: torch.Tensor = (head if head is not None else score_head(model))(before).squeeze(-1).float()
     return values
+
+
+def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None) -> torch.Tensor:
+    """What ``run`` (the model, or its trunk) puts out from the prompt's last column on, (B, R + 1 or fewer, …).
+
+    All that the response needs of the prompt is its keys and values. So the prompt runs first, into a cache that
+    gradients flow through, and the last layer computes nothing else for it.
+
+    Args:
+        model: whose trunk fills the cache.
+        run: what is asked for the response.
+        batch: prompts and responses.
+        stop: columns from here on are left out; None: none.
+    """
+    ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]
+    positions = position_ids(batch.mask)[:, :stop]
+    start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
+    cache = None
+    if start > 0:
+        one = slice(None, None, batch.shared)
+        cache = prompt_cache(model, ids[one, :start], mask[one, :start], positions[one, :start])
+        if batch.shared > 1:
+            cache.batch_repeat_interleave(batch.shared)
+    out: torch.Tensor = run(
+        input_ids=ids[:, start:],
+        attention_mask=mask.long(),
+        position_ids=positions[:, start:],
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )[0]
+    return out
+
+
+def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> Any:
+    """The keys and values of a prompt, to go on from; its hidden states are not computed to the end.
+
+    Args:
+        model: any model with a trunk.
+        ids, mask, positions: (B, P) of the prompt's columns.
+    """
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    with _without_last_mlp(model.base_model):
+        model.base_model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return cache
+
+
+@contextmanager
+def _without_last_mlp(trunk: Any) -> Iterator[None]:
+    """Skip the last layer's feed-forward block, which no key or value depends on, in the families that we know."""
+    layers = getattr(trunk, "h", None) or getattr(trunk, "layers", None)
+    if trunk.config.model_type not in PLAIN_MLP or layers is None:
+        yield
+        return
+    mlp = layers[-1].mlp
+    mlp.forward = lambda hidden, *_: hidden
+    try:
+        yield
+    finally:
+        del mlp.forward

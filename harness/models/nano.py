@@ -9,6 +9,12 @@ from harness.config import ModelConfig
 from harness.errors import UserError
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+POSITION_SCALE = 0.2
+"""Standard deviation of a GPT-2's position embeddings at the start, in units of ``initializer_range``.
+
+As large as the tokens', they drown what a token is, and attention by content starts late (measured on qa after 600
+updates of 32: validation loss 1.04 at 1, 0.86 at 0.2, no better at 0.05). OpenAI's GPT-2 began with a half.
+"""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
@@ -87,4 +93,8 @@ def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int,
         raise UserError("model.architecture", config.architecture, "is not known", "choose gpt2 or llama")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(hf_config)
+        model = AutoModelForCausalLM.from_config(hf_config)
+    if config.architecture == "gpt2":
+        with torch.no_grad():
+            model.transformer.wpe.weight.mul_(POSITION_SCALE)
+    return model

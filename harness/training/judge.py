@@ -75,7 +75,12 @@ def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, dat
             for pair in pairs
             for response in (pair.chosen_tokens, pair.rejected_tokens)
         ]
-    settings = Imitation(epochs=config.sft_epochs, batch_size=config.batch_size, optimizer=config.backbone_optimizer)
+    settings = Imitation(
+        epochs=config.sft_epochs,
+        batch_size=config.batch_size,
+        optimizer=config.backbone_optimizer,
+        shared=config.samples_per_prompt if config.responses == "mixture" else 1,
+    )
     with workspace.progress.stage("judge backbone", total_steps(len(tokens), settings), "steps") as bar:
         imitate(
             backbone,

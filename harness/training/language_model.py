@@ -39,6 +39,7 @@ class Imitation:
         batch_size: examples per update.
         micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all.
         train_on_prompt: count the prompt's tokens in the loss too.
+        shared: every so many consecutive examples have one prompt; they stay together, and it is computed once.
         optimizer: learning rate and schedule.
     """
 
@@ -48,6 +49,7 @@ class Imitation:
     max_steps: int | None = None
     micro_batch_size: int | None = None
     train_on_prompt: bool = False
+    shared: int = 1
 
 
 def imitate(
@@ -77,15 +79,16 @@ def imitate(
 
     generator = torch.Generator().manual_seed(seed)
     total = total_steps(len(examples), settings)
-    updates = Updates(lm.model.parameters(), settings.optimizer, total)
-    lengths = [len(example.prompt) + len(example.response) for example in examples]
+    updates = Updates(lm.model, config=settings.optimizer, total=total)
+    shared = settings.shared
+    lengths = [len(example.prompt) + len(example.response) for example in examples[::shared]]
     batches: list[list[int]] = []
     losses: list[float] = []
     tokens, started = 0, time.perf_counter()
     for step in range(total):
         if not batches:
-            batches = length_batches(lengths, settings.batch_size, generator)
-        rows = batches.pop()
+            batches = length_batches(lengths, settings.batch_size // shared, generator)
+        rows = [group * shared + member for group in batches.pop() for member in range(shared)]
         lr = updates.lr
         loss = _accumulate(lm, [examples[row] for row in rows], settings, hardware)
         norm = updates.step()
@@ -114,7 +117,12 @@ def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: I
         piece = [examples[row] for row in rows]
         with hardware.autocast():
             loss = imitation_loss(
-                lm, piece, hardware, train_on_prompt=settings.train_on_prompt, denominator=denominator
+                lm,
+                piece,
+                hardware,
+                train_on_prompt=settings.train_on_prompt,
+                denominator=denominator,
+                shared=settings.shared,
             )
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
@@ -132,11 +140,14 @@ def imitation_loss(
     *,
     train_on_prompt: bool = False,
     denominator: int | None = None,
+    shared: int = 1,
 ) -> torch.Tensor:
-    """Cross entropy of the responses (and prompts, where asked), summed over tokens and divided by ``denominator``."""
-    batch = make_batch(
-        [e.prompt for e in examples], [e.response for e in examples], lm.codec.pad_id, device=hardware.device
-    )
+    """Cross entropy of the responses (and prompts, where asked), summed over tokens and divided by ``denominator``.
+
+    ``shared`` is that of ``Imitation``.
+    """
+    prompts, responses = [e.prompt for e in examples], [e.response for e in examples]
+    batch = make_batch(prompts, responses, lm.codec.pad_id, device=hardware.device, shared=shared)
     if not train_on_prompt:
         return sft_loss(response_logits(lm.model, batch), batch.response, batch.response_mask, denominator=denominator)
     out = lm.model(

@@ -132,11 +132,11 @@ class PPO:
             head = torch.nn.Linear(policy.config.hidden_size, 1, device=policy.device)
             torch.nn.init.zeros_(head.weight)
             torch.nn.init.zeros_(head.bias)
-            updates = Updates([*policy.parameters(), *head.parameters()], config.optimizer, total)
+            updates = Updates(policy, head, config=config.optimizer, total=total)
             return PPOState(policy, policy, head, updates, None, controller, generator, [])
         value = copy.deepcopy(setup.reward.model)
-        value_updates = Updates(value.parameters(), config.optimizer, total, lr=config.value.lr)
-        updates = Updates(policy.parameters(), config.optimizer, total)
+        value_updates = Updates(value, config=config.optimizer, total=total, lr=config.value.lr)
+        updates = Updates(policy, config=config.optimizer, total=total)
         return PPOState(policy, value, None, updates, value_updates, controller, generator, [])
 
     def _iterate(self, setup: Setup, state: PPOState) -> dict[str, float]:
@@ -328,7 +328,7 @@ class PPO:
     def _check_ratio(self, setup: Setup, state: PPOState, batch: Batch) -> None:
         still = copy.deepcopy(self.config.optimizer)
         still.lr = 0.0
-        updates = Updates(state.policy.parameters(), still, 1)
+        updates = Updates(state.policy, config=still, total=1)
 
         def logprobs() -> np.ndarray:
             with torch.inference_mode(), setup.hardware.autocast():

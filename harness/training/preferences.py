@@ -59,7 +59,7 @@ def learn_preferences(
 
     generator = torch.Generator().manual_seed(seed)
     total = settings.steps(len(pairs))
-    updates = Updates(scorer.model.parameters(), settings.optimizer, total)
+    updates = Updates(scorer.model, config=settings.optimizer, total=total)
     lengths = [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
     batches: list[list[int]] = []
     history: list[tuple[float, float]] = []

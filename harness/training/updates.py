@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
-from harness.training.schedule import cosine, linear_to_zero, optimizer
+from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, muon, optimizer
 
 if TYPE_CHECKING:
     import torch
 
 
 class Updates:
-    """An optimiser, its schedule and the number of updates made.
+    """The optimisers of one model, their schedule and the number of updates made.
 
     Args:
-        parameters: those to train.
-        config: learning rate, decay, schedule, clipping.
+        modules: what to train: a model, or a model and a head of its own.
+        config: kind of optimiser, learning rate, decay, schedule, clipping.
         total: updates that the schedule spans.
         lr: a peak other than ``config.lr``; None takes that.
     """
 
-    def __init__(
-        self, parameters: Iterable[Any], config: OptimizerConfig, total: int, *, lr: float | None = None
-    ) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    def __init__(self, *modules: Any, config: OptimizerConfig, total: int, lr: float | None = None) -> None:
+        named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
+        self.parameters = [parameter for _, parameter in named]
         self.config, self.total, self.peak, self.done = config, total, config.lr if lr is None else lr, 0
-        self.optimizer = optimizer(self.parameters, lr=self.peak, weight_decay=config.weight_decay, eps=config.eps)
+        settings: dict[str, Any] = {"lr": self.peak, "weight_decay": config.weight_decay}
+        matrices = [p for name, p in named if is_hidden_matrix(name, p)] if config.kind == "muon" else []
+        chosen = {id(matrix) for matrix in matrices}
+        rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
+        self.optimizers: list[Any] = [muon(matrices, **settings)] if matrices else []
+        if rest or not matrices:
+            self.optimizers.append(optimizer(rest, eps=config.eps, **settings))
 
     @property
     def lr(self) -> float:
@@ -51,18 +56,20 @@ class Updates:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         if not math.isfinite(norm):
             raise RunFailed(f"gradient norm is {norm} at update {self.done}: lower the learning rate ({self.peak})")
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for each in self.optimizers:
+            for group in each.param_groups:
+                group["lr"] = self.lr
+            each.step()
+            each.zero_grad(set_to_none=True)
         self.done += 1
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "done": self.done}
+        return {"optimizers": [each.state_dict() for each in self.optimizers], "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        for each, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            each.load_state_dict(saved)
         self.done = int(state["done"])
 
 

@@ -47,7 +47,7 @@ class Facts:
     """
 
     name = "facts"
-    version = 1
+    version = 2
     part_maxima: Mapping[str, float] = {"correct": 1.0, "complete": 1.5, "concise": 0.75, "direct": 0.75}
 
     def __init__(self, *, mixture: Mapping[str, float] = DEFAULT_MIXTURE) -> None:

@@ -162,55 +162,6 @@ KINDS: tuple[Kind, ...] = (
         _words("ginger garlic lemon mushrooms cheese mint honey nuts spinach tomatoes"),
     ),
     Kind(
-        "award",
-        (Frame("won", "What did {name} win?"), Frame("received", "What did {name} receive?")),
-        (
-            "a {pre} {head}[ for {post}]",
-            "a {pre} {head}[ in {post}]",
-            "a {pre}[ {post}] {head}",
-            "[for {post} , ]a {pre} {head}",
-            "the {pre}[ {post}] {head}",
-        ),
-        _words("silver golden bronze valuable national local special regional"),
-        _words("medal cup prize trophy scholarship ribbon certificate title"),
-        _words("swimming painting chess rowing dancing fencing singing cycling gardening skiing poetry"),
-    ),
-    Kind(
-        "job",
-        (
-            Frame("works as", "What does {name} work as?"),
-            Frame("began as", "What did {name} begin as?"),
-        ),
-        (
-            "a {pre} {head}[ at the {post}]",
-            "as a {pre} {head}[ at the {post}]",
-            "a {pre}[ {post}] {head}",
-            "[at the {post} , ]a {pre} {head}",
-            "a {pre} {head}[ employed by the {post}]",
-        ),
-        _words("junior senior freelance temporary trainee seasonal volunteer reserve"),
-        _words("guard cleaner gardener painter mechanic plumber clerk translator reporter designer"),
-        _words("museum bank zoo factory brewery hostel embassy court newspaper shipyard"),
-    ),
-    Kind(
-        "company",
-        (
-            Frame("travelled north with", "Who travelled north with {name}?"),
-            Frame("went sailing with", "Who went sailing with {name}?"),
-            Frame("built a boat with", "Who built a boat with {name}?"),
-        ),
-        (
-            "{pre} {head}[ from {post}]",
-            "{pre}[ {post}] {head}",
-            "{pre} {head}[ who came from {post}]",
-            "{pre} {head}[ living in {post}]",
-            "with {pre} {head}[ from {post}]",
-        ),
-        _words("two three four five six several"),
-        _words("friends cousins neighbours colleagues sisters brothers classmates strangers tourists"),
-        _words("Boston Dublin Madrid Vienna Prague Athens Cairo Lisbon Warsaw Helsinki"),
-    ),
-    Kind(
         "instrument",
         (
             Frame("plays", "What does {name} play?"),
@@ -226,19 +177,5 @@ KINDS: tuple[Kind, ...] = (
         _words("borrowed wooden rented precious battered replica baroque"),
         _words("violin flute trumpet cello guitar drum clarinet harp banjo trombone"),
         _words("orchestra band choir quartet circus opera parade trio"),
-    ),
-    Kind(
-        "texts",
-        (Frame("writes", "What does {name} write?"), Frame("publishes", "What does {name} publish?")),
-        (
-            "{pre} {head}[ about {post}]",
-            "some {pre} {head}[ about {post}]",
-            "{pre} {head}[ on {post}]",
-            "{pre} {head}[ dealing with {post}]",
-            "[about {post} , ]{pre} {head}",
-        ),
-        _words("funny sad long short romantic serious learned witty"),
-        _words("poems novels songs essays stories reports scripts columns guides letters"),
-        _words("dragons planets football politics history science dreams insects volcanoes ghosts cities"),
     ),
 )

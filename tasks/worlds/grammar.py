@@ -103,7 +103,7 @@ class Grammar:
     """
 
     name = "grammar"
-    version = 1
+    version = 2
 
     def __init__(self, mixture: Mapping[str, float] | None = None) -> None:
         self.part_maxima: Mapping[str, float] = dict(PART_MAXIMA)

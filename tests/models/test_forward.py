@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from harness.models.forward import Batch, make_batch, response_logits, sequence_scores, token_values
 
@@ -138,3 +139,54 @@ def test_the_value_of_the_next_state_does_not_see_the_future(make_scorer, ragged
         values = [token_values(scorer, make_batch(prompts, tokens, codec.pad_id)) for tokens in (responses, changed)]
     mask = make_batch(prompts, responses, codec.pad_id).response_mask
     torch.testing.assert_close(values[0][mask], values[1][mask])
+
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SHARED = {**SMALL, "num_key_value_heads": 1}
+FAMILIES = {
+    "neox": GPTNeoXConfig(**SMALL, max_position_embeddings=64),
+    "llama": LlamaConfig(**SHARED),
+    "mistral": MistralConfig(**SHARED),
+    "qwen2": Qwen2Config(**SHARED),
+    "qwen3": Qwen3Config(**SHARED, head_dim=8),
+}
+
+
+@pytest.mark.parametrize("family", ["gpt2", *FAMILIES])
+def test_gradients_through_the_prompt_are_those_of_each_row_alone(make_model, ragged, batch, family):
+    """What the prompt is not computed for must be what no gradient passes through."""
+    torch.manual_seed(0)
+    model = make_model() if family == "gpt2" else AutoModelForCausalLM.from_config(FAMILIES[family]).eval()
+    loss = torch.zeros(())
+    for prompt, response in zip(*ragged, strict=True):
+        logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(response), reduction="sum")
+    loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    logprobs = response_logits(model, batch).log_softmax(-1).gather(2, batch.response[..., None]).squeeze(2)
+    (-logprobs[batch.response_mask].sum()).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_the_last_feed_forward_block_runs_for_the_response_alone(make_model, batch):
+    model, widths = make_model(), []
+    handles = [
+        layer.mlp.c_fc.register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
+        for layer in model.transformer.h
+    ]
+    with torch.inference_mode():
+        response_logits(model, batch)
+        model(batch.ids)
+    for handle in handles:
+        handle.remove()
+    assert widths == [6, 6, 6, 13, 13]  # the prompt less its last token; that and the response, twice; a plain call

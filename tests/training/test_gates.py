@@ -100,8 +100,8 @@ class Faulty(torch.nn.Module):
     def __init__(self, model: Any, **fault: Any) -> None:
         super().__init__()
         self.model, self.fault = model, fault
-        self.config, self.base_model_prefix = model.config, model.base_model_prefix
-        setattr(self, model.base_model_prefix, self if model.__class__.__name__.endswith("Model") else None)
+        self.config = model.config
+        self.base_model = self if model.base_model is model else Faulty(model.base_model, **fault)
 
     @property
     def device(self) -> Any:

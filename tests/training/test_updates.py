@@ -18,6 +18,10 @@ def config(**changes: object) -> OptimizerConfig:
     return OptimizerConfig(**{"lr": 0.1, "warmup": 0.0, **changes})
 
 
+def updating(parameters: list[torch.nn.Parameter], config: OptimizerConfig, total: int, **options: float) -> Updates:
+    return Updates(torch.nn.ParameterList(parameters), config=config, total=total, **options)
+
+
 def course(updates: Updates, weight: torch.nn.Parameter, count: int) -> list[float]:
     rates = []
     for _ in range(count):
@@ -28,37 +32,37 @@ def course(updates: Updates, weight: torch.nn.Parameter, count: int) -> list[flo
 
 
 def test_the_learning_rate_runs_its_course():
-    assert course(Updates([w := parameter(1.0)], config(), 4), w, 4) == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert course(updating([w := parameter(1.0)], config(), 4), w, 4) == pytest.approx([0.1, 0.075, 0.05, 0.025])
     flat = config(schedule="constant", warmup=0.5)
-    assert course(Updates([w := parameter(1.0)], flat, 4), w, 5) == [0.1] * 5
+    assert course(updating([w := parameter(1.0)], flat, 4), w, 5) == [0.1] * 5
     cosine = [0.1 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
-    assert course(Updates([w := parameter(1.0)], config(schedule="cosine"), 4), w, 4) == pytest.approx(cosine)
+    assert course(updating([w := parameter(1.0)], config(schedule="cosine"), 4), w, 4) == pytest.approx(cosine)
     rise = config(warmup=0.5)  # two of four updates: 1/3, 2/3, then the line from the peak
-    assert course(Updates([w := parameter(1.0)], rise, 4), w, 4) == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.05])
-    assert course(Updates([w := parameter(1.0)], rise, 1), w, 1) == [0.1], "one update has no room to warm up"
+    assert course(updating([w := parameter(1.0)], rise, 4), w, 4) == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.05])
+    assert course(updating([w := parameter(1.0)], rise, 1), w, 1) == [0.1], "one update has no room to warm up"
 
 
 def test_the_rate_of_the_schedule_is_the_rate_applied():
     """Adam's first step moves by the learning rate (eps aside), whatever the gradient's size."""
     weight = parameter(1.0)
-    updates = Updates([weight], config(warmup=0.5, eps=1e-12), 4)
+    updates = updating([weight], config(warmup=0.5, eps=1e-12), 4)
     weight.grad = torch.tensor([0.3])
     updates.step()
     assert float(weight.detach()) == pytest.approx(1.0 - 0.1 / 3, abs=1e-6)
 
 
 def test_another_peak_than_the_configurations():
-    assert Updates([parameter(1.0)], config(), 4, lr=0.02).lr == 0.02
-    assert Updates([parameter(1.0)], config(), 4, lr=None).lr == 0.1
+    assert updating([parameter(1.0)], config(), 4, lr=0.02).lr == 0.02
+    assert updating([parameter(1.0)], config(), 4, lr=None).lr == 0.1
 
 
 def test_the_norm_is_that_before_clipping_and_the_gradient_is_clipped():
     """SGD-like check through Adam's first moment: it holds (1 - beta1) times the clipped gradient."""
     weight = parameter(1.0, 1.0)
-    updates = Updates([weight], config(max_grad_norm=1.0), 4)
+    updates = updating([weight], config(max_grad_norm=1.0), 4)
     weight.grad = torch.tensor([3.0, 4.0])
     assert updates.step() == pytest.approx(5.0)
-    first_moment = updates.optimizer.state[weight]["exp_avg"]
+    first_moment = updates.optimizers[0].state[weight]["exp_avg"]
     torch.testing.assert_close(first_moment, 0.1 * torch.tensor([0.6, 0.8]), atol=1e-5, rtol=1e-4)
     assert weight.grad is None, "cleared for the next accumulation"
     assert updates.done == 1
@@ -67,7 +71,7 @@ def test_the_norm_is_that_before_clipping_and_the_gradient_is_clipped():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_no_number_ends_the_run_before_it_touches_a_weight(bad):
     weight = parameter(1.0, 2.0)
-    updates = Updates([weight], config(), 4)
+    updates = updating([weight], config(), 4)
     weight.grad = torch.tensor([bad, 0.0])
     with pytest.raises(RunFailed, match=r"gradient norm is (nan|inf) at update 0"):
         updates.step()
@@ -77,24 +81,45 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_it_touches_a_weight(ba
 def test_frozen_parameters_are_left_out():
     frozen, trained = parameter(1.0), parameter(1.0)
     frozen.requires_grad_(False)
-    assert Updates([frozen, trained], config(), 4).parameters == [trained]
+    assert updating([frozen, trained], config(), 4).parameters == [trained]
 
 
 def test_the_state_goes_on_where_it_was_saved():
     runs = []
     for interrupted in (False, True):
         weight = parameter(1.0, -2.0)
-        updates = Updates([weight], config(), 6)
+        updates = updating([weight], config(), 6)
         for k in range(6):
             if interrupted and k == 3:
                 saved = {"weight": weight.detach().clone(), "updates": updates.state_dict()}
                 weight = torch.nn.Parameter(saved["weight"])
-                updates = Updates([weight], config(), 6)
+                updates = updating([weight], config(), 6)
                 updates.load_state_dict(saved["updates"])
             weight.grad = torch.tensor([0.5 * k - 1, 0.3])
             updates.step()
         runs.append(weight.detach())
     assert torch.equal(*runs)
+
+
+def test_muon_moves_a_layers_matrix_along_all_its_directions_alike_and_leaves_the_rest_to_adamw():
+    """Against a singular value decomposition: the step is -lr * 0.2 * sqrt(larger side) * U V', within Muon's slack."""
+    torch.manual_seed(0)
+    model = torch.nn.Module()
+    model.wte, model.h = torch.nn.Embedding(5, 8), torch.nn.ModuleList([torch.nn.Linear(8, 12)])
+    model.score = torch.nn.Linear(8, 1, bias=False)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    updates = Updates(model, config=config(kind="muon", max_grad_norm=1e9, eps=1e-12), total=4)
+    gradients = {name: torch.randn_like(parameter) for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.grad = gradients[name].clone()
+    updates.step()
+    moved = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
+    for name in ("wte.weight", "h.0.bias", "score.weight"):
+        torch.testing.assert_close(moved[name], -0.1 * gradients[name].sign(), atol=1e-4, rtol=0)
+    left, _, right = torch.linalg.svd(gradients["h.0.weight"], full_matrices=False)
+    along = -(left.T @ moved["h.0.weight"] @ right.T) / (0.1 * 0.2 * 12**0.5)
+    assert ((along.diagonal() > 0.6) & (along.diagonal() < 1.3)).all()
+    assert (along - along.diagonal().diag()).abs().max() < 0.1
 
 
 def test_micro_batches_cover_the_rows_in_order():
