@@ -82,7 +82,7 @@ class SFTConfig:
 
     source: str = "train"
     path: str | None = None
-    epochs: float = 1.5
+    epochs: float = 2.0
     max_steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int | None = None

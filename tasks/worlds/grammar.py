@@ -24,7 +24,7 @@ from harness.tasks.worlds.lexicon import (
 )
 from harness.types import Demonstration, Draw
 
-LAYOUTS: dict[str, float] = {"single": 0.28, "because": 0.26, "if": 0.18, "that": 0.16, "two": 0.12}
+LAYOUTS: dict[str, float] = {"single": 0.4, "because": 0.22, "if": 0.14, "that": 0.14, "two": 0.1}
 """Kinds of prompt and their shares: one clause, a main and a subordinate one, or two short sentences."""
 
 STYLES: dict[str, Style] = {
