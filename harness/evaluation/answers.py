@@ -30,7 +30,10 @@ def prompt_tokens(job: Job, codec: Codec, examples: Sequence[Example]) -> list[l
     return codec.encode_prompts(prompts)
 
 
-def draw(job: Job, policy: LanguageModel, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> Rollout:
+def draw(
+    job: Job, policy: LanguageModel, prompts: Sequence[list[int]], sampling: Sampling, seed: int, *, shared: int = 1
+) -> Rollout:
+    """One response for each prompt; ``shared`` is that of ``sample``."""
     return sample(
         policy.model,
         prompts,
@@ -39,6 +42,7 @@ def draw(job: Job, policy: LanguageModel, prompts: Sequence[list[int]], sampling
         pad_id=policy.codec.pad_id,
         seed=seed,
         autocast=job.hardware.autocast,
+        shared=shared,
     )
 
 
@@ -51,7 +55,7 @@ def samples_per_prompt(
 ) -> tuple[list[list[int]], Rollout]:
     """``count`` samples of each prompt at the training temperature, those of one prompt next to each other."""
     prompts = [ids for ids in prompt_tokens(job, policy.codec, examples) for _ in range(count)]
-    return prompts, draw(job, policy, prompts, job.training_sampling(), seed)
+    return prompts, draw(job, policy, prompts, job.training_sampling(), seed, shared=count)
 
 
 def best_of_n(

@@ -98,6 +98,7 @@ def sample_pairs(
             pad_id=policy.codec.pad_id,
             seed=workspace.seed_for(f"{purpose}/{attempt}"),
             autocast=job.hardware.autocast,
+            shared=2,
         )
         texts = policy.codec.decode(rollout.tokens)
         return Candidates(

@@ -130,18 +130,16 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
     ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]
     positions = position_ids(batch.mask)[:, :stop]
     start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
-    cache = None
-    if start > 0:
-        one = slice(None, None, batch.shared)
-        cache = prompt_cache(model, ids[one, :start], mask[one, :start], positions[one, :start])
-        if batch.shared > 1:
-            cache.batch_repeat_interleave(batch.shared)
+    one = slice(None, None, batch.shared)
+    cache = prompt_cache(model, ids[one, :start], mask[one, :start], positions[one, :start])
+    if batch.shared > 1 and start > 0:
+        cache.batch_repeat_interleave(batch.shared)
     out: torch.Tensor = run(
         input_ids=ids[:, start:],
         attention_mask=mask.long(),
         position_ids=positions[:, start:],
         past_key_values=cache,
-        use_cache=cache is not None,
+        use_cache=True,
     )[0]
     return out
 
@@ -151,11 +149,13 @@ def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: t
 
     Args:
         model: any model with a trunk.
-        ids, mask, positions: (B, P) of the prompt's columns.
+        ids, mask, positions: (B, P) of the prompt's columns; P may be 0.
     """
     from transformers import DynamicCache
 
     cache = DynamicCache(config=model.config)
+    if ids.shape[1] == 0:
+        return cache
     with _without_last_mlp(model.base_model):
         model.base_model(
             input_ids=ids,

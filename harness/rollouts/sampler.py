@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.models.forward import prompt_cache
 from harness.training.masks import left_pad, position_ids
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def sample(
     pad_id: int,
     seed: int,
     autocast: Any = None,
+    shared: int = 1,
 ) -> Rollout:
     """Sample one response for each prompt.
 
@@ -69,20 +71,23 @@ def sample(
         pad_id: fills the left of shorter prompts.
         seed: of the rows' random streams: the same seed and row number give the same draws in any batch.
         autocast: a function that returns the context manager to run the model in; None for full precision.
+        shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
     """
     import torch
 
     size, length = len(prompts), settings.max_new_tokens
     uniforms = torch.rand(size, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    order = sorted(range(size), key=lambda row: len(prompts[row]))
+    groups = sorted(range(0, size, shared), key=lambda row: len(prompts[row]))
+    order = [row for group in groups for row in range(group, group + shared)]
+    at_once = max(settings.batch_size // shared, 1) * shared
     tokens = torch.full((size, length), pad_id)
     logprobs = torch.zeros(size, length)
     counts = torch.zeros(size, dtype=torch.long)
     with torch.inference_mode():
-        for start in range(0, size, settings.batch_size):
-            rows = order[start : start + settings.batch_size]
+        for start in range(0, size, at_once):
+            rows = order[start : start + at_once]
             batch = _sample_batch(
-                model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, autocast
+                model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, autocast, shared
             )
             tokens[rows], logprobs[rows], counts[rows] = batch
     lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
@@ -97,12 +102,12 @@ def _sample_batch(
     eos_id: int,
     pad_id: int,
     autocast: Any,
+    shared: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Responses to prompts of similar length: tokens (B, R), logprobs (B, R), counts (B,)."""
     from contextlib import nullcontext
 
     import torch
-    from transformers import DynamicCache
 
     device = model.device
     ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))
@@ -111,10 +116,14 @@ def _sample_batch(
     logprobs = torch.zeros(batch, length)
     counts = torch.full((batch,), length)
     alive, done = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
-    cache = DynamicCache(config=model.config)
-    positions = position_ids(mask)
+    positions, context = position_ids(mask), autocast or nullcontext
+    with context():
+        cache = prompt_cache(model, ids[::shared, :-1], mask[::shared, :-1], positions[::shared, :-1])
+    if shared > 1:
+        cache.batch_repeat_interleave(shared)
+    ids, positions = ids[:, -1:], positions[:, -1:]
     for step in range(length):
-        with (autocast or nullcontext)():
+        with context():
             out = model(
                 input_ids=ids,
                 attention_mask=mask.long(),

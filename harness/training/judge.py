@@ -134,6 +134,7 @@ def _pairs(
             pad_id=codec.pad_id,
             seed=workspace.seed_for(f"{split}/{attempt}"),
             autocast=job.hardware.autocast,
+            shared=2,
         )
         return _candidates(codec.decode(rollout.tokens), rollout.tokens)
 

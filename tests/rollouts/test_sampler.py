@@ -138,6 +138,7 @@ class Fixed:
 
     def __init__(self, model: Any, logits: torch.Tensor) -> None:
         self.model, self.logits, self.config, self.device = model, logits, model.config, model.device
+        self.base_model = model.base_model
 
     def __call__(self, **inputs: Any) -> Any:
         out = self.model(**inputs)
@@ -216,3 +217,15 @@ def test_frequencies_of_a_whole_model_follow_its_probabilities(make_model, codec
     freedom = len(likely) - 1
     assert freedom > 20
     assert chi < freedom + 4 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("batch_size", [2, 5, 64])
+def test_samples_that_share_a_prompt_are_those_of_separate_prompts(make_lm, ragged, architecture, batch_size):
+    lm, repeated = make_lm(architecture), [prompt for prompt in ragged[0] for _ in range(3)]
+    settings = Sampling(8, temperature=0.9, batch_size=batch_size)
+    ids = {"eos_id": lm.codec.eos_id, "pad_id": lm.codec.pad_id}
+    separate, shared = (sample(lm.model, repeated, settings, **ids, seed=5, shared=shared) for shared in (1, 3))
+    assert shared.tokens == separate.tokens
+    assert shared.ended == separate.ended
+    torch.testing.assert_close(shared.logprobs, separate.logprobs, atol=1e-4, rtol=0)
