@@ -39,6 +39,7 @@ FOLDERS = {
     "harness/training": "SFT, reward model, judge, algorithms",
     "harness/evaluation": "scores, comparisons, intervals",
     "harness/evaluation/metrics": "the built-in metrics, each an evaluate module",
+    "harness/reward_bench": "reward models on files of preferences (python -m harness.reward_bench)",
     "tasks": "one file per task (imported as harness.tasks)",
     "tasks/worlds": "the controlled worlds",
     "leaderboard": "records to table (imported as harness.leaderboard)",
@@ -59,7 +60,35 @@ GROUPS = {
     "tracker": "What is shown while it runs.",
 }
 
+BENCH_GROUPS = {
+    "data": "Which preferences.",
+    "scorer": "Who is examined.",
+}
+"""Groups of keys that the reward bench has of its own; it shares `task`, `hardware` and `tracker`."""
+
 MEANINGS: dict[str, dict[str, str]] = {
+    "RewardBenchConfig": {
+        "candidate": "Name of the row; by default the reward model's.",
+        "output_dir": "Where stages, records and the leaderboard go.",
+        "resamples": "Bootstrap resamples.",
+        "best_of_n": "Values of n whose gain is measured, where prompts have so many responses.",
+        "leaderboard": "Function that rebuilds the leaderboard from records.",
+    },
+    "PreferenceFileConfig": {
+        "name": "Name in the table; by default the file's.",
+        "pairs_path": "File of preferences.",
+        "pairs_columns": "Our name -> column, as in training; `subset` names a column whose values part the pairs.",
+        "max_bad_rows": "Unusable rows that are put up with; they are counted and shown.",
+        "limit": "Most pairs, chosen by a hash of their ids.",
+    },
+    "ScorerConfig": {
+        "kind": "`classifier`: a sequence classifier with one label.",
+        "path": "Folder, or hub id.",
+        "revision": "Branch, tag or commit on the hub.",
+        "format": "`task`: the task's wording; `chat`: the tokenizer's chat template; `auto`: chat where there is one.",
+        "max_tokens": "Longer texts are cut: prompts by the task's rule; null: as far as the model's positions go.",
+        "batch_size": "Texts at a time.",
+    },
     "Config": {
         "seed": "Seed of all training; the data have their own.",
         "candidate": "Name of the set-up in the table; by default the sorted overrides that tell candidates apart.",
@@ -286,14 +315,34 @@ def configuration() -> str:
     parts.append(
         f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
     )
-    return "\n".join(parts)
+    return "\n".join([*parts, *_bench()])
 
 
-def _composed(task: str) -> Any:
+def _bench() -> list[str]:
+    """The keys of `python -m harness.reward_bench` that are its own."""
+    from harness.reward_bench.config import RewardBenchConfig
+
+    register_schemas({"reward_bench": RewardBenchConfig})
+    configs = [_composed("dialogue", "reward_bench")]
+    made = RewardBenchConfig()
+    own = [row for row in _rows(RewardBenchConfig, "", configs) if "." not in row[0]]
+    overlays = ", ".join(f"`pairs={option}`" for option in group_options(bench=True)["pairs"])
+    parts = [
+        "## The reward bench\n",
+        "Keys of `python -m harness.reward_bench`, besides those of `task`, `hardware` and `tracker` above. "
+        f"Ready mappings of public sets: {overlays}.\n",
+        _table(own),
+    ]
+    for group, about in BENCH_GROUPS.items():
+        parts += [f"### {group}\n", f"{about}\n", _table(_rows(type(getattr(made, group)), f"{group}.", configs))]
+    return parts
+
+
+def _composed(task: str, name: str = "config") -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("harness.conf", version_base="1.3"):
-        return compose("config", overrides=[f"task={task}"])
+        return compose(name, overrides=[f"task={task}"])
 
 
 def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -301,7 +350,7 @@ def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, 
     nested = {name: type(value) for name, value in vars(schema()).items() if type(value).__name__ in MEANINGS}
     nested |= {"model": SCHEMAS["model"]} if prefix == "judge." else {}
     for field in fields(schema):
-        if schema is Config and field.name in SCHEMAS:
+        if schema.__name__ in ("Config", "RewardBenchConfig") and field.name in SCHEMAS:
             continue
         key = f"{prefix}{field.name}"
         if field.name in nested:

@@ -6,6 +6,7 @@ Dataclasses are not frozen: OmegaConf refuses overrides of frozen ones. Defaults
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -334,12 +335,12 @@ SCHEMAS: dict[str, type] = {
 }
 
 
-def register_schemas() -> None:
+def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:
     """Put the schemas into Hydra's store, in a group of their own, so that no group offers one as a choice."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
+    for name, schema in schemas.items():
         store.store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
 
 
