@@ -32,6 +32,7 @@ This page is made by `python docs/make.py`.
 
 FOLDERS = {
     "harness": "what does the work",
+    "harness/api": "models behind an endpoint (model=api)",
     "harness/data": "where examples come from",
     "harness/models": "models, tokenizers, forward passes",
     "harness/rollouts": "sampling",
@@ -123,9 +124,24 @@ MEANINGS: dict[str, dict[str, str]] = {
         "max_turns": "Local: turns of context, where whole dialogues are taken apart.",
         "workers": "Processes that generate or read; the data do not depend on it.",
     },
+    "APIModelConfig": {"base_url": "api: the endpoint's address, without `/chat/completions`."},
+    "APIConfig": {
+        "protocol": "`chat` (messages) or `completions` (text to be continued).",
+        "system": "chat: a system message before the prompt.",
+        "options": "Further fields of the request; null removes one.",
+        "key_variable": "Environment variable that holds the key, where the endpoint asks for one.",
+        "concurrency": "Requests at a time.",
+        "requests_per_minute": "Most requests a minute; null: no limit of our own.",
+        "timeout_seconds": "Longest wait for an answer.",
+        "max_attempts": "Attempts per request; what cannot pass is not tried again.",
+        "backoff_seconds": "Wait before the second attempt, give or take; doubled for each further one.",
+        "max_wait_seconds": "Longest wait between attempts; an endpoint that asks for more ends the run.",
+        "prompt_price": "Per million tokens of prompts, for the cost in the record.",
+        "response_price": "Per million tokens of answers.",
+    },
     "ModelConfig": {
-        "kind": "`nano` (made here) or `hf` (loaded).",
-        "name": "hf: folder or hub id.",
+        "kind": "`nano` (made here), `hf` (loaded) or, for a policy, `api` (asked).",
+        "name": "hf: folder or hub id; api: the endpoint's name for it.",
         "revision": "hf: branch, tag or commit on the hub.",
         "architecture": "nano: `gpt2` or `llama`.",
         "layers": "nano: transformer blocks.",
@@ -306,11 +322,12 @@ def configuration() -> str:
     schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
     for group, about in GROUPS.items():
         options = ", ".join(f"`{option}`" for option in group_options()[group])
-        parts += [
-            f"## {group}\n",
-            f"{about} Options: {options}.\n",
-            _table(_rows(schemas[group], f"{group}.", configs)),
-        ]
+        rows = list(_rows(schemas[group], f"{group}.", configs))
+        if group == "model":
+            asked = [_composed(task, "config", "model=api") for task in group_options()["task"]]
+            known = {row[0] for row in rows}
+            rows += [row for row in _rows(SCHEMAS["model_api"], "model.", asked) if row[0] not in known]
+        parts += [f"## {group}\n", f"{about} Options: {options}.\n", _table(rows)]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
     parts.append(
         f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
@@ -338,11 +355,11 @@ def _bench() -> list[str]:
     return parts
 
 
-def _composed(task: str, name: str = "config") -> Any:
+def _composed(task: str, name: str = "config", *overrides: str) -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("harness.conf", version_base="1.3"):
-        return compose(name, overrides=[f"task={task}"])
+        return compose(name, overrides=[f"task={task}", *overrides])
 
 
 def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:

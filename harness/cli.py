@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
-from harness.errors import RunFailed, UserError
+from harness.errors import RunFailed, SecretGiven, UserError
 from harness.usage import asks_for_help, show_help
-from harness.validation import validate
+from harness.validation import refuse_secrets, validate, validate_overrides
 
 if TYPE_CHECKING:
     from harness.progress import Progress
@@ -58,7 +58,7 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         os.environ[STATUS_FOLDER] = folder
         try:
-            _refuse_nameless(arguments)
+            _refuse_early(arguments)
             if asks_for_help(arguments):
                 show_help(arguments)
                 return OK
@@ -79,9 +79,12 @@ def launch(
     return FAILED if FAILED in statuses else max(statuses, default=OK)
 
 
-def _refuse_nameless(arguments: Sequence[str]) -> None:
-    """``=3``, which Hydra takes for a group without a name and answers with a traceback."""
+def _refuse_early(arguments: Sequence[str]) -> None:
+    """What Hydra must not see: ``=3``, which it answers with a traceback, and secrets, which its sweeps write down."""
     for argument in arguments:
+        key, equals, value = argument.lstrip("+~").partition("=")
+        if equals:
+            refuse_secrets(key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
 
@@ -133,6 +136,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
     try:
         validate(config)
+        validate_overrides(config, overrides)
         log_file = Path(config.tracker.log_file) if config.tracker.log_file else None
         progress = Progress(config.tracker.mode, log_file)  # type: ignore[arg-type]
     except UserError as error:
@@ -146,6 +150,8 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
 def _refuse(config: Config, overrides: list[str], error: UserError) -> int:
     """Leave a sweep's table the row of a job whose configuration is wrong; the message was given already."""
+    if isinstance(error, SecretGiven):
+        return MISTAKE
     from harness.progress import Progress
     from harness.recording import refuse
     from harness.request import Request

@@ -65,6 +65,35 @@ class ModelConfig:
 
 
 @dataclass
+class APIConfig:
+    """How an endpoint that speaks OpenAI's protocol is asked. The key comes from the environment, never from here.
+
+    Prices are per million tokens, in any currency. ``options`` are further fields of the request; null removes one.
+    """
+
+    protocol: str = "chat"
+    system: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    key_variable: str = "HARNESS_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: int | None = None
+    timeout_seconds: float = 60.0
+    max_attempts: int = 6
+    backoff_seconds: float = 1.0
+    max_wait_seconds: float = 120.0
+    prompt_price: float | None = None
+    response_price: float | None = None
+
+
+@dataclass
+class APIModelConfig(ModelConfig):
+    """A model behind an endpoint: it answers the test prompts, and nothing is trained."""
+
+    base_url: str | None = None
+    api: APIConfig = field(default_factory=APIConfig)
+
+
+@dataclass
 class OptimizerConfig:
     """AdamW, or Muon for the matrices inside the layers; ``schedule`` is linear or cosine to 0, or constant."""
 
@@ -322,6 +351,7 @@ SCHEMAS: dict[str, type] = {
     "task": TaskConfig,
     "data": DataConfig,
     "model": ModelConfig,
+    "model_api": APIModelConfig,
     "sft": SFTConfig,
     "feedback": FeedbackConfig,
     "reward_model": RewardModelConfig,
@@ -333,6 +363,17 @@ SCHEMAS: dict[str, type] = {
     "hardware": HardwareConfig,
     "tracker": TrackerConfig,
 }
+
+
+def group_of(schema: str) -> str:
+    """The configuration group that a schema describes a choice of; empty for the root.
+
+    >>> [group_of(name) for name in ("root", "sft", "ppo", "model_api", "reward_model")]
+    ['', 'sft', 'algorithm', 'model', 'reward_model']
+    """
+    if schema == "ppo":
+        return "algorithm"
+    return "" if schema == "root" else "model" if schema.startswith("model_") else schema
 
 
 def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:

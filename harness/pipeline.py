@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config, TaskConfig
+from harness.config import APIModelConfig, Config, TaskConfig
 from harness.context import Job
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
@@ -62,6 +62,10 @@ def _require_models(config: Config) -> None:
     """Find out now, not after minutes of work, that a model which was named cannot be loaded: read its tokenizer."""
     from harness.models.loading import load_codec
 
+    if isinstance(config.model, APIModelConfig):
+        from harness.api.stage import model_endpoint
+
+        model_endpoint(config.model).require_reachable()
     models = [("model.name", config.model)]
     if config.judge.source == "train":
         models.append(("judge.model.name", config.judge.model))
@@ -118,6 +122,8 @@ def run(request: Request, progress: Progress) -> None:
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned):
         progress.plan(plan_rows(job, graph, runner))
     try:
+        if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
+            runner.run(graph.parts["answers"])
         # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
         for row, stage in (*graph.rows.items(), (None, graph.candidate)):
             finished = runner.run(stage)

@@ -136,10 +136,12 @@ class Record(_Required, total=False):
 
     ``metrics`` holds the task's metrics, ``gold``, its parts as ``gold_<part>``, and extra metrics. ``main_metric``
     names the one that the page shows first; where it is absent, the first of ``metrics`` is meant.
+    ``api`` is what the answers of a model behind an endpoint took: see `harness.api.client.Usage`.
     ``judge_fingerprint`` and ``data_hash`` are None where there is no judge, or the run failed before there was one.
     """
 
     main_metric: str
+    api: dict[str, Any]
 
 
 def run_id(task: str, candidate: str, seed: int, fingerprint: str) -> str:

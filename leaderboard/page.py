@@ -113,6 +113,7 @@ def _record_block(record: Record) -> str:
     signatures = {name: result["signature"] for name, result in record["metrics"].items()}
     tables = [
         ("Run", facts),
+        ("Endpoint", record.get("api")),
         ("Parts of gold", parts),
         ("Signatures", signatures),
         ("Reward model’s report card", record["report_card"]),
