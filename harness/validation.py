@@ -16,7 +16,6 @@ from harness.evaluation.registry import BUILT_IN
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local"),
     "model.kind": ("nano", "hf", "api"),
-    "model.api.protocol": ("chat", "completions"),
     "model.architecture": ("gpt2", "llama"),
     "sft.source": ("train", "load"),
     "feedback.kind": ("gold", "pairs", "metric"),
@@ -42,11 +41,6 @@ POSITIVE = (
     "model.width",
     "model.heads",
     "model.context",
-    "model.api.concurrency",
-    "model.api.requests_per_minute",
-    "model.api.timeout_seconds",
-    "model.api.max_attempts",
-    "model.api.max_wait_seconds",
     "sft.epochs",
     "sft.max_steps",
     "sft.batch_size",
@@ -93,9 +87,6 @@ NOT_NEGATIVE = (
     "reward_model.centering",
     "judge.min_pairs",
     "rollout.top_k",
-    "model.api.backoff_seconds",
-    "model.api.prompt_price",
-    "model.api.response_price",
     "evaluation.temperature",
     "evaluation.seed",
     "evaluation.curve_prompts",
@@ -183,6 +174,7 @@ def validate_overrides(config: Config, overrides: Sequence[str]) -> None:
             raise UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
 
 
+API_PROTOCOLS = ("chat", "completions")
 SECRET_OPTIONS = ("key", "api_key", "apikey", "api-key", "token", "authorization", "password")
 
 
@@ -206,8 +198,23 @@ def validate_api(group: str, base_url: str | None, name: str | None, api: APICon
     if wrong or any(character.isspace() for character in base_url):
         raise UserError(f"{group}.base_url", base_url, "is no address", "write http://HOST:PORT/v1 or https://HOST/v1")
     refuse_secrets(f"{group}.base_url", base_url)
+    _check_api_numbers(group, api)
     for option, value in api.options.items():
         refuse_secrets(f"{group}.api.options.{option}", value)
+
+
+def _check_api_numbers(group: str, api: APIConfig) -> None:
+    if api.protocol not in API_PROTOCOLS:
+        remedy = f"choose {', '.join(API_PROTOCOLS)}"
+        raise UserError(f"{group}.api.protocol", api.protocol, "is not a choice", remedy)
+    for name in ("concurrency", "requests_per_minute", "timeout_seconds", "max_attempts", "max_wait_seconds"):
+        value = getattr(api, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{group}.api.{name}", value, "must be above 0", "give a larger number")
+    for name in ("backoff_seconds", "prompt_price", "response_price"):
+        value = getattr(api, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"{group}.api.{name}", value, "must be at least 0", "give 0 or more")
 
 
 def refuse_secrets(key: str, value: Any) -> None:

@@ -16,10 +16,21 @@ if TYPE_CHECKING:
 FIRST = ("rank", "data", "candidate", "model", "kind", "task", "status", "flags", "pairs")
 MEASURED = (
     *("accuracy", "accuracy_low", "accuracy_high", "ece", "margin", "length_correlation"),
-    *("longer_preferred", "longer_labelled", "flip_rate", "flip_rate_low", "flip_rate_high"),
+    *("longer_preferred", "longer_labelled", "flip_rate", "flip_rate_low", "flip_rate_high", "first_preferred"),
     *("batch_max_difference", "batch_verdicts_changed", "prompt_cut_share", "response_cut_share"),
 )
-LAST = ("wall_seconds", "device", "peak_memory_mb", "data_hash", "fingerprint", "git_commit", "run_id")
+LAST = (
+    "prompt_tokens",
+    "response_tokens",
+    "cost",
+    "wall_seconds",
+    "device",
+    "peak_memory_mb",
+    "data_hash",
+    "fingerprint",
+    "git_commit",
+    "run_id",
+)
 
 ABOUT = {
     "rank": "By accuracy on the same pairs. Reward models that their intervals do not separate share a rank.",
@@ -38,10 +49,14 @@ ABOUT = {
     "longer_preferred": "How often the longer response is preferred (0-100), where lengths differ.",
     "longer_labelled": "How often the labels prefer the longer response (0-100): what a fair reward model would do.",
     "flip_rate": "Share of pairs whose winner changed with the order of the answers (0-100). Judges alone.",
+    "first_preferred": "How often the answer in the first place is preferred (0-100). A fair judge: 50.",
     "batch_max_difference": "Largest difference between a score in a batch and alone.",
     "batch_verdicts_changed": "Pairs whose winner changed between batch and alone, of at most 32.",
     "prompt_cut_share": "Share of texts whose prompt was cut, 0 to 1.",
     "response_cut_share": "Share of texts whose response was cut, 0 to 1.",
+    "prompt_tokens": "Tokens of all requests, as the endpoint counts them.",
+    "response_tokens": "Tokens of all its answers.",
+    "cost": "Of all answers at the stated prices.",
     "wall_seconds": "Time it took when first run.",
     "device": "Where it ran.",
     "peak_memory_mb": "Peak memory.",
@@ -90,11 +105,13 @@ def _cells(record: BenchRecord) -> dict[str, Any]:
     report = record["report"]
     words: Mapping[str, Any] = record
     status = record["status"] if record["reason"] is None else f"{record['status']}: {record['reason']}"
-    cells: dict[str, Any] = {name: words[name] for name in (*FIRST[1:6], *LAST)} | {"status": status}
+    cells: dict[str, Any] = {name: words[name] for name in (*FIRST[1:6], *LAST) if name in words} | {"status": status}
     cells["flags"] = ", ".join(record["flags"])
     batch, longer = report.get("batch_invariance") or {}, report.get("longer") or {}
     cells |= {name: report.get(name) for name in ("pairs", "ece", "margin", "length_correlation")}
-    cells |= {name: report.get(name) for name in ("prompt_cut_share", "response_cut_share")}
+    cells |= {name: report.get(name) for name in ("prompt_cut_share", "response_cut_share", "first_preferred")}
+    usage = report.get("usage") or {}
+    cells |= {name: usage.get(name) for name in ("prompt_tokens", "response_tokens", "cost")}
     cells |= {"longer_preferred": longer.get("preferred"), "longer_labelled": longer.get("labelled")}
     cells |= {
         "batch_max_difference": batch.get("max_difference"),
@@ -133,7 +150,8 @@ def bench_frame(rows: Sequence[BenchRow]) -> pd.DataFrame:
 
     columns = bench_columns(rows)
     table = pd.DataFrame([[row.cells.get(column) for column in columns] for row in rows], columns=columns)
-    return table.astype({"rank": "Int64", "pairs": "Int64", "batch_verdicts_changed": "Int64"})
+    whole = ("rank", "pairs", "batch_verdicts_changed", "prompt_tokens", "response_tokens")
+    return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def about(column: str) -> str:
@@ -158,7 +176,7 @@ def shown(column: str, value: object) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if column == "batch_max_difference":
-        return f"{value:.1e}"
+    if column in ("batch_max_difference", "cost"):
+        return f"{value:.1e}" if column != "cost" else f"{value:.4g}"
     two = ("ece", "margin", "length_correlation", "prompt_cut_share", "response_cut_share")
     return f"{value:.{2 if column in two else 0 if column in ('wall_seconds', 'peak_memory_mb') else 1}f}"

@@ -57,7 +57,8 @@ def _overview(rows: Sequence[BenchRow]) -> list[str]:
     """The columns that matter first, as far as some row has them; the largest n stands for best-of-n."""
     gains = [name for name in bench_columns(rows) if name.startswith("best_of_") and name.endswith("_gain")]
     wanted = ["rank", "candidate", "kind", "status", "pairs", "accuracy", "ece", "length_correlation"]
-    wanted += ["longer_preferred", "longer_labelled", "flip_rate", "batch_verdicts_changed", *gains[-1:]]
+    wanted += ["longer_preferred", "longer_labelled", "flip_rate", "first_preferred", "batch_verdicts_changed"]
+    wanted += gains[-1:]
     return [name for name in wanted if any(name in row.cells for row in rows)]
 
 

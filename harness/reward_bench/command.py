@@ -23,6 +23,7 @@ python -m harness.reward_bench [group=option] [key=value] [-m for a sweep over v
 
   python -m harness.reward_bench pairs=dailydialog_pp_pairs data.pairs_path=FILE scorer.path=DIR_OR_HUB_ID
   python -m harness.reward_bench -m pairs=dailydialog_pp_pairs data.pairs_path=FILE scorer.path=DIR_A,DIR_B
+  python -m harness.reward_bench scorer.kind=judge scorer.base_url=http://127.0.0.1:8000/v1 scorer.name=NAME ...
   python -m harness.leaderboard build runs=runs to=site         the pages again, from the records alone"""
 
 GROUPS = ("task", "hardware", "tracker")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from harness.config import HardwareConfig, TaskConfig, TrackerConfig
+from harness.config import APIConfig, HardwareConfig, TaskConfig, TrackerConfig
 from harness.errors import UserError
+from harness.validation import validate_api
 
 
 @dataclass
@@ -27,7 +28,11 @@ class PreferenceFileConfig:
 
 @dataclass
 class ScorerConfig:
-    """Who is examined: a sequence classifier with one label, in Hugging Face format."""
+    """Who is examined.
+
+    ``classifier``: a sequence classifier with one label, in Hugging Face format, at ``path``. ``judge``: a generative
+    model behind an endpoint that speaks OpenAI's protocol, which sees two answers and names the better one.
+    """
 
     kind: str = "classifier"
     path: str | None = None
@@ -35,6 +40,11 @@ class ScorerConfig:
     format: str = "auto"
     max_tokens: int | None = None
     batch_size: int = 32
+    name: str | None = None
+    base_url: str | None = None
+    criterion: str = "The better answer is the one that a careful person would rather be given."
+    answer_tokens: int = 16
+    api: APIConfig = field(default_factory=APIConfig)
 
 
 @dataclass
@@ -60,12 +70,13 @@ SCHEMAS: dict[str, type] = {
     "tracker": TrackerConfig,
 }
 
+KINDS = ("classifier", "judge")
 FORMATS = ("auto", "task", "chat")
 
 
 def validate(config: RewardBenchConfig) -> None:
     """Raise UserError for the first value that breaks a rule."""
-    _choice("scorer.kind", config.scorer.kind, ("classifier",))
+    _choice("scorer.kind", config.scorer.kind, KINDS)
     _choice("scorer.format", config.scorer.format, FORMATS)
     _choice("tracker.mode", config.tracker.mode, ("rich", "plain", "quiet"))
     _choice("hardware.precision", config.hardware.precision, ("auto", "fp32", "bf16"))
@@ -74,6 +85,7 @@ def validate(config: RewardBenchConfig) -> None:
         ("data.max_bad_rows", config.data.max_bad_rows, 0),
         ("scorer.max_tokens", config.scorer.max_tokens, 8),
         ("scorer.batch_size", config.scorer.batch_size, 1),
+        ("scorer.answer_tokens", config.scorer.answer_tokens, 1),
         ("resamples", config.resamples, 100),
         *(("best_of_n", n, 2) for n in config.best_of_n),
     ):
@@ -83,10 +95,27 @@ def validate(config: RewardBenchConfig) -> None:
         raise UserError("data.pairs_path", None, "is missing", "name the file of preferences: data.pairs_path=FILE")
     if not Path(config.data.pairs_path).expanduser().is_file():
         raise UserError("data.pairs_path", config.data.pairs_path, "is no file", "give the file of preferences")
-    _check_path(config.scorer)
+    if config.scorer.kind == "judge":
+        _check_judge(config.scorer)
+    else:
+        _check_path(config.scorer)
+
+
+def _check_judge(scorer: ScorerConfig) -> None:
+    if scorer.path:
+        raise UserError(
+            "scorer.path", scorer.path, "is not read by scorer.kind=judge", "give scorer.name, or leave it out"
+        )
+    validate_api("scorer", scorer.base_url, scorer.name, scorer.api)
+    if not scorer.criterion.strip():
+        raise UserError("scorer.criterion", None, "is empty", "say what makes an answer the better one")
 
 
 def _check_path(scorer: ScorerConfig) -> None:
+    for name in ("name", "base_url"):
+        if value := getattr(scorer, name):
+            rule = "is not read by scorer.kind=classifier"
+            raise UserError(f"scorer.{name}", value, rule, "set scorer.kind=judge, or leave it out")
     if not scorer.path:
         raise UserError("scorer.path", None, "is missing", "give a reward model: scorer.path=DIR_OR_HUB_ID")
     path = Path(scorer.path).expanduser()

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.api.stage import CACHE
 from harness.hardware import Hardware
 from harness.models.content import content_identity
 from harness.pipeline import leaderboard_function, make_task
@@ -17,6 +18,7 @@ from harness.progress import Progress
 from harness.provenance import git_commit, hardware_facts, versions
 from harness.recording import reason
 from harness.reward_bench.config import RewardBenchConfig
+from harness.reward_bench.judge import PairJudge, judge_identity, scorer_endpoint
 from harness.reward_bench.preferences import Preferences, read_preferences
 from harness.reward_bench.records import SCHEMA, BenchRecord, run_id, write_bench_record
 from harness.reward_bench.report import report
@@ -59,6 +61,8 @@ def examination(config: RewardBenchConfig, overrides: Sequence[str], command: st
     leaderboard_function("leaderboard", config.leaderboard)
     found = read_preferences(config.data, task)
     hardware = Hardware.resolve(config.hardware)
+    if config.scorer.kind == "judge":
+        scorer_endpoint(config.scorer).require_reachable()
     identity = {
         "scorer": scorer_identity(config),
         "task": {
@@ -73,13 +77,16 @@ def examination(config: RewardBenchConfig, overrides: Sequence[str], command: st
         "best_of_n": list(config.best_of_n),
     }
     run = partial(_run, config=config, task=task, found=found, hardware=hardware)
-    stage = Stage("reward_bench", VERSION, identity, {}, None, hardware.environment(), run)
+    environment = {} if config.scorer.kind == "judge" else hardware.environment()  # a judge computes nothing here
+    stage = Stage("reward_bench", VERSION, identity, {}, None, environment, run)
     return Examination(config, overrides, command, task, found, hardware, stage)
 
 
 def scorer_identity(config: RewardBenchConfig) -> dict[str, Any]:
     """What of the scorer decides its verdicts: contents, not paths."""
     scorer = config.scorer
+    if scorer.kind == "judge":
+        return judge_identity(scorer)
     return {
         "kind": scorer.kind,
         "content": content_identity(str(scorer.path), scorer.revision),
@@ -89,7 +96,9 @@ def scorer_identity(config: RewardBenchConfig) -> dict[str, Any]:
 
 
 def model_label(config: RewardBenchConfig) -> str:
-    """A folder's name (the stage's, for a model of ours), or the hub id."""
+    """A folder's name (the stage's, for a model of ours), the hub id, or the endpoint's name of it."""
+    if config.scorer.kind == "judge":
+        return str(config.scorer.name)
     path = Path(str(config.scorer.path))
     if not path.expanduser().is_dir():
         return str(config.scorer.path)
@@ -112,6 +121,8 @@ def run(job: Examination, progress: Progress) -> None:
 
 def load(config: RewardBenchConfig, task: Task, hardware: Hardware) -> Examined:
     """The examined reward model."""
+    if config.scorer.kind == "judge":
+        return PairJudge(config.scorer, task, Path(config.output_dir) / CACHE)
     from harness.reward_bench.classifier import load_classifier
 
     return load_classifier(config.scorer, task, hardware)
@@ -206,6 +217,8 @@ def flags(made: dict[str, Any]) -> list[str]:
     for name, share in (("prompts", made.get("prompt_cut_share")), ("responses", made.get("response_cut_share"))):
         if share:
             found.append(f"{100 * share:.1f} % of {name} cut")
+    if silent := (made.get("no_verdict") or {}).get("count"):
+        found.append(f"{silent} of {2 * made['pairs']} answers without a verdict")
     return found
 
 

@@ -78,7 +78,8 @@ def test_a_reward_model_gets_its_record_and_is_asked_once(
 MISTAKES = {
     "scorer.pth=x": "scorer.pth=x is not a configuration key; did you mean scorer.path?",
     "sft.epochs=1": "sft.epochs=1 is not a configuration key; --help lists the keys",
-    "scorer.kind=oracle": "scorer.kind=oracle is not a choice; choose classifier",
+    "scorer.kind=oracle": "scorer.kind=oracle is not a choice; choose classifier, judge",
+    "scorer.name=m": ("scorer.name=m is not read by scorer.kind=classifier; set scorer.kind=judge, or leave it out"),
     "scorer.batch_size=0": "scorer.batch_size=0 must be at least 1; give 1 or more",
     "best_of_n=[1]": "best_of_n=1 must be at least 2; give 2 or more",
     "data.limit=1": "data.limit=1 must be at least 2; give 2 or more",
