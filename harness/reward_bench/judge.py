@@ -18,6 +18,7 @@ from harness.api.cache import AnswerCache
 from harness.api.client import Client
 from harness.api.endpoint import Endpoint
 from harness.api.request import with_options
+from harness.errors import RunFailed
 from harness.reward_bench.config import ScorerConfig
 from harness.reward_bench.verdicts import Verdicts
 from harness.types import PairExample, Task
@@ -62,7 +63,7 @@ def scorer_endpoint(scorer: ScorerConfig) -> Endpoint:
 
 
 class PairJudge:
-    """Asks for a verdict on each pair in both orders.
+    """Asks for a verdict on each pair in both orders; one that never gives any is a failure, not a row at 50 %.
 
     Args:
         scorer: the judge, its criterion, and how it is asked.
@@ -86,6 +87,8 @@ class PairJudge:
 
         replies = self.client.ask(bodies, tell)
         letters = [read_verdict(reply.text) for reply in replies]
+        if not any(letters):
+            raise RunFailed(f"{self.scorer.name} named A, B or C in no answer; the first is {replies[0].text[:80]!r}")
         firsts = np.array([0 if letter is None else VOTES[letter] for letter in letters])
         chosen_first, rejected_first = firsts[: len(pairs)], firsts[len(pairs) :]
         facts = {

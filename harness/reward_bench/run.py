@@ -98,7 +98,8 @@ def scorer_identity(config: RewardBenchConfig) -> dict[str, Any]:
 def model_label(config: RewardBenchConfig) -> str:
     """A folder's name (the stage's, for a model of ours), the hub id, or the endpoint's name of it."""
     if config.scorer.kind == "judge":
-        return str(config.scorer.name)
+        name = str(config.scorer.name)
+        return Path(name).name if name.startswith("/") else name
     path = Path(str(config.scorer.path))
     if not path.expanduser().is_dir():
         return str(config.scorer.path)

@@ -12,6 +12,7 @@ import pytest
 
 from harness import cli
 from harness.config import APIConfig
+from harness.errors import RunFailed
 from harness.reward_bench import best_of_n, command, judge
 from harness.reward_bench.config import ScorerConfig
 from harness.reward_bench.judge import PairJudge, read_verdict
@@ -82,6 +83,11 @@ def test_ties_and_answers_without_a_verdict(endpoint: Any, dialogue: Any, prefer
     assert verdicts.facts["first_preferred"] == 75.0
     assert verdicts.facts["ties"] == 2  # the wrong answers 0 and 10
     assert verdicts.facts["no_verdict"] == {"count": 10, "shown": ["Hard to say."] * 5}
+
+
+def test_a_judge_without_any_verdict_fails(endpoint: Any, dialogue: Any, preferences: Any, tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"m named A, B or C in no answer; the first is 'No idea.'"):
+        judged(endpoint(lambda request: "No idea."), dialogue, preferences, tmp_path)
 
 
 def test_completions_and_a_criterion(endpoint: Any, dialogue: Any, preferences: Any, tmp_path: Path) -> None:
