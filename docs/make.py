@@ -32,6 +32,7 @@ This page is made by `python docs/make.py`.
 
 FOLDERS = {
     "harness": "what does the work",
+    "harness/api": "models behind an endpoint (model=api)",
     "harness/data": "where examples come from",
     "harness/models": "models, tokenizers, forward passes",
     "harness/rollouts": "sampling",
@@ -39,6 +40,7 @@ FOLDERS = {
     "harness/training": "SFT, reward model, judge, algorithms",
     "harness/evaluation": "scores, comparisons, intervals",
     "harness/evaluation/metrics": "the built-in metrics, each an evaluate module",
+    "harness/reward_bench": "reward models on files of preferences (python -m harness.reward_bench)",
     "tasks": "one file per task (imported as harness.tasks)",
     "tasks/worlds": "the controlled worlds",
     "leaderboard": "records to table (imported as harness.leaderboard)",
@@ -59,7 +61,39 @@ GROUPS = {
     "tracker": "What is shown while it runs.",
 }
 
+BENCH_GROUPS = {
+    "data": "Which preferences.",
+    "scorer": "Who is examined.",
+}
+"""Groups of keys that the reward bench has of its own; it shares `task`, `hardware` and `tracker`."""
+
 MEANINGS: dict[str, dict[str, str]] = {
+    "RewardBenchConfig": {
+        "candidate": "Name of the row; by default the reward model's.",
+        "output_dir": "Where stages, records and the leaderboard go.",
+        "resamples": "Bootstrap resamples.",
+        "best_of_n": "Values of n whose gain is measured, where prompts have so many responses.",
+        "leaderboard": "Function that rebuilds the leaderboard from records.",
+    },
+    "PreferenceFileConfig": {
+        "name": "Name in the table; by default the file's.",
+        "pairs_path": "File of preferences.",
+        "pairs_columns": "Our name -> column, as in training; `subset` names a column whose values part the pairs.",
+        "max_bad_rows": "Unusable rows that are put up with; they are counted and shown.",
+        "limit": "Most pairs, chosen by a hash of their ids.",
+    },
+    "ScorerConfig": {
+        "kind": "`classifier` (a sequence classifier with one label) or `judge` (a generative one behind an endpoint).",
+        "path": "classifier: folder, or hub id.",
+        "revision": "classifier: branch, tag or commit on the hub.",
+        "format": "classifier: the `task`'s wording, the tokenizer's `chat` template, or `auto`: chat if it has one.",
+        "max_tokens": "classifier: longer texts are cut, prompts by the task's rule; null: as far as positions go.",
+        "batch_size": "classifier: texts at a time.",
+        "name": "judge: the endpoint's name for it.",
+        "base_url": "judge: the endpoint's address, without `/chat/completions`.",
+        "criterion": "judge: the sentence that says what makes an answer the better one.",
+        "answer_tokens": "judge: length limit of its answers; one that reasons first needs more.",
+    },
     "Config": {
         "seed": "Seed of all training; the data have their own.",
         "candidate": "Name of the set-up in the table; by default the sorted overrides that tell candidates apart.",
@@ -94,9 +128,24 @@ MEANINGS: dict[str, dict[str, str]] = {
         "max_turns": "Local: turns of context, where whole dialogues are taken apart.",
         "workers": "Processes that generate or read; the data do not depend on it.",
     },
+    "APIModelConfig": {"base_url": "api: the endpoint's address, without `/chat/completions`."},
+    "APIConfig": {
+        "protocol": "`chat` (messages) or `completions` (text to be continued).",
+        "system": "chat: a system message before the prompt.",
+        "options": "Further fields of the request; null removes one.",
+        "key_variable": "Environment variable that holds the key, where the endpoint asks for one.",
+        "concurrency": "Requests at a time.",
+        "requests_per_minute": "Most requests a minute; null: no limit of our own.",
+        "timeout_seconds": "Longest wait for an answer.",
+        "max_attempts": "Attempts per request; what cannot pass is not tried again.",
+        "backoff_seconds": "Wait before the second attempt, give or take; doubled for each further one.",
+        "max_wait_seconds": "Longest wait between attempts; an endpoint that asks for more ends the run.",
+        "prompt_price": "Per million tokens of prompts, for the cost in the record.",
+        "response_price": "Per million tokens of answers.",
+    },
     "ModelConfig": {
-        "kind": "`nano` (made here) or `hf` (loaded).",
-        "name": "hf: folder or hub id.",
+        "kind": "`nano` (made here), `hf` (loaded) or, for a policy, `api` (asked).",
+        "name": "hf: folder or hub id; api: the endpoint's name for it.",
         "revision": "hf: branch, tag or commit on the hub.",
         "architecture": "nano: `gpt2` or `llama`.",
         "layers": "nano: transformer blocks.",
@@ -277,23 +326,44 @@ def configuration() -> str:
     schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
     for group, about in GROUPS.items():
         options = ", ".join(f"`{option}`" for option in group_options()[group])
-        parts += [
-            f"## {group}\n",
-            f"{about} Options: {options}.\n",
-            _table(_rows(schemas[group], f"{group}.", configs)),
-        ]
+        rows = list(_rows(schemas[group], f"{group}.", configs))
+        if group == "model":
+            asked = [_composed(task, "config", "model=api") for task in group_options()["task"]]
+            known = {row[0] for row in rows}
+            rows += [row for row in _rows(SCHEMAS["model_api"], "model.", asked) if row[0] not in known]
+        parts += [f"## {group}\n", f"{about} Options: {options}.\n", _table(rows)]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
     parts.append(
         f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
     )
-    return "\n".join(parts)
+    return "\n".join([*parts, *_bench()])
 
 
-def _composed(task: str) -> Any:
+def _bench() -> list[str]:
+    """The keys of `python -m harness.reward_bench` that are its own."""
+    from harness.reward_bench.config import RewardBenchConfig
+
+    register_schemas({"reward_bench": RewardBenchConfig})
+    configs = [_composed("dialogue", "reward_bench")]
+    made = RewardBenchConfig()
+    own = [row for row in _rows(RewardBenchConfig, "", configs) if "." not in row[0]]
+    overlays = ", ".join(f"`pairs={option}`" for option in group_options(bench=True)["pairs"])
+    parts = [
+        "## The reward bench\n",
+        "Keys of `python -m harness.reward_bench`, besides those of `task`, `hardware` and `tracker` above. "
+        f"Ready mappings of public sets: {overlays}.\n",
+        _table(own),
+    ]
+    for group, about in BENCH_GROUPS.items():
+        parts += [f"### {group}\n", f"{about}\n", _table(_rows(type(getattr(made, group)), f"{group}.", configs))]
+    return parts
+
+
+def _composed(task: str, name: str = "config", *overrides: str) -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("harness.conf", version_base="1.3"):
-        return compose("config", overrides=[f"task={task}"])
+        return compose(name, overrides=[f"task={task}", *overrides])
 
 
 def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -301,7 +371,7 @@ def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, 
     nested = {name: type(value) for name, value in vars(schema()).items() if type(value).__name__ in MEANINGS}
     nested |= {"model": SCHEMAS["model"]} if prefix == "judge." else {}
     for field in fields(schema):
-        if schema is Config and field.name in SCHEMAS:
+        if schema.__name__ in ("Config", "RewardBenchConfig") and field.name in SCHEMAS:
             continue
         key = f"{prefix}{field.name}"
         if field.name in nested:

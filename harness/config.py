@@ -6,6 +6,7 @@ Dataclasses are not frozen: OmegaConf refuses overrides of frozen ones. Defaults
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,35 @@ class ModelConfig:
     heads: int = 2
     vocab_size: int = 2048
     context: int = 256
+
+
+@dataclass
+class APIConfig:
+    """How an endpoint that speaks OpenAI's protocol is asked. The key comes from the environment, never from here.
+
+    Prices are per million tokens, in any currency. ``options`` are further fields of the request; null removes one.
+    """
+
+    protocol: str = "chat"
+    system: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    key_variable: str = "HARNESS_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: int | None = None
+    timeout_seconds: float = 60.0
+    max_attempts: int = 6
+    backoff_seconds: float = 1.0
+    max_wait_seconds: float = 120.0
+    prompt_price: float | None = None
+    response_price: float | None = None
+
+
+@dataclass
+class APIModelConfig(ModelConfig):
+    """A model behind an endpoint: it answers the test prompts, and nothing is trained."""
+
+    base_url: str | None = None
+    api: APIConfig = field(default_factory=APIConfig)
 
 
 @dataclass
@@ -321,6 +351,7 @@ SCHEMAS: dict[str, type] = {
     "task": TaskConfig,
     "data": DataConfig,
     "model": ModelConfig,
+    "model_api": APIModelConfig,
     "sft": SFTConfig,
     "feedback": FeedbackConfig,
     "reward_model": RewardModelConfig,
@@ -334,12 +365,23 @@ SCHEMAS: dict[str, type] = {
 }
 
 
-def register_schemas() -> None:
+def group_of(schema: str) -> str:
+    """The configuration group that a schema describes a choice of; empty for the root.
+
+    >>> [group_of(name) for name in ("root", "sft", "ppo", "model_api", "reward_model")]
+    ['', 'sft', 'algorithm', 'model', 'reward_model']
+    """
+    if schema == "ppo":
+        return "algorithm"
+    return "" if schema == "root" else "model" if schema.startswith("model_") else schema
+
+
+def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:
     """Put the schemas into Hydra's store, in a group of their own, so that no group offers one as a choice."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
+    for name, schema in schemas.items():
         store.store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
+from harness.config import APIModelConfig
 from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
@@ -24,6 +25,8 @@ def build_graph(job: Job) -> Graph:
     """All stages of a job. Nothing runs; paths stay out of the fingerprints, contents go in."""
     from harness.training.algorithm import make_algorithm
 
+    if isinstance(job.config.model, APIModelConfig):
+        return _endpoint_graph(job)
     environment = job.hardware.environment()
     parts: dict[str, Stage] = {"data": _data(job)}
     parts["sft"] = _sft(job, parts, environment)
@@ -38,6 +41,26 @@ def build_graph(job: Job) -> Graph:
     rows = _fixed_rows(job, parts, environment)
     candidate = _evaluation(job, parts, environment, None, ("sft", "reward_model", "algorithm"), rows)
     return Graph(candidate, parts, rows)
+
+
+def _endpoint_graph(job: Job) -> Graph:
+    """The stages of a candidate behind an endpoint: its answers to the test prompts, the judge, and the evaluation."""
+    environment = job.hardware.environment()
+    parts: dict[str, Stage] = {"data": _data(job)}
+    parts["answers"] = _answers(job, parts)
+    if job.config.judge.source != "none":
+        parts["judge"] = _judge(job, parts, environment)
+    rows = _fixed_rows(job, parts, environment)
+    return Graph(_evaluation(job, parts, environment, None, ("answers",), rows), parts, rows)
+
+
+def _answers(job: Job, parts: dict[str, Stage]) -> Stage:
+    from harness.api.stage import VERSION, answers_identity, api_model, run_answers
+
+    temperature = job.config.evaluation.temperature
+    config = {"model": answers_identity(api_model(job)), "temperature": temperature, **_prompting(job)}
+    seed = job.config.seed if temperature > 0 else None  # without chance, all seeds share their answers
+    return Stage("answers", VERSION, config, {"data": parts["data"]}, seed, {}, partial(run_answers, job=job))
 
 
 def _prompting(job: Job) -> dict[str, Any]:
@@ -157,6 +180,8 @@ def _fixed_rows(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) 
     for row in TEXT_ROWS:
         if row in wanted or row == "references":
             rows[row] = _evaluation(job, parts, environment, row, (), rows)
+    if "sft" not in parts:
+        return rows
     for row, needs in (
         ("base", ("sft",)),
         ("sft", ("sft",)),
@@ -187,14 +212,14 @@ def _evaluation(
         for name in ("best_of_n", "curve_best_of", "curve_prompts"):
             evaluation.pop(name)
     config = {"row": row, "evaluation": evaluation, "metrics": job.config.task.metrics, **_prompting(job)}
-    if row in ("sft", "best-of-n", None):
+    if row in ("sft", "best-of-n", None) and "answers" not in parts:
         config["rollout"] = asdict(job.config.rollout)
     inputs = {"data": parts["data"], **{name: parts[name] for name in needs}}
     if "judge" in parts:
         inputs["judge"] = parts["judge"]
     if row != "references":
         inputs["references_row"] = rows["references"]
-    if row in (None, "best-of-n"):
+    if row in (None, "best-of-n") and "sft" in rows:
         inputs["sft_row"] = rows["sft"]
     if row is None and "base" in rows:
         inputs["base_row"] = rows["base"]  # its responses stand beside the candidate's in samples.jsonl

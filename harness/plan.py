@@ -65,7 +65,12 @@ def _counted(kind: str, name: str | None, revision: str | None, sizes: tuple[Any
 
 
 def parameter_estimate(model: ModelConfig) -> int | None:
-    """Parameters of the model, built without memory on torch's meta device; nano's vocabulary counts as full."""
+    """Parameters of the model, built without memory on torch's meta device; nano's vocabulary counts as full.
+
+    None for a model behind an endpoint.
+    """
+    if model.kind == "api":
+        return None
     sizes = (model.architecture, model.layers, model.width, model.heads, model.vocab_size, model.context)
     return _counted(model.kind, model.name, model.revision, sizes)
 

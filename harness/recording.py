@@ -51,6 +51,8 @@ def record(
         "judge_accuracy": (judge_card.get("accuracy") or {}).get("estimate"),
     }
     identity: Record = _identity(request, job, graph, stage, row)
+    if "answers" in parts:
+        identity["api"] = parts["answers"]["usage"]
     return {
         **identity,
         "status": summary.get("status", "ok"),
@@ -111,8 +113,8 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
         "fixed": row is not None,
         "seed": seed,
         "model": "" if row in TEXT_ROWS else _model_label(config),
-        "algorithm": "" if row is not None else config.algorithm.name,
-        "feedback": "" if row not in (None, "best-of-n") else config.feedback.kind,
+        "algorithm": "" if row is not None or not _trains(config) else config.algorithm.name,
+        "feedback": "" if row not in (None, "best-of-n") or not _trains(config) else config.feedback.kind,
         "judge": config.judge.source if config.judge.source != "train" else config.judge.responses,
         "data": config.data.name or (Path(config.data.path).name if config.data.path else config.data.source),
         "main_metric": config.task.main_metric,
@@ -124,6 +126,11 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
         "command": request.command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _trains(config: Config) -> bool:
+    """False for a model behind an endpoint, which answers and is not trained."""
+    return config.model.kind != "api"
 
 
 def fail(request: Request, job: Job, graph: Graph, error: BaseException) -> None:
@@ -190,8 +197,8 @@ def _model_label(config: Config) -> str:
 
 
 def _correlation(graph: Graph, runner: StageRunner, led_here: Container[str]) -> float | None:
-    sft = graph.rows["sft"]
-    found = runner.cached(sft) if sft.fingerprint in led_here else None
+    sft = graph.rows.get("sft")
+    found = runner.cached(sft) if sft is not None and sft.fingerprint in led_here else None
     return None if found is None else found.summary.get("gold_bleu_correlation")
 
 

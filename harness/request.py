@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness.config import Config
 
@@ -38,14 +39,29 @@ _PATHS = (
 )
 
 
+_SAME_ANSWERS = tuple(
+    f"model.api.{name}"
+    for name in (
+        *("key_variable", "concurrency", "requests_per_minute", "timeout_seconds", "max_attempts"),
+        *("backoff_seconds", "max_wait_seconds", "prompt_price", "response_price"),
+    )
+)
+"""Keys that decide how answers are fetched, and not what they say."""
+QUOTES = "'\""
+
+
 def _telling(override: str) -> str | None:
     """What an override adds to a candidate's name; of a path its last part alone, so that moved files rename none."""
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
     if name == "task" or name.split(".")[0].split("/")[0] in _SAME_CANDIDATE:
         return None
+    if name in _SAME_ANSWERS:
+        return None
+    if name == "model.base_url":
+        return f"{key}{equals}{urlsplit(value.strip(QUOTES)).netloc}"
     if name in _PATHS or name.startswith("data.files."):
-        path = Path(value.strip("'\""))
+        path = Path(value.strip(QUOTES))
         # Every stage of ours keeps its model in a folder of one name; the folder above it says which it is.
         return f"{key}{equals}{path.parent.name if path.name == 'model' and path.parent.name else path.name}"
     return override

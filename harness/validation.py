@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from harness.config import Config, PPOConfig
-from harness.errors import UserError
+from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
+from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local"),
-    "model.kind": ("nano", "hf"),
+    "model.kind": ("nano", "hf", "api"),
     "model.architecture": ("gpt2", "llama"),
     "sft.source": ("train", "load"),
     "feedback.kind": ("gold", "pairs", "metric"),
@@ -159,6 +160,77 @@ def lookup(config: Any, key: str) -> Any:
     return config
 
 
+UNTRAINED = ("sft", "feedback", "reward_model", "algorithm", "rollout")
+"""Groups that decide nothing where the model only answers."""
+
+
+def validate_overrides(config: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError for an override of what a model behind an endpoint does not have."""
+    if config.model.kind != "api":
+        return
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if re.split(r"[./@]", key)[0] in UNTRAINED and (key, value) != ("algorithm", "none"):
+            raise UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
+
+
+API_PROTOCOLS = ("chat", "completions")
+SECRET_OPTIONS = ("key", "api_key", "apikey", "api-key", "token", "authorization", "password")
+
+
+def validate_api(group: str, base_url: str | None, name: str | None, api: APIConfig) -> None:
+    """Address and name of a model behind an endpoint.
+
+    Raises:
+        UserError: one is missing, or the address is none.
+        SecretGiven: the address or the options hold what would end up in records.
+    """
+    if not name:
+        raise UserError(f"{group}.name", None, "is missing", f"give the name that the endpoint knows: {group}.name=...")
+    if not base_url:
+        remedy = f"give the endpoint's address: {group}.base_url=http://127.0.0.1:8000/v1"
+        raise UserError(f"{group}.base_url", None, "is missing", remedy)
+    try:
+        parts = urlsplit(base_url)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong or any(character.isspace() for character in base_url):
+        raise UserError(f"{group}.base_url", base_url, "is no address", "write http://HOST:PORT/v1 or https://HOST/v1")
+    refuse_secrets(f"{group}.base_url", base_url)
+    _check_api_numbers(group, api)
+    for option, value in api.options.items():
+        refuse_secrets(f"{group}.api.options.{option}", value)
+
+
+def _check_api_numbers(group: str, api: APIConfig) -> None:
+    if api.protocol not in API_PROTOCOLS:
+        remedy = f"choose {', '.join(API_PROTOCOLS)}"
+        raise UserError(f"{group}.api.protocol", api.protocol, "is not a choice", remedy)
+    for name in ("concurrency", "requests_per_minute", "timeout_seconds", "max_attempts", "max_wait_seconds"):
+        value = getattr(api, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{group}.api.{name}", value, "must be above 0", "give a larger number")
+    for name in ("backoff_seconds", "prompt_price", "response_price"):
+        value = getattr(api, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"{group}.api.{name}", value, "must be at least 0", "give 0 or more")
+
+
+def refuse_secrets(key: str, value: Any) -> None:
+    """Refuse what may be a key to an endpoint, without saying it.
+
+    Raises:
+        SecretGiven: ``key`` is a ``base_url`` with more than an address in it, or an option that holds a key.
+    """
+    remedy = "give a key in the environment variable that api.key_variable names"
+    name = key.rpartition(".")[2].lower()
+    if name == "base_url" and any(mark in str(value) for mark in "@?#"):
+        raise SecretGiven(key, None, "holds more than an address, and records would keep it", remedy)
+    if ".api." in key and name in SECRET_OPTIONS:
+        raise SecretGiven(key, None, "would be kept in records", remedy)
+
+
 def _check_optimizer(config: Config, group: str) -> None:
     _require(config, f"{group}.lr", lambda value: 0 < value < 1, "must lie between 0 and 1", "give a rate such as 1e-4")
     _require(config, f"{group}.weight_decay", lambda value: value >= 0, "must be at least 0", "give 0 or more")
@@ -202,7 +274,7 @@ def _check_data(config: Config) -> None:
             raise UserError(
                 f"data.sizes.{unknown[0]}", data.sizes[unknown[0]], "is not a split", f"use {', '.join(splits)}"
             )
-        if config.feedback.kind == "pairs":
+        if config.feedback.kind == "pairs" and config.model.kind != "api":
             raise UserError(
                 "feedback.kind",
                 "pairs",
@@ -215,14 +287,14 @@ def _check_data(config: Config) -> None:
     _require_path("data.path", data.path)
     if data.pairs_path:
         _require_path("data.pairs_path", data.pairs_path)
-    if config.feedback.kind == "gold":
+    if config.feedback.kind == "gold" and config.model.kind != "api":
         raise UserError(
             "feedback.kind",
             "gold",
             "needs a controlled world, whose gold reward is known",
             "use feedback=metric or feedback=pairs",
         )
-    if config.feedback.kind == "pairs" and not data.pairs_path:
+    if config.feedback.kind == "pairs" and config.model.kind != "api" and not data.pairs_path:
         raise UserError(
             "data.pairs_path", None, "is missing", "name the file with preference pairs, or use feedback=metric"
         )
@@ -235,8 +307,8 @@ def _check_data(config: Config) -> None:
 
 def _check_shares(config: Config) -> None:
     """Every split that some stage reads needs rows."""
-    needed = ["sft", "rl"]
-    if config.feedback.kind != "pairs":
+    needed = [] if config.model.kind == "api" else ["sft", "rl"]
+    if needed and config.feedback.kind != "pairs":
         needed.append("preference")
     if config.judge.source == "train":
         needed.append("judge")
@@ -259,6 +331,13 @@ def _check_models(config: Config) -> None:
     tokens = config.task.max_prompt_tokens + config.task.max_response_tokens
     for key, model in (("model", config.model), ("judge.model", config.judge.model)):
         if key == "judge.model" and config.judge.source != "train":
+            continue
+        if isinstance(model, APIModelConfig) != (model.kind == "api"):
+            raise UserError(
+                f"{key}.kind", model.kind, "does not fit the other keys", f"choose it as {key}={model.kind}"
+            )
+        if isinstance(model, APIModelConfig):
+            validate_api(key, model.base_url, model.name, model.api)
             continue
         if model.kind == "hf":
             if not model.name:

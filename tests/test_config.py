@@ -14,11 +14,12 @@ import yaml
 
 from harness import cli, config
 from harness.config import SCHEMAS, Config, register_schemas
-from harness.usage import group_options
+from harness.usage import BENCH_GROUPS, group_options
 from harness.validation import validate
 
 CONF = Path(config.__file__).parent.parent / "conf"
-GROUPS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
+FOUND = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
+GROUPS = [name for name in FOUND if name.split("/")[0] not in BENCH_GROUPS]
 OVERLAYS = [name for name in GROUPS if name.split("/")[0] in ("experiment", "sweep")]
 
 

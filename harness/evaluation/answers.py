@@ -99,6 +99,15 @@ def text_answers(
     )
 
 
+def text_outputs(texts: Sequence[str], ended: Sequence[bool], codec: Codec | None) -> Outputs:
+    """Texts that are whole as they are: tokens are the codec's, or words, and only tell lengths and repetition."""
+    if codec is None:
+        numbers: dict[str, int] = {}
+        words = [[numbers.setdefault(word, len(numbers)) for word in text.split()] for text in texts]
+        return Outputs(list(texts), words, list(ended))
+    return Outputs(list(texts), codec.encode_responses(texts, ended=ended), list(ended))
+
+
 def _longest(job: Job, responses: Sequence[str], codec: Codec | None) -> str:
     limit = job.config.task.max_response_tokens
     lengths = (

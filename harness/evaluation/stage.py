@@ -23,6 +23,7 @@ from harness.evaluation.answers import (
     policy_answers,
     prompt_tokens,
     text_answers,
+    text_outputs,
 )
 from harness.evaluation.compare import compare
 from harness.evaluation.curves import best_of_n_curve, probe_curve
@@ -85,17 +86,22 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
         if row in TEXT_ROWS:
             codec = judge.codec if judge is not None else None
             answers = Answers(text_answers(job, str(row), examples, data.splits, codec))
+        elif "answers" in workspace.inputs:
+            answers = _endpoint_answers(workspace, judge)
         else:
             answers = _model_answers(workspace, job, row, data, judge)
         outputs = answers.outputs
         bar.update(1)
         scored = score(job, examples, outputs, judge)
-        before = Scored.read(workspace.inputs["sft_row"]) if row is None else None
+        before = Scored.read(workspace.inputs["sft_row"]) if row is None and "sft_row" in workspace.inputs else None
         references = Scored.read(workspace.inputs["references_row"]) if row != "references" else scored
         bar.update(1)
         summary = summarise(workspace, job, examples, scored, before, references)
-        if row is None:
+        if before is not None:
             summary = _with_candidate(workspace, job, examples, scored, before, judge, summary)
+        elif row is None:
+            flags = [*workspace.inputs["answers"].summary["flags"], *_flags(summary, judge)]
+            summary = {**summary, "status": "ok", "reason": None, "flags": flags}
         bar.update(1)
     prompts = answers.prompts or [job.task.prompt(example.fields) for example in examples]
     _write_samples(workspace, examples, prompts, scored, before, summary.pop("per_example"))
@@ -181,6 +187,13 @@ def same(first: Outputs, second: Outputs) -> np.ndarray:
             for a, b, x, y in zip(first.responses, second.responses, first.ended, second.ended, strict=True)
         ]
     )
+
+
+def _endpoint_answers(workspace: Workspace, judge: Scorer | None) -> Answers:
+    """What an endpoint said, in the judge's tokens (words where there is none): its own are not known here."""
+    replies = read_lines(workspace.inputs["answers"].directory / "answers.jsonl")
+    texts, ended = [reply["text"] for reply in replies], [reply["finish_reason"] == "stop" for reply in replies]
+    return Answers(text_outputs(texts, ended, judge.codec if judge is not None else None))
 
 
 def _model_answers(

@@ -39,7 +39,12 @@ def load_language_model(
 
 
 def load_scorer(
-    path: str | Path, *, device: str = "cpu", key: str = "reward_model.path", head_seed: int | None = None
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    key: str = "reward_model.path",
+    head_seed: int | None = None,
+    revision: str | None = None,
 ) -> LanguageModel:
     """Load a sequence classifier with one label (a reward model, a value function), or make one from a language model.
 
@@ -49,6 +54,7 @@ def load_scorer(
         key: the configuration key to name in an error.
         head_seed: where given, the scalar head is new: normal with standard deviation 1/sqrt(h + 1), no bias
             (Stiennon et al. 2020; arXiv 2403.17031, detail 11). Where None, the folder must hold a head.
+        revision: branch, tag or commit on the hub.
 
     Raises:
         UserError: as ``load_language_model``; or the classifier has more than one label.
@@ -56,11 +62,11 @@ def load_scorer(
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    codec = load_codec(path, key=key)
+    codec = load_codec(path, key=key, revision=revision)
     if head_seed is None:
         _require_head(Path(path), key)
     new = () if head_seed is None else HEADS
-    model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1)
+    model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1, revision=revision)
     model.config.pad_token_id = codec.pad_id
     if head_seed is not None:
         _fit_vocabulary(model, codec, str(path), key)
@@ -70,6 +76,43 @@ def load_scorer(
             head.weight.normal_(0.0, 1 / math.sqrt(head.in_features + 1), generator=generator)
         model.config.reward_shift = 0.0
     return LanguageModel(_ready(model, device), codec)
+
+
+def reads_at_the_last_token(path: str | Path, *, key: str, revision: str | None = None) -> bool:
+    """True for a sequence classifier on a causal model, False for one that reads a pooled token (BERT's family).
+
+    Raises:
+        UserError: naming ``key``: there is no such configuration, or it is no sequence classifier with one label.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = _from_pretrained(AutoConfig, path, key, revision=revision)
+    architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
+    remedy = "give a reward model: a sequence classifier with one label"
+    if "SequenceClassification" not in architecture:
+        raise UserError(key, str(path), f"holds {architecture}, no sequence classifier", remedy)
+    if config.num_labels != 1:
+        raise UserError(key, str(path), f"is a classifier of {config.num_labels} labels", remedy)
+    with torch.device("meta"), _quiet():
+        return hasattr(AutoModelForSequenceClassification.from_config(config), "score")
+
+
+def load_pooled_classifier(
+    path: str | Path, *, device: str = "cpu", key: str, revision: str | None = None
+) -> tuple[Any, Any]:
+    """A sequence classifier with one label that reads a pooled token, and its tokenizer, which needs no EOS.
+
+    Raises:
+        UserError: naming ``key``: as ``load_scorer``.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, path, key, revision=revision)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(key, str(path), "holds no tokenizer", "put the tokenizer's files beside the model")
+    model = _load_model(AutoModelForSequenceClassification, path, key, num_labels=1, revision=revision)
+    return _ready(model, device), tokenizer
 
 
 def load_codec(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Codec:
