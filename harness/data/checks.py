@@ -1,0 +1,120 @@
+"""What types cannot express of the ``data`` group: checked before any work and without heavy imports."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from harness.config import Config, ControlledDataConfig, DataConfig, HubDataConfig, LocalDataConfig
+from harness.data.files import is_glob
+from harness.errors import UserError
+from harness.hub import NAME
+from harness.types import SPLITS
+
+
+def check_data(config: Config) -> None:
+    """Raise UserError for what of the data's configuration does not fit, alone or with feedback and judge."""
+    data = config.data
+    if data.source == "controlled":
+        _check_controlled(config)
+        return
+    if isinstance(data, HubDataConfig):
+        _check_hub(data)
+    else:
+        _check_local(data)
+    if isinstance(data, LocalDataConfig):
+        _check_speakers(data)
+    if config.feedback.kind == "gold":
+        raise UserError(
+            "feedback.kind",
+            "gold",
+            "needs a controlled world, whose gold reward is known",
+            "use feedback=metric or feedback=pairs",
+        )
+    if config.feedback.kind == "pairs" and not data.pairs_path and "rejected" not in data.columns:
+        remedy = "name the file with preference pairs, map data.columns.rejected, or use feedback=metric"
+        raise UserError("data.pairs_path", None, "is missing", remedy)
+    _check_shares(config)
+    if config.judge.source == "train" and config.judge.responses == "mixture":
+        raise UserError(
+            "judge.responses", "mixture", "needs a controlled world", "use judge.responses=samples or pairs"
+        )
+
+
+def _check_controlled(config: Config) -> None:
+    data = config.data
+    if config.task.world is None:
+        raise UserError("task.world", None, "is missing", "name a controlled world, or use data=local")
+    for split in SPLITS:
+        if data.sizes.get(split, 0) < 1:
+            raise UserError(f"data.sizes.{split}", data.sizes.get(split), "must be above 0", "every split is needed")
+    unknown = sorted(set(data.sizes) - set(SPLITS))
+    if unknown:
+        raise UserError(
+            f"data.sizes.{unknown[0]}", data.sizes[unknown[0]], "is not a split", f"use {', '.join(SPLITS)}"
+        )
+    if config.feedback.kind == "pairs":
+        raise UserError(
+            "feedback.kind", "pairs", "needs a data set with pairs of its own", "use feedback=gold with data=controlled"
+        )
+    if isinstance(data, ControlledDataConfig):
+        _check_mixture(data)
+
+
+def _check_mixture(data: ControlledDataConfig) -> None:
+    """Which styles there are, the world knows; that shares are shares, anyone does."""
+    for style, share in data.mixture.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"data.mixture.{style}", share, "is no share", "give a number from 0 to 1")
+    if data.mixture and abs(sum(data.mixture.values()) - 1) > 1e-6:
+        total = round(sum(data.mixture.values()), 6)
+        raise UserError("data.mixture", data.mixture, f"sums to {total:g}, not to 1", "change the shares")
+
+
+def _check_local(data: DataConfig) -> None:
+    if not data.path:
+        raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
+    if not is_glob(data.path):
+        require_path("data.path", data.path)
+    if data.pairs_path:
+        require_path("data.pairs_path", data.pairs_path)
+
+
+def _check_hub(data: HubDataConfig) -> None:
+    if not data.path:
+        raise UserError("data.path", None, "is missing", "give a repository: data.path=ORGANISATION/NAME")
+    if not NAME.fullmatch(data.path):
+        remedy = "give ORGANISATION/NAME, or use data=local for files"
+        raise UserError("data.path", data.path, "is no repository on the hub", remedy)
+    if data.pairs_path and data.pairs_path.startswith((".", "/", "~")):
+        require_path("data.pairs_path", data.pairs_path)
+
+
+def _check_speakers(data: LocalDataConfig) -> None:
+    speakers = data.transcript_speakers
+    if len(speakers) != 2 or not all(name.strip() for name in speakers) or speakers[0] == speakers[1]:
+        rule, remedy = "is not two names", "give two, the answering side second: [Human,Assistant]"
+        raise UserError("data.transcript_speakers", speakers, rule, remedy)
+
+
+def _check_shares(config: Config) -> None:
+    """Every split that some stage reads needs rows."""
+    needed = ["sft", "rl"]
+    if config.feedback.kind != "pairs":
+        needed.append("preference")
+    if config.judge.source == "train":
+        needed.append("judge")
+    for split, share in config.data.shares.items():
+        if not 0 <= share < math.inf:
+            raise UserError(f"data.shares.{split}", share, "is no share", "give a number of at least 0, such as 0.2")
+    for split in needed:
+        if not config.data.shares.get(split):
+            raise UserError(
+                f"data.shares.{split}", config.data.shares.get(split), "must be above 0", "give a share such as 0.2"
+            )
+
+
+def require_path(key: str, value: str) -> None:
+    """Raise UserError where there is no such file or folder."""
+    if not Path(value).expanduser().exists():
+        raise UserError(key, value, "does not exist", "give an existing file or folder")
