@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config
+from harness.config import Config, ControlledDataConfig
 from harness.context import Job
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
@@ -39,7 +39,8 @@ def make_job(config: Config) -> Job:
         raise UserError("task.options", task_config.options, rule, "give the options that the task takes") from error
     world = None
     if config.data.source == "controlled" and task_config.world is not None:
-        world = _class("task.world", task_config.world)()
+        mixture = config.data.mixture if isinstance(config.data, ControlledDataConfig) else {}
+        world = _class("task.world", task_config.world)(**({"mixture": mixture} if mixture else {}))
     _class("algorithm._target_", config.algorithm._target_)
     _leaderboard(config)
     if config.evaluation.extra_metrics:

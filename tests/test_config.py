@@ -131,6 +131,10 @@ MISTAKES = {
     "sft.epochs=abc": "sft.epochs=abc is not a number; give one such as 0.1",
     "sft.epochs=": "sft.epochs= is not a number; give one such as 0.1",
     "seed=1.5": "seed=1.5 is not a whole number; give one such as 8",
+    "data.mixture={good: 0.5, bare: 0.5}": (
+        "data.mixture.bare=0.5 is no style of this world's demonstrations; use good, dropped, lead, verbose"
+    ),
+    "data.mixture={good: 0.5}": "data.mixture={'good': 0.5} sums to 0.5, not to 1; change the shares",
     "data.sizes.test=x": "data.sizes.test=x is not a whole number; give one such as 8",
     "task.options.speakers=[A]": (
         "task.options={'speakers': ['A']} does not fit harness.tasks.summarize.Summarize"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.config import Config, ControlledDataConfig, DataConfig, HubDataConfig, LocalDataConfig
@@ -57,18 +58,22 @@ def _check_controlled(config: Config) -> None:
         raise UserError(
             "feedback.kind", "pairs", "needs a data set with pairs of its own", "use feedback=gold with data=controlled"
         )
-    if isinstance(data, ControlledDataConfig):
-        _check_mixture(data)
+    if isinstance(data, ControlledDataConfig) and data.mixture:
+        _check_mixture(data.mixture, config.task.world)
 
 
-def _check_mixture(data: ControlledDataConfig) -> None:
-    """Which styles there are, the world knows; that shares are shares, anyone does."""
-    for style, share in data.mixture.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"data.mixture.{style}", share, "is no share", "give a number from 0 to 1")
-    if data.mixture and abs(sum(data.mixture.values()) - 1) > 1e-6:
-        total = round(sum(data.mixture.values()), 6)
-        raise UserError("data.mixture", data.mixture, f"sums to {total:g}, not to 1", "change the shares")
+def _check_mixture(mixture: Mapping[str, float], world: str) -> None:
+    """Make the world, which is light, and knows its styles."""
+    from hydra.utils import get_class
+
+    try:
+        get_class(world)(mixture=mixture)
+    except UserError:
+        raise
+    except TypeError as error:
+        raise UserError("data.mixture", mixture, f"is not taken by {world} ({error})", "leave it out") from error
+    except Exception:
+        return  # a world that cannot be imported is the complaint of task.world, which comes later
 
 
 def _check_local(data: DataConfig) -> None:

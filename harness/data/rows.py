@@ -18,6 +18,7 @@ from harness.data.files import format_of
 from harness.errors import UserError
 
 _DECODER = json.JSONDecoder()
+_BLOCK = 1 << 16
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -158,7 +159,7 @@ class _JsonText:
     def _read(self) -> bool:
         """Read as much again as is left, so that a value of any length is tried a few times at most."""
         rest = self._text[self._at :]
-        block = self._stream.read(max(1 << 16, len(rest)))
+        block = self._stream.read(max(_BLOCK, len(rest)))
         self._text, self._at = rest + self._decoder.decode(block, final=not block), 0
         return bool(block)
 
