@@ -48,6 +48,30 @@ def model(config: dict[str, Any]) -> dict[str, Any]:
     return {"content": model_identity(base)["content"], "parameters": parameter_count(load_base(base).model)}
 
 
+def fingerprint(config: dict[str, Any]) -> dict[str, Any]:
+    """The data stage's fingerprint of a whole set-up, as the command line would make it."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from harness.config import register_schemas
+    from harness.graph import build_graph
+    from harness.hub import resolve_commit
+    from harness.pipeline import make_job
+    from harness.validation import validate
+
+    resolve_commit.cache_clear()
+    register_schemas()
+    columns = ["data.columns.source=en", "data.columns.response=de"]
+    given = ["task=translate", "data=hub", "feedback=metric", "judge.responses=samples", "hardware.threads=1"]
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        made: Any = OmegaConf.to_object(compose("config", overrides=[*given, *columns, *config["typed"]]))
+    validate(made)
+    return {"fingerprint": build_graph(make_job(made)).parts["data"].fingerprint}
+
+
+TASKS = {"prepare": prepare, "model": model, "fingerprint": fingerprint}
+
+
 def main() -> None:
     from harness.errors import UserError
 
@@ -55,7 +79,7 @@ def main() -> None:
         task, config = json.loads(line)
         start = time.perf_counter()
         try:
-            answer: dict[str, Any] = {"prepare": prepare, "model": model}[task](config)
+            answer = TASKS[task](config)
         except UserError as error:
             answer = {"error": str(error)}
         print(json.dumps({**answer, "seconds": time.perf_counter() - start}), flush=True)

@@ -240,6 +240,21 @@ def test_what_is_not_there(hub: Any, client: Client) -> None:
         assert answer["seconds"] < 3
 
 
+def test_the_commit_decides_the_fingerprint_whatever_names_it(hub: Any, client: Client) -> None:
+    repository = hub.repository("datasets", "org/moving")
+    first = repository.commit({"train.jsonl": jsonl(0, 8)})
+
+    def fingerprint(*typed: str) -> str:
+        return str(client("fingerprint", {"typed": ["data.path=org/moving", *typed]})["fingerprint"])
+
+    before = fingerprint()
+    assert fingerprint(f"data.revision={first}") == fingerprint("data.streaming=true") == before
+    assert fingerprint("data.max_rows.train=10") != before
+    repository.commit({"train.jsonl": jsonl(0, 9)})
+    assert fingerprint() != before
+    assert fingerprint(f"data.revision={first}") == before
+
+
 def test_gated(hub: Any, client: Client, home: Path) -> None:
     without = client("prepare", {"path": "org/gated"})
     assert without["error"].startswith("data.path=org/gated is gated, and no login was sent; accept its terms")
