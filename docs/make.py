@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.config import SCHEMAS, Config, register_schemas
+from harness.config import SCHEMAS, Config, group_of, register_schemas
 from harness.usage import group_options
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +80,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "pairs_path": "File of preferences.",
         "pairs_columns": "Our name -> column, as in training; `subset` names a column whose values part the pairs.",
         "max_bad_rows": "Unusable rows that are put up with; they are counted and shown.",
+        "transcript_speakers": "The two names in transcripts, the answering side's second.",
         "limit": "Most pairs, chosen by a hash of their ids.",
     },
     "ScorerConfig": {
@@ -112,20 +113,20 @@ MEANINGS: dict[str, dict[str, str]] = {
         "options": "Further arguments of the task's class.",
     },
     "DataConfig": {
-        "source": "`controlled` or `local`.",
-        "name": "Name in the table; by default the folder's.",
+        "source": "`controlled`, `local` or `hub`.",
+        "name": "Name in the table; by default the folder's or the repository's.",
         "seed": "Fixes world, splits and test prompts.",
         "sizes": "Controlled: examples per split.",
-        "shares": "Local: how train rows are shared out, by a hash of the prompt.",
+        "shares": "Rows: how train rows are shared out, by a hash of the prompt.",
         "references": "Controlled: references per test prompt.",
-        "path": "Local: file, or folder with train, validation and test files.",
-        "files": "Local: split -> file, relative to `path`, where names do not say it.",
-        "columns": "Local: our name -> column of the files.",
-        "pairs_path": "Local: file with preference pairs.",
-        "pairs_columns": "Local: our name -> column of the pairs' file.",
-        "limits": "Local: split -> most examples.",
-        "max_bad_rows": "Local: unusable rows per file that are put up with; they are counted and shown.",
-        "max_turns": "Local: turns of context, where whole dialogues are taken apart.",
+        "path": "Local: file, glob, or folder with train, validation and test files. Hub: `organisation/name`.",
+        "files": "Rows: split -> file or glob, relative to `path`, where names do not say it.",
+        "columns": "Rows: our name -> column of the files.",
+        "pairs_path": "Rows: file with preference pairs; hub: or a repository.",
+        "pairs_columns": "Rows: our name -> column of the pairs' file.",
+        "limits": "Rows: split -> most examples.",
+        "max_bad_rows": "Rows: unusable rows per file that are put up with; they are counted and shown.",
+        "max_turns": "Rows: turns of context, where whole dialogues are taken apart.",
         "workers": "Processes that generate or read; the data do not depend on it.",
     },
     "APIModelConfig": {"base_url": "api: the endpoint's address, without `/chat/completions`."},
@@ -142,6 +143,30 @@ MEANINGS: dict[str, dict[str, str]] = {
         "max_wait_seconds": "Longest wait between attempts; an endpoint that asks for more ends the run.",
         "prompt_price": "Per million tokens of prompts, for the cost in the record.",
         "response_price": "Per million tokens of answers.",
+    },
+    "ControlledDataConfig": {
+        "mixture": "Controlled: style of demonstrations -> share, in place of the world's own mixture.",
+    },
+    "CleaningConfig": {
+        "normalise": "Rows: one form of Unicode (NFC) and of line ends, no invisible characters.",
+        "drop_empty": "Rows: drop and count rows in which a text is missing; else they are bad rows.",
+        "max_prompt_chars": "Rows: drop and count rows with a longer prompt.",
+        "max_response_chars": "Rows: drop and count rows with a longer response.",
+        "deduplicate": "Rows: drop train rows that repeat prompt and response (`rows`), a prompt (`prompts`), or none.",
+    },
+    "LocalDataConfig": {
+        "cleaning": "What is set right or dropped, and counted.",
+        "max_rows": "Rows: file split (or `pairs`) -> rows that are read, from the start.",
+        "transcript_speakers": "Rows: the two names in transcripts, the answering side's second.",
+    },
+    "HubDataConfig": {
+        "config": "Hub: configuration of the repository, where it has several.",
+        "revision": "Hub: branch, tag or commit; the commit that it stands for is recorded.",
+        "splits": "Hub: our split (train, validation, test) -> theirs, also sliced (`train[:1000]`).",
+        "streaming": "Hub: read rows as they arrive, without a copy on disk.",
+        "pairs_config": "Hub: configuration of the pairs' repository.",
+        "pairs_revision": "Hub: its revision.",
+        "pairs_split": "Hub: its split.",
     },
     "ModelConfig": {
         "kind": "`nano` (made here), `hf` (loaded) or, for a policy, `api` (asked).",
@@ -321,17 +346,18 @@ def _first_sentence(path: Path) -> str:
 def configuration() -> str:
     """The page of configuration keys."""
     register_schemas()
-    configs = [_composed(task) for task in group_options()["task"]]
+    configs = [_composed(f"task={task}") for task in group_options()["task"]]
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
     schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
+    rows = {group: list(_rows(schemas[group], f"{group}.", configs)) for group in GROUPS}
+    for name in (name for name in SCHEMAS if group_of(name) in ("data", "model") and name != group_of(name)):
+        group, _, option = name.partition("_")
+        known = {row[0] for row in rows[group]}
+        of_option = [_composed(f"{group}={option}")]
+        rows[group] += [row for row in _rows(SCHEMAS[name], f"{group}.", of_option) if row[0] not in known]
     for group, about in GROUPS.items():
         options = ", ".join(f"`{option}`" for option in group_options()[group])
-        rows = list(_rows(schemas[group], f"{group}.", configs))
-        if group == "model":
-            asked = [_composed(task, "config", "model=api") for task in group_options()["task"]]
-            known = {row[0] for row in rows}
-            rows += [row for row in _rows(SCHEMAS["model_api"], "model.", asked) if row[0] not in known]
-        parts += [f"## {group}\n", f"{about} Options: {options}.\n", _table(rows)]
+        parts += [f"## {group}\n", f"{about} Options: {options}.\n", _table(rows[group])]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
     parts.append(
         f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
@@ -344,7 +370,7 @@ def _bench() -> list[str]:
     from harness.reward_bench.config import RewardBenchConfig
 
     register_schemas({"reward_bench": RewardBenchConfig})
-    configs = [_composed("dialogue", "reward_bench")]
+    configs = [_composed("task=dialogue", "reward_bench")]
     made = RewardBenchConfig()
     own = [row for row in _rows(RewardBenchConfig, "", configs) if "." not in row[0]]
     overlays = ", ".join(f"`pairs={option}`" for option in group_options(bench=True)["pairs"])
@@ -359,11 +385,11 @@ def _bench() -> list[str]:
     return parts
 
 
-def _composed(task: str, name: str = "config", *overrides: str) -> Any:
+def _composed(override: str, name: str = "config") -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("harness.conf", version_base="1.3"):
-        return compose(name, overrides=[f"task={task}", *overrides])
+        return compose(name, overrides=[override])
 
 
 def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:

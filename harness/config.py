@@ -50,6 +50,46 @@ class DataConfig:
 
 
 @dataclass
+class ControlledDataConfig(DataConfig):
+    """A controlled world. ``mixture`` gives shares to styles of its demonstrations, in place of the world's own."""
+
+    mixture: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class CleaningConfig:
+    """What is done to rows before they are shared out. All that it changes or drops is counted in the record."""
+
+    normalise: bool = True
+    drop_empty: bool = True
+    max_prompt_chars: int | None = None
+    max_response_chars: int | None = None
+    deduplicate: str = "rows"
+
+
+@dataclass
+class LocalDataConfig(DataConfig):
+    """Rows of files on disk."""
+
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    max_rows: dict[str, int] = field(default_factory=dict)
+    transcript_speakers: list[str] = field(default_factory=lambda: ["Human", "Assistant"])
+
+
+@dataclass
+class HubDataConfig(LocalDataConfig):
+    """Rows of a data set on the Hugging Face hub; ``path`` and ``pairs_path`` then name repositories."""
+
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, str] = field(default_factory=dict)
+    streaming: bool = False
+    pairs_config: str | None = None
+    pairs_revision: str | None = None
+    pairs_split: str = "train"
+
+
+@dataclass
 class ModelConfig:
     """The base model: ``nano`` is made from a transformers config, ``hf`` is loaded from a folder or the hub."""
 
@@ -350,6 +390,9 @@ SCHEMAS: dict[str, type] = {
     "root": Config,
     "task": TaskConfig,
     "data": DataConfig,
+    "data_controlled": ControlledDataConfig,
+    "data_local": LocalDataConfig,
+    "data_hub": HubDataConfig,
     "model": ModelConfig,
     "model_api": APIModelConfig,
     "sft": SFTConfig,
@@ -368,12 +411,14 @@ SCHEMAS: dict[str, type] = {
 def group_of(schema: str) -> str:
     """The configuration group that a schema describes a choice of; empty for the root.
 
-    >>> [group_of(name) for name in ("root", "sft", "ppo", "model_api", "reward_model")]
-    ['', 'sft', 'algorithm', 'model', 'reward_model']
+    >>> [group_of(name) for name in ("root", "sft", "ppo", "data_hub", "model_api", "reward_model")]
+    ['', 'sft', 'algorithm', 'data', 'model', 'reward_model']
     """
     if schema == "ppo":
         return "algorithm"
-    return "" if schema == "root" else "model" if schema.startswith("model_") else schema
+    if schema.startswith(("data_", "model_")):
+        return schema.partition("_")[0]
+    return "" if schema == "root" else schema
 
 
 def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:

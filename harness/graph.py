@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
-from harness.config import APIModelConfig
+from harness.config import APIModelConfig, HubDataConfig
 from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
@@ -75,7 +75,7 @@ def _prompting(job: Job) -> dict[str, Any]:
 
 
 def _data(job: Job) -> Stage:
-    from harness.data.stage import VERSION, run_data
+    from harness.data.stage import ROWS_VERSION, VERSION, run_data
 
     config = asdict(job.config.data)
     for name in ("path", "files", "pairs_path", "workers", "name"):
@@ -86,16 +86,29 @@ def _data(job: Job) -> Stage:
         config["world"] = {"name": job.world.name, "version": job.world.version}
         for name in ("columns", "pairs_columns", "shares", "limits", "max_bad_rows", "max_turns"):
             config.pop(name)
+        if not config.get("mixture"):
+            config.pop("mixture", None)  # the world's own, which its version stands for
     else:
         config.pop("sizes")
-        config["files"] = _file_contents(job)
+        config["rows_version"] = ROWS_VERSION
+        for name in ("revision", "pairs_revision", "streaming"):
+            config.pop(name, None)  # the commit stands for the revision
+        config["files"] = _row_contents(job)
     return Stage("data", VERSION, config, {}, job.config.data.seed, {}, partial(run_data, job=job))
 
 
-def _file_contents(job: Job) -> dict[str, str]:
+def _row_contents(job: Job) -> dict[str, str]:
+    """What identifies the rows: the contents of files, or the commits of repositories on the hub."""
     from harness.data.files import find_files
 
     data = job.config.data
+    if isinstance(data, HubDataConfig):
+        from harness.data.hub import repositories
+
+        found = {name: f"{repository.name}@{repository.commit}" for name, repository in repositories(data).items()}
+        if data.pairs_path and "pairs" not in found:
+            found["pairs"] = content_identity(data.pairs_path)
+        return found | {f"files.{split}": file for split, file in data.files.items()}
     found = {str(key): files_identity(paths) for key, paths in find_files(str(data.path), data.files or None).items()}
     if data.pairs_path:
         found["pairs"] = content_identity(data.pairs_path)
@@ -156,7 +169,7 @@ def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> St
     config = asdict(job.config.judge)
     path, seed = config.pop("path"), config.pop("seed")
     config["content"] = content_identity(path) if job.config.judge.source == "load" else None
-    config |= {"model": model_identity(job.config.judge.model), **_prompting(job)}
+    config |= {"model": model_identity(job.config.judge.model, key="judge.model"), **_prompting(job)}
     if job.world is None and job.config.judge.responses == "samples":
         config["metric"] = job.smooth_metric()
     return Stage("judge", VERSION, config, {"data": parts["data"]}, seed, environment, partial(run_judge, job=job))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.config import APIModelConfig, Config, TaskConfig
+from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
 from harness.context import Job
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
@@ -29,7 +29,8 @@ def make_job(config: Config) -> Job:
     task = make_task(config.task)
     world = None
     if config.data.source == "controlled" and config.task.world is not None:
-        world = _class("task.world", config.task.world)()
+        mixture = config.data.mixture if isinstance(config.data, ControlledDataConfig) else {}
+        world = _class("task.world", config.task.world)(**({"mixture": mixture} if mixture else {}))
     _class("algorithm._target_", config.algorithm._target_)
     leaderboard_function("evaluation.leaderboard", config.evaluation.leaderboard)
     if config.evaluation.extra_metrics:

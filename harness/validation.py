@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
+from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.source": ("controlled", "local"),
+    "data.source": ("controlled", "local", "hub"),
+    "data.cleaning.deduplicate": ("rows", "prompts", "none"),
     "model.kind": ("nano", "hf", "api"),
     "model.architecture": ("gpt2", "llama"),
     "sft.source": ("train", "load"),
@@ -37,6 +38,8 @@ POSITIVE = (
     "data.references",
     "data.workers",
     "data.max_turns",
+    "data.cleaning.max_prompt_chars",
+    "data.cleaning.max_response_chars",
     "model.layers",
     "model.width",
     "model.heads",
@@ -140,7 +143,7 @@ def validate(config: Config) -> None:
     ):
         _check_optimizer(config, group)
     _check_task(config)
-    _check_data(config)
+    check_data(config)
     _check_models(config)
     _check_evaluation(config)
     if isinstance(config.algorithm, PPOConfig):
@@ -258,75 +261,6 @@ def _check_task(config: Config) -> None:
         )
 
 
-def _check_data(config: Config) -> None:
-    data = config.data
-    if data.source == "controlled":
-        if config.task.world is None:
-            raise UserError("task.world", None, "is missing", "name a controlled world, or use data=local")
-        splits = ("sft", "preference", "judge", "rl", "validation", "test")
-        for split in splits:
-            if data.sizes.get(split, 0) < 1:
-                raise UserError(
-                    f"data.sizes.{split}", data.sizes.get(split), "must be above 0", "every split is needed"
-                )
-        unknown = sorted(set(data.sizes) - set(splits))
-        if unknown:
-            raise UserError(
-                f"data.sizes.{unknown[0]}", data.sizes[unknown[0]], "is not a split", f"use {', '.join(splits)}"
-            )
-        if config.feedback.kind == "pairs" and config.model.kind != "api":
-            raise UserError(
-                "feedback.kind",
-                "pairs",
-                "needs a data set with pairs of its own",
-                "use feedback=gold with data=controlled",
-            )
-        return
-    if not data.path:
-        raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
-    _require_path("data.path", data.path)
-    if data.pairs_path:
-        _require_path("data.pairs_path", data.pairs_path)
-    if config.feedback.kind == "gold" and config.model.kind != "api":
-        raise UserError(
-            "feedback.kind",
-            "gold",
-            "needs a controlled world, whose gold reward is known",
-            "use feedback=metric or feedback=pairs",
-        )
-    if config.feedback.kind == "pairs" and config.model.kind != "api" and not data.pairs_path:
-        raise UserError(
-            "data.pairs_path", None, "is missing", "name the file with preference pairs, or use feedback=metric"
-        )
-    _check_shares(config)
-    if config.judge.source == "train" and config.judge.responses == "mixture":
-        raise UserError(
-            "judge.responses", "mixture", "needs a controlled world", "use judge.responses=samples or pairs"
-        )
-
-
-def _check_shares(config: Config) -> None:
-    """Every split that some stage reads needs rows."""
-    needed = [] if config.model.kind == "api" else ["sft", "rl"]
-    if needed and config.feedback.kind != "pairs":
-        needed.append("preference")
-    if config.judge.source == "train":
-        needed.append("judge")
-    for split, share in config.data.shares.items():
-        if not 0 <= share < math.inf:
-            raise UserError(f"data.shares.{split}", share, "is no share", "give a number of at least 0, such as 0.2")
-    for split in needed:
-        if not config.data.shares.get(split):
-            raise UserError(
-                f"data.shares.{split}", config.data.shares.get(split), "must be above 0", "give a share such as 0.2"
-            )
-
-
-def _require_path(key: str, value: str) -> None:
-    if not Path(value).exists():
-        raise UserError(key, value, "does not exist", "give an existing file or folder")
-
-
 def _check_models(config: Config) -> None:
     tokens = config.task.max_prompt_tokens + config.task.max_response_tokens
     for key, model in (("model", config.model), ("judge.model", config.judge.model)):
@@ -343,7 +277,7 @@ def _check_models(config: Config) -> None:
             if not model.name:
                 raise UserError(f"{key}.name", None, "is missing", f"give a folder or a hub id: {key}.name=...")
             if model.name.startswith((".", "/", "~")):
-                _require_path(f"{key}.name", model.name)
+                require_path(f"{key}.name", model.name)
             continue
         if model.width % model.heads:
             raise UserError(
@@ -359,7 +293,7 @@ def _check_models(config: Config) -> None:
                 raise UserError(
                     f"{key}.path", None, "is missing", f"give the folder of the finished model: {key}.path=..."
                 )
-            _require_path(f"{key}.path", part.path)
+            require_path(f"{key}.path", part.path)
 
 
 def _check_evaluation(config: Config) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def best_of_n(
 
 
 def text_answers(
-    job: Job, row: str, examples: Sequence[Example], splits: dict[Split, list[Example]], codec: Codec | None
+    job: Job, row: str, examples: Sequence[Example], splits: Mapping[Split, list[Example]], codec: Codec | None
 ) -> Outputs:
     """The rows that need no model, cut at the same length limit as every policy.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from harness.config import ModelConfig, TaskConfig
 from harness.errors import UserError
 from harness.models.codec import Codec
+from harness.models.content import resolve_model
 
 
 class LanguageModel(NamedTuple):
@@ -198,6 +199,9 @@ def _from_pretrained(factory: Any, path: str | Path, key: str, **options: Any) -
     """``factory.from_pretrained`` with our words for what a user can get wrong."""
     from safetensors import SafetensorError
 
+    if not Path(path).expanduser().exists():
+        # Asked first, and once: where the hub does not answer, transformers would try for most of a minute.
+        options["revision"] = resolve_model(str(path), options.get("revision"), key=key)
     try:
         with _quiet():
             return factory.from_pretrained(str(path), trust_remote_code=False, **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from harness.config import APIConfig, HardwareConfig, TaskConfig, TrackerConfig
+from harness.data.checks import check_speakers
 from harness.errors import UserError
 from harness.validation import validate_api
 
@@ -23,6 +24,7 @@ class PreferenceFileConfig:
     pairs_path: str | None = None
     pairs_columns: dict[str, str] = field(default_factory=dict)
     max_bad_rows: int = 0
+    transcript_speakers: list[str] = field(default_factory=lambda: ["Human", "Assistant"])
     limit: int | None = None
 
 
@@ -95,6 +97,7 @@ def validate(config: RewardBenchConfig) -> None:
         raise UserError("data.pairs_path", None, "is missing", "name the file of preferences: data.pairs_path=FILE")
     if not Path(config.data.pairs_path).expanduser().is_file():
         raise UserError("data.pairs_path", config.data.pairs_path, "is no file", "give the file of preferences")
+    check_speakers(config.data.transcript_speakers)
     if config.scorer.kind == "judge":
         _check_judge(config.scorer)
     else:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data.local import read_pairs
+from harness.config import CleaningConfig
+from harness.data.columns import Columns
+from harness.data.examples import Reader
+from harness.data.rows import read_rows
 from harness.data.splits import content, fraction
 from harness.errors import UserError
 from harness.reward_bench.config import PreferenceFileConfig
@@ -23,7 +27,7 @@ class Preferences(NamedTuple):
         pairs: whose first response people (or a rule) preferred.
         prompts: (N,) each pair's uncut prompt fields as one text: equal for pairs of one prompt.
         subsets: name -> rows of the pairs in it; a pair may be in several.
-        report: counts of rows, bad rows and rows left out, and a hash of all that was read.
+        report: counts of pairs, of rows left out, bad, or with a text set right, and a hash of all that was read.
     """
 
     pairs: list[PairExample]
@@ -39,12 +43,18 @@ def read_preferences(config: PreferenceFileConfig, task: Task) -> Preferences:
         UserError: the mapping or the file is wrong, or the pairs are of one prompt alone.
     """
     named = (SUBSET,) if SUBSET in config.pairs_columns else ()
-    found, bad = read_pairs(
-        str(config.pairs_path),
-        columns=config.pairs_columns,
-        required_fields=(*task.required_fields, *named),
+    file = Path(str(config.pairs_path)).expanduser()
+    first, second = config.transcript_speakers
+    rows = Reader(
+        read_rows(file),
+        Columns(config.pairs_columns, (*task.required_fields, *named), key="data.pairs_columns", pairs_only=True),
+        label="pairs",
+        name=str(file),
         max_bad_rows=config.max_bad_rows,
+        cleaning=CleaningConfig(drop_empty=False),  # a row without a text is a bad row here: nothing is dropped
+        speakers=(first, second),
     )
+    found = [made.pair for made in rows if made.pair is not None]
     pairs = _limited(found, config.limit)
     prompts = [content(pair.fields, task.required_fields) for pair in pairs]
     if len(set(prompts)) < 2:
@@ -53,7 +63,8 @@ def read_preferences(config: PreferenceFileConfig, task: Task) -> Preferences:
     report = {
         "pairs": len(pairs),
         "left_out": len(found) - len(pairs),
-        "bad_rows": {"count": len(bad), "shown": bad[:20]},
+        "bad_rows": {"count": rows.tally.bad, "shown": rows.tally.shown},
+        "normalised": rows.tally.normalised,
         "content_hash": _content_hash(pairs),
     }
     return Preferences(pairs, prompts, _subsets(pairs), report)

@@ -89,7 +89,7 @@ def scorer_identity(config: RewardBenchConfig) -> dict[str, Any]:
         return judge_identity(scorer)
     return {
         "kind": scorer.kind,
-        "content": content_identity(str(scorer.path), scorer.revision),
+        "content": content_identity(str(scorer.path), scorer.revision, key="scorer.path"),
         "format": scorer.format,
         "max_tokens": scorer.max_tokens,
     }
