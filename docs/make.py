@@ -52,7 +52,7 @@ GROUPS = {
     "feedback": "Prompts and responses to preference pairs.",
     "reward_model": "Bradley–Terry training from the SFT policy.",
     "judge": "The reward model that scores the table and is never optimised against.",
-    "algorithm": "How the policy is optimised. `none` has the first three keys alone; the others are PPO's.",
+    "algorithm": "How the policy is optimised. All have the first three keys, `load` has `path`; the others are PPO's.",
     "rollout": "How responses are sampled in training.",
     "evaluation": "How policies are scored.",
     "hardware": "Where it runs.",
@@ -138,7 +138,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "RewardModelConfig": {
         "source": "`train`, or `load` a finished reward model.",
-        "path": "load: folder of the reward model, with the policy's tokenizer.",
+        "path": "load: folder of the reward model; it may have a tokenizer of its own.",
         "epochs": "Passes over the pairs; may be a fraction.",
         "batch_size": "Pairs per update.",
         "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it.",
@@ -169,6 +169,9 @@ MEANINGS: dict[str, dict[str, str]] = {
         "_target_": "Class of the algorithm.",
         "name": "Name in the table.",
         "episodes": "Responses to sample in all; a multiple of `batch_size`.",
+    },
+    "FinishedPolicyConfig": {
+        "path": "load: folder of the finished policy.",
     },
     "PPOConfig": {
         "batch_size": "Responses per rollout.",
@@ -273,19 +276,23 @@ def configuration() -> str:
     register_schemas()
     configs = [_composed(task) for task in group_options()["task"]]
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
-    schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
     for group, about in GROUPS.items():
         options = ", ".join(f"`{option}`" for option in group_options()[group])
         parts += [
             f"## {group}\n",
             f"{about} Options: {options}.\n",
-            _table(_rows(schemas[group], f"{group}.", configs)),
+            _table(dict.fromkeys(row for schema in _schemas(group) for row in _rows(schema, f"{group}.", configs))),
         ]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
     parts.append(
         f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
     )
     return "\n".join(parts)
+
+
+def _schemas(group: str) -> list[type]:
+    """The schemas that a group's options have between them."""
+    return [SCHEMAS[name] for name in (("ppo", "finished_policy") if group == "algorithm" else (group,))]
 
 
 def _composed(task: str) -> Any:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from harness.config import SCHEMAS
+from harness.config import SCHEMAS, AlgorithmConfig
 
 _RULES = (
     (r"could not be converted to Float", "is not a number", "give one such as 0.1"),
@@ -143,7 +143,8 @@ def known_keys() -> list[str]:
 
     known: list[str] = []
     for name, schema in SCHEMAS.items():
-        prefix = "" if name == "root" else f"{'algorithm' if name == 'ppo' else name}."
+        group = "algorithm" if issubclass(schema, AlgorithmConfig) else name
+        prefix = "" if name == "root" else f"{group}."
         known += [prefix + leaf for leaf in _leaves(OmegaConf.structured(schema))]
     return list(dict.fromkeys(known))
 

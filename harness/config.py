@@ -178,6 +178,13 @@ class AlgorithmConfig:
 
 
 @dataclass
+class FinishedPolicyConfig(AlgorithmConfig):
+    """A policy that another trainer finished, in place of training: it is scored against the SFT policy."""
+
+    path: str | None = None
+
+
+@dataclass
 class ValueConfig:
     """The value function: a network of its own, from the reward model (``separate``), or a head on the policy."""
 
@@ -326,6 +333,7 @@ SCHEMAS: dict[str, type] = {
     "judge": JudgeConfig,
     "algorithm": AlgorithmConfig,
     "ppo": PPOConfig,
+    "finished_policy": FinishedPolicyConfig,
     "rollout": RolloutConfig,
     "evaluation": EvaluationConfig,
     "hardware": HardwareConfig,

@@ -50,6 +50,7 @@ def make_job(config: Config) -> Job:
 
 def _require_models(config: Config) -> None:
     """Find out now, not after minutes of work, that a model which was named cannot be loaded: read its tokenizer."""
+    from harness.given import require_given
     from harness.models.loading import load_codec
 
     models = [("model.name", config.model)]
@@ -58,6 +59,7 @@ def _require_models(config: Config) -> None:
     for key, model in models:
         if model.kind == "hf":
             load_codec(str(model.name), key=key, revision=model.revision)
+    require_given(config)
 
 
 def _class(key: str, name: str) -> Any:

@@ -33,6 +33,7 @@ _PATHS = (
     "model.name",
     "judge.model.name",
     "sft.path",
+    "algorithm.path",
     "reward_model.path",
     "judge.path",
 )
@@ -45,7 +46,11 @@ def _telling(override: str) -> str | None:
     if name == "task" or name.split(".")[0].split("/")[0] in _SAME_CANDIDATE:
         return None
     if name in _PATHS or name.startswith("data.files."):
-        path = Path(value.strip("'\""))
-        # Every stage of ours keeps its model in a folder of one name; the folder above it says which it is.
-        return f"{key}{equals}{path.parent.name if path.name == 'model' and path.parent.name else path.name}"
+        return key + equals + folder_label(value.strip("'\""))
     return override
+
+
+def folder_label(name: str) -> str:
+    """What a folder is called: every stage of ours keeps its model in ``model``, and the folder above says which."""
+    path = Path(name)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name

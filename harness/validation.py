@@ -11,6 +11,7 @@ from typing import Any
 from harness.config import Config, PPOConfig
 from harness.errors import UserError
 from harness.evaluation.registry import BUILT_IN
+from harness.needs import loaded_paths, needs_feedback, takes_finished_policy
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local"),
@@ -138,6 +139,9 @@ def validate(config: Config) -> None:
         "algorithm.optimizer",
     ):
         _check_optimizer(config, group)
+    if not re.fullmatch(r"[\w.+-]+", config.algorithm.name):  # its stage's folder is called so
+        rule = "is no name of letters, digits and . _ + -"
+        raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
     _check_task(config)
     _check_data(config)
     _check_models(config)
@@ -206,7 +210,7 @@ def _check_data(config: Config) -> None:
             raise UserError(
                 f"data.sizes.{unknown[0]}", data.sizes[unknown[0]], "is not a split", f"use {', '.join(splits)}"
             )
-        if config.feedback.kind == "pairs":
+        if config.feedback.kind == "pairs" and needs_feedback(config):
             raise UserError(
                 "feedback.kind",
                 "pairs",
@@ -219,14 +223,14 @@ def _check_data(config: Config) -> None:
     _require_path("data.path", data.path)
     if data.pairs_path:
         _require_path("data.pairs_path", data.pairs_path)
-    if config.feedback.kind == "gold":
+    if config.feedback.kind == "gold" and needs_feedback(config):
         raise UserError(
             "feedback.kind",
             "gold",
             "needs a controlled world, whose gold reward is known",
             "use feedback=metric or feedback=pairs",
         )
-    if config.feedback.kind == "pairs" and not data.pairs_path:
+    if config.feedback.kind == "pairs" and needs_feedback(config) and not data.pairs_path:
         raise UserError(
             "data.pairs_path", None, "is missing", "name the file with preference pairs, or use feedback=metric"
         )
@@ -239,8 +243,10 @@ def _check_data(config: Config) -> None:
 
 def _check_shares(config: Config) -> None:
     """Every split that some stage reads needs rows."""
-    needed = ["sft", "rl"]
-    if config.feedback.kind != "pairs":
+    needed = [] if takes_finished_policy(config) else ["rl"]
+    if not takes_finished_policy(config) or config.sft.source == "train":
+        needed.append("sft")
+    if needs_feedback(config) and config.feedback.kind != "pairs":
         needed.append("preference")
     if config.judge.source == "train":
         needed.append("judge")
@@ -277,14 +283,10 @@ def _check_models(config: Config) -> None:
         if model.context < tokens:
             rule = f"is shorter than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
             raise UserError(f"{key}.context", model.context, rule, f"set it to at least {tokens}")
-    for key in ("sft", "reward_model", "judge"):
-        part = getattr(config, key)
-        if part.source == "load":
-            if not part.path:
-                raise UserError(
-                    f"{key}.path", None, "is missing", f"give the folder of the finished model: {key}.path=..."
-                )
-            _require_path(f"{key}.path", part.path)
+    for key, path in loaded_paths(config).items():
+        if not path:
+            raise UserError(key, None, "is missing", f"give the folder of the finished model: {key}=...")
+        _require_path(key, path)
 
 
 def _check_evaluation(config: Config) -> None:

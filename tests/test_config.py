@@ -115,7 +115,7 @@ MISTAKES = {
     # what was typed: the whole message
     "task=nope": "task=nope is not a choice; choose dialogue, qa, summarize, translate",
     "experiment=nope": f"experiment=nope is not a choice; choose {EXPERIMENTS}",
-    "algorithm=PPO": "algorithm=PPO is not a choice; choose none, ppo, ppo_smoke",
+    "algorithm=PPO": "algorithm=PPO is not a choice; choose load, none, ppo, ppo_smoke",
     "sft.epoch=1": "sft.epoch=1 is not a configuration key; did you mean sft.epochs?",
     "kl_coef=0.1": "kl_coef=0.1 is not a configuration key; did you mean algorithm.kl_coef?",
     "algorithm.lr=1": (
@@ -180,6 +180,8 @@ MISTAKES = {
     "data=local": "data.path is missing; give a file or folder: data.path=PATH",
     "model=hf": "model.name is missing; give a folder or a hub id: model.name=...",
     "judge=load": "judge.path is missing; give the folder of the finished model: judge.path=...",
+    "algorithm=load": "algorithm.path is missing; give the folder of the finished model: algorithm.path=...",
+    "algorithm.name=a/b": ("algorithm.name=a/b is no name of letters, digits and . _ + -; give one such as ppo-trl"),
     "model.width=30": "model.width=30 is not a multiple of model.heads=4; set it to one",
     "hydra/launcher=nope": "hydra/launcher=nope is not a choice; choose basic, joblib",
 }

@@ -58,12 +58,15 @@ def load_scorer(
 
     codec = load_codec(path, key=key)
     if head_seed is None:
-        _require_head(Path(path), key)
+        require_head(Path(path), key)
     new = () if head_seed is None else HEADS
     model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1)
+    if head_seed is None and model.config.pad_token_id == codec.eos_id:
+        # Trained with pad = EOS: transformers reads such a classifier before the EOS, which it takes for padding.
+        model.config.reward_reads_eos = False
     model.config.pad_token_id = codec.pad_id
+    _fit_vocabulary(model, codec, str(path), key)
     if head_seed is not None:
-        _fit_vocabulary(model, codec, str(path), key)
         head = score_head(model)
         generator = torch.Generator().manual_seed(head_seed)
         with torch.no_grad():
@@ -84,6 +87,17 @@ def load_codec(path: str | Path, *, key: str = "model.name", revision: str | Non
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where the files are missing
         raise UserError(key, str(path), "holds no tokenizer", "put the tokenizer's files beside the model")
     return Codec(tokenizer, str(path))
+
+
+def load_config(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Any:
+    """The model's configuration.
+
+    Raises:
+        UserError: naming ``key``: there is none that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, path, key, revision=revision)
 
 
 def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
@@ -118,8 +132,8 @@ def save(language_model: LanguageModel, directory: Path) -> None:
         language_model.codec.tokenizer.save_pretrained(directory)
 
 
-HEADS = ("score", "classifier")
-"""What architectures call the layer that turns a hidden state into a score."""
+HEADS = ("score",)
+"""What causal classifiers call the layer that turns the last token's hidden state into a score."""
 
 
 def score_head(model: Any) -> Any:
@@ -182,7 +196,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _require_head(path: Path, key: str) -> None:
+def require_head(path: Path, key: str) -> None:
+    """A folder's configuration says that it holds a classifier with one label over a causal trunk.
+
+    Raises:
+        UserError: naming ``key``: it does not.
+    """
     import json
 
     config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
@@ -194,6 +213,23 @@ def _require_head(path: Path, key: str) -> None:
         rule = f"is a classifier of {len(config['id2label'])} labels"
     if rule:
         raise UserError(key, str(path), rule, "give a reward model: a sequence classifier with one label")
+    if path.is_dir() and not _reads_last_token(path, key):
+        rule = f"is a {architectures[0]}, which does not read its score off the last token"
+        raise UserError(key, str(path), rule, "give a GPT-2, Llama, Qwen, NeoX or other causal classifier")
+
+
+def _reads_last_token(path: Path, key: str) -> bool:
+    """Whether transformers' class for this configuration has the head of a causal classifier."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = load_config(path, key=key)
+    try:
+        with torch.device("meta"), _quiet():
+            model = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        return False
+    return any(hasattr(model, name) for name in HEADS)
 
 
 def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
