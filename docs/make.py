@@ -57,6 +57,7 @@ GROUPS = {
     "evaluation": "How policies are scored.",
     "hardware": "Where it runs.",
     "tracker": "What is shown while it runs.",
+    "hub": "Model cards, and what goes to the Hugging Face hub.",
 }
 
 MEANINGS: dict[str, dict[str, str]] = {
@@ -234,6 +235,13 @@ MEANINGS: dict[str, dict[str, str]] = {
         "device": "`auto`, `cpu`, `cuda` or `cuda:0`.",
         "precision": "`auto`, `fp32` or `bf16` (autocast; weights stay fp32).",
         "threads": "CPU threads; null: every core. Results depend on it in the last digits.",
+    },
+    "HubConfig": {
+        "push": "Push the models when the job is done. The token is the one of `hf auth login` or HF_TOKEN.",
+        "repo": "push: repository, as `owner/name`; for parts other than `algorithm` their name is added to it.",
+        "parts": "push: which models, of `sft`, `reward_model`, `judge`, `algorithm`.",
+        "private": "push: make the repository private where it is new.",
+        "license": "Licence in the model cards; by default that of the model which it comes from, if its card says.",
     },
     "TrackerConfig": {
         "mode": "`rich`, `plain` or `quiet`.",

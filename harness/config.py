@@ -293,6 +293,17 @@ class HardwareConfig:
 
 
 @dataclass
+class HubConfig:
+    """What goes to the Hugging Face hub when a job is done; the token comes from the client's own login, never here."""
+
+    push: bool = False
+    repo: str | None = None
+    parts: list[str] = field(default_factory=lambda: ["algorithm"])
+    private: bool = True
+    license: str | None = None
+
+
+@dataclass
 class TrackerConfig:
     """What is shown while it runs: ``rich``, ``plain`` or ``quiet``; ``log_file`` keeps all of it with times."""
 
@@ -316,6 +327,7 @@ class Config:
     evaluation: EvaluationConfig = MISSING
     hardware: HardwareConfig = MISSING
     tracker: TrackerConfig = MISSING
+    hub: HubConfig = MISSING
     seed: int = 1
     candidate: str | None = None
     output_dir: str = "runs"
@@ -338,6 +350,7 @@ SCHEMAS: dict[str, type] = {
     "evaluation": EvaluationConfig,
     "hardware": HardwareConfig,
     "tracker": TrackerConfig,
+    "hub": HubConfig,
 }
 
 

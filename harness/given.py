@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,8 @@ def require_given(config: Config) -> None:
         codecs[key] = load_codec(path, key=key)
         if key in ("reward_model.path", "judge.path"):
             require_head(path, key)
+        else:
+            require_language_model(path, key)
         require_positions(SimpleNamespace(config=load_config(path, key=key)), config.task, key=key)
     policy = codecs.get("sft.path")
     if policy is None and config.model.kind == "hf":
@@ -37,6 +40,18 @@ def require_given(config: Config) -> None:
         require_same_tokens(codecs["algorithm.path"], policy, str(loaded_paths(config)["algorithm.path"]))
     if "reward_model.path" in codecs:
         require_value_of_its_own(config, foreign=not same_tokens(codecs["reward_model.path"], policy))
+
+
+def require_language_model(folder: Path, key: str) -> None:
+    """A policy is no classifier: with tied embeddings one would load, and would generate something.
+
+    Raises:
+        UserError: naming ``key``: its configuration says that it is.
+    """
+    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    if "Classification" in architectures[0]:
+        rule = f"holds {architectures[0]}, no language model"
+        raise UserError(key, str(folder), rule, "give a policy; a reward model goes to reward_model.path or judge.path")
 
 
 def require_files(folder: Path, key: str) -> None:

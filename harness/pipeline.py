@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.cards import write_cards
 from harness.config import Config
 from harness.context import Job
 from harness.errors import UserError
@@ -109,9 +110,12 @@ def run(request: Request, progress: Progress) -> None:
         # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
         for row, stage in (*graph.rows.items(), (None, graph.candidate)):
             finished = runner.run(stage)
-            write(output_dir, record(request, job, graph, stage, finished, runner, row))
+            made = record(request, job, graph, stage, finished, runner, row)
+            write(output_dir, made)
+            write_cards(request, graph, runner, row, made)
     except Exception as error:
         fail(request, job, graph, error)
+        write_cards(request, graph, runner, None, None)
         raise
 
 

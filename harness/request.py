@@ -25,7 +25,7 @@ class Request:
         return ",".join(sorted(told for override in self.overrides if (told := _telling(override)))) or "default"
 
 
-_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hydra", "plan", "candidate")
+_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hub", "hydra", "plan", "candidate")
 """Keys and groups, with all below them, whose overrides make no other candidate."""
 _PATHS = (
     "data.path",

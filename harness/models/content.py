@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import ModelConfig
+from harness.models.card import CARD
 
 
 def model_identity(config: ModelConfig) -> dict[str, Any]:
@@ -26,12 +27,12 @@ def model_identity(config: ModelConfig) -> dict[str, Any]:
 
 
 def content_identity(name: str, revision: str | None = None) -> str:
-    """A hash of a file's or of a folder's files, or ``name@revision`` of a hub id."""
+    """A hash of a file's or of a folder's files, its card aside, or ``name@revision`` of a hub id."""
     path = Path(name).expanduser()
     if path.is_file():
         return files_identity([path])
     if path.is_dir():
-        return files_identity(sorted(entry for entry in path.iterdir() if entry.is_file()))
+        return files_identity(sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != CARD))
     return f"{name}@{revision or 'main'}"
 
 

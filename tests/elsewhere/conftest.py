@@ -174,3 +174,27 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
             os.environ.update(environment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def our_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a small run of ours, PPO included."""
+    from harness import cli
+
+    folder = tmp_path_factory.mktemp("our-run")
+    given, environment = sys.argv, dict(os.environ)
+    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", f"output_dir={folder}", "hub.license=mit"]
+    sys.argv += ["evaluation.fixed_rows=[references,sft]", "candidate=ours", "sft.epochs=1", "algorithm.episodes=32"]
+    try:
+        assert cli.main() == 0
+    finally:
+        sys.argv = given
+        os.environ.clear()
+        os.environ.update(environment)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def our_models(our_run: Path) -> dict[str, Path]:
+    """Stage -> the folder of its model."""
+    return {path.parent.name.rpartition("-")[0]: path for path in (our_run / "stages").glob("*/model")}
