@@ -32,6 +32,7 @@ def load_language_model(
     from transformers import AutoModelForCausalLM
 
     codec = load_codec(path, key=key, revision=revision)
+    codec.tokenizer.padding_side = "left"  # so that other tools, which read it from disk, generate after the prompt
     model = _load_model(AutoModelForCausalLM, path, key, revision=revision)
     _fit_vocabulary(model, codec, str(path), key)
     model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
@@ -57,6 +58,8 @@ def load_scorer(
     from transformers import AutoModelForSequenceClassification
 
     codec = load_codec(path, key=key)
+    # Other tools read it from disk and pass no positions: padded on the left, a GPT-2 would score other positions.
+    codec.tokenizer.padding_side = "right"
     if head_seed is None:
         require_head(Path(path), key)
     new = () if head_seed is None else HEADS
