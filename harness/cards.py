@@ -94,6 +94,7 @@ def card_facts(
             "seed": finished.manifest["seed"],
             "stage": f"{finished.manifest['stage']}-{finished.manifest['fingerprint']}",
             "record": None if made is None else made["run_id"],
+            "status": None if made is None else made["status"],
             "commit": git_commit(),
             "versions": ", ".join(f"{package} {version}" for package, version in versions().items()),
         },

@@ -15,6 +15,7 @@ from harness.graph import build_graph
 from harness.hardware import Hardware
 from harness.plan import plan_rows
 from harness.progress import Progress
+from harness.push import push_models, require_account
 from harness.recording import fail, record, refuse, write
 from harness.request import Request
 from harness.stages import StageRunner, all_stages
@@ -94,6 +95,8 @@ def run(request: Request, progress: Progress) -> None:
     try:
         job = make_job(config)
         graph = build_graph(job)
+        if config.hub.push and not config.plan:
+            require_account(request)
     except Exception as error:
         refuse(request, error)
         raise
@@ -117,6 +120,8 @@ def run(request: Request, progress: Progress) -> None:
         fail(request, job, graph, error)
         write_cards(request, graph, runner, None, None)
         raise
+    if config.hub.push:
+        push_models(request, graph, runner, progress)
 
 
 def publish(config: Config, progress: Progress) -> None:

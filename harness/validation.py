@@ -11,7 +11,7 @@ from typing import Any
 from harness.config import Config, PPOConfig
 from harness.errors import UserError
 from harness.evaluation.registry import BUILT_IN
-from harness.needs import loaded_paths, needs_feedback, takes_finished_policy
+from harness.needs import loaded_paths, needs_feedback, needs_reward_model, takes_finished_policy
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local"),
@@ -146,6 +146,7 @@ def validate(config: Config) -> None:
     _check_data(config)
     _check_models(config)
     _check_evaluation(config)
+    _check_hub(config)
     if isinstance(config.algorithm, PPOConfig):
         _check_ppo(config.algorithm)
 
@@ -304,6 +305,23 @@ def _check_evaluation(config: Config) -> None:
         raise UserError(
             "hardware.threads", config.hardware.threads, "must be at least 1", "leave it out to use every core"
         )
+
+
+def _check_hub(config: Config) -> None:
+    hub = config.hub
+    if hub.license is not None and not hub.license.strip():
+        rule = "names no licence"
+        raise UserError("hub.license", hub.license, rule, "give the hub's identifier, such as mit, or leave it out")
+    present = ["algorithm", "sft"]
+    present += ["reward_model"] if needs_reward_model(config) else []
+    present += ["judge"] if config.judge.source != "none" else []
+    for part in hub.parts if hub.push else ():
+        if part not in present:
+            raise UserError("hub.parts", part, "is no model of this job", f"choose among {', '.join(present)}")
+    if hub.push and not hub.repo:
+        raise UserError("hub.repo", None, "is missing", "name the repository: hub.repo=OWNER/NAME")
+    if hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(hub.repo)):
+        raise UserError("hub.repo", hub.repo, "is no repository", "write OWNER/NAME")
 
 
 def _check_ppo(ppo: PPOConfig) -> None:

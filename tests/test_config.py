@@ -180,6 +180,8 @@ MISTAKES = {
     "data=local": "data.path is missing; give a file or folder: data.path=PATH",
     "model=hf": "model.name is missing; give a folder or a hub id: model.name=...",
     "judge=load": "judge.path is missing; give the folder of the finished model: judge.path=...",
+    "hub=push": "hub.repo is missing; name the repository: hub.repo=OWNER/NAME",
+    "hub.license=": "hub.license= names no licence; give the hub's identifier, such as mit, or leave it out",
     "algorithm=load": "algorithm.path is missing; give the folder of the finished model: algorithm.path=...",
     "algorithm.name=a/b": ("algorithm.name=a/b is no name of letters, digits and . _ + -; give one such as ppo-trl"),
     "model.width=30": "model.width=30 is not a multiple of model.heads=4; set it to one",

@@ -162,9 +162,8 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``python -m harness …`` in this process, small and plain; returns the exit status."""
     from harness import cli
 
-    environment = dict(os.environ)
-
     def run(*arguments: str) -> int:
+        environment = dict(os.environ)
         given = ["harness", "hardware.threads=1", "tracker=plain", "evaluation.resamples=100", *arguments]
         monkeypatch.setattr(sys, "argv", given)
         try:
