@@ -50,7 +50,7 @@ def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
 def test_the_tree_was_found() -> None:
     assert {name.split("/")[0] for name in GROUPS} == {
         *("task", "data", "model", "sft", "feedback", "reward_model", "judge", "algorithm", "rollout"),
-        *("evaluation", "hardware", "tracker", "experiment", "sweep"),
+        *("evaluation", "hardware", "tracker", "hub", "experiment", "sweep"),
     }
 
 
