@@ -70,10 +70,13 @@ class CardFacts:
 
 
 def write_card(folder: Path, facts: CardFacts) -> None:
-    """Put the card beside the model, whole or not at all: two processes may write it at the same time."""
+    """Put the card beside the model, whole or not at all: two processes may write it. One that says the same stays."""
+    path, text = folder / CARD, str(model_card(facts))
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     temporary = folder / f".{CARD}.{os.getpid()}.tmp"
-    temporary.write_text(str(model_card(facts)), encoding="utf-8")
-    temporary.replace(folder / CARD)
+    temporary.write_bytes(text.encode())
+    temporary.replace(path)
 
 
 def model_card(facts: CardFacts) -> Any:

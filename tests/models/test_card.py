@@ -53,6 +53,15 @@ def test_the_hubs_client_reads_every_number_and_field_back(tmp_path: Path) -> No
     assert result.dataset_type == "my-data--DE-EN"
 
 
+def test_a_card_that_says_the_same_is_left_alone(tmp_path: Path) -> None:
+    write_card(tmp_path, FACTS)
+    before = (tmp_path / "README.md").stat()
+    write_card(tmp_path, FACTS)
+    assert (tmp_path / "README.md").stat().st_ino == before.st_ino
+    write_card(tmp_path, replace(FACTS, license="mit"))
+    assert read(tmp_path).data.license == "mit"
+
+
 def test_what_people_read_says_data_command_and_licence(tmp_path: Path) -> None:
     write_card(tmp_path, FACTS)
     text = read(tmp_path).text
