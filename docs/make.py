@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.config import SCHEMAS, Config, group_of, register_schemas
+from harness.config import SCHEMAS, Config, register_schemas
 from harness.usage import group_options
 
 ROOT = Path(__file__).parent.parent
@@ -54,11 +54,12 @@ GROUPS = {
     "feedback": "Prompts and responses to preference pairs.",
     "reward_model": "Bradley–Terry training from the SFT policy.",
     "judge": "The reward model that scores the table and is never optimised against.",
-    "algorithm": "How the policy is optimised. `none` has the first three keys alone; the others are PPO's.",
+    "algorithm": "How the policy is optimised. All have the first three keys, `load` has `path`; the others are PPO's.",
     "rollout": "How responses are sampled in training.",
     "evaluation": "How policies are scored.",
     "hardware": "Where it runs.",
     "tracker": "What is shown while it runs.",
+    "hub": "Model cards, and what goes to the Hugging Face hub.",
 }
 
 BENCH_GROUPS = {
@@ -66,6 +67,15 @@ BENCH_GROUPS = {
     "scorer": "Who is examined.",
 }
 """Groups of keys that the reward bench has of its own; it shares `task`, `hardware` and `tracker`."""
+
+OPTION_SCHEMAS = {
+    "data_controlled": ("data", "controlled"),
+    "data_local": ("data", "local"),
+    "data_hub": ("data", "hub"),
+    "model_api": ("model", "api"),
+    "finished_policy": ("algorithm", "load"),
+}
+"""Schemas with keys that one option of a group has, and others do not."""
 
 MEANINGS: dict[str, dict[str, str]] = {
     "RewardBenchConfig": {
@@ -213,7 +223,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "RewardModelConfig": {
         "source": "`train`, or `load` a finished reward model.",
-        "path": "load: folder of the reward model, with the policy's tokenizer.",
+        "path": "load: folder of the reward model; it may have a tokenizer of its own.",
         "epochs": "Passes over the pairs; may be a fraction.",
         "batch_size": "Pairs per update.",
         "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it.",
@@ -244,6 +254,9 @@ MEANINGS: dict[str, dict[str, str]] = {
         "_target_": "Class of the algorithm.",
         "name": "Name in the table.",
         "episodes": "Responses to sample in all; a multiple of `batch_size`.",
+    },
+    "FinishedPolicyConfig": {
+        "path": "load: folder of the finished policy.",
     },
     "PPOConfig": {
         "batch_size": "Responses per rollout.",
@@ -307,6 +320,13 @@ MEANINGS: dict[str, dict[str, str]] = {
         "precision": "`auto`, `fp32` or `bf16` (autocast; weights stay fp32).",
         "threads": "CPU threads; null: every core. Results depend on it in the last digits.",
     },
+    "HubConfig": {
+        "push": "Push the models when the job is done. The token is the one of `hf auth login` or HF_TOKEN.",
+        "repo": "push: repository, as `owner/name`; for parts other than `algorithm` their name is added to it.",
+        "parts": "push: which models, of `sft`, `reward_model`, `judge`, `algorithm`.",
+        "private": "push: make the repository private where it is new.",
+        "license": "Licence in the model cards; by default that of the model which it comes from, if its card says.",
+    },
     "TrackerConfig": {
         "mode": "`rich`, `plain` or `quiet`.",
         "log_file": "Also write everything here, with times.",
@@ -350,8 +370,7 @@ def configuration() -> str:
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
     schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
     rows = {group: list(_rows(schemas[group], f"{group}.", configs)) for group in GROUPS}
-    for name in (name for name in SCHEMAS if group_of(name) in ("data", "model") and name != group_of(name)):
-        group, _, option = name.partition("_")
+    for name, (group, option) in OPTION_SCHEMAS.items():
         known = {row[0] for row in rows[group]}
         of_option = [_composed(f"{group}={option}")]
         rows[group] += [row for row in _rows(SCHEMAS[name], f"{group}.", of_option) if row[0] not in known]

@@ -249,6 +249,13 @@ class AlgorithmConfig:
 
 
 @dataclass
+class FinishedPolicyConfig(AlgorithmConfig):
+    """A policy that another trainer finished, in place of training: it is scored against the SFT policy."""
+
+    path: str | None = None
+
+
+@dataclass
 class ValueConfig:
     """The value function: a network of its own, from the reward model (``separate``), or a head on the policy."""
 
@@ -357,6 +364,17 @@ class HardwareConfig:
 
 
 @dataclass
+class HubConfig:
+    """What goes to the Hugging Face hub when a job is done; the token comes from the client's own login, never here."""
+
+    push: bool = False
+    repo: str | None = None
+    parts: list[str] = field(default_factory=lambda: ["algorithm"])
+    private: bool = True
+    license: str | None = None
+
+
+@dataclass
 class TrackerConfig:
     """What is shown while it runs: ``rich``, ``plain`` or ``quiet``; ``log_file`` keeps all of it with times."""
 
@@ -380,6 +398,7 @@ class Config:
     evaluation: EvaluationConfig = MISSING
     hardware: HardwareConfig = MISSING
     tracker: TrackerConfig = MISSING
+    hub: HubConfig = MISSING
     seed: int = 1
     candidate: str | None = None
     output_dir: str = "runs"
@@ -401,20 +420,22 @@ SCHEMAS: dict[str, type] = {
     "judge": JudgeConfig,
     "algorithm": AlgorithmConfig,
     "ppo": PPOConfig,
+    "finished_policy": FinishedPolicyConfig,
     "rollout": RolloutConfig,
     "evaluation": EvaluationConfig,
     "hardware": HardwareConfig,
     "tracker": TrackerConfig,
+    "hub": HubConfig,
 }
 
 
 def group_of(schema: str) -> str:
     """The configuration group that a schema describes a choice of; empty for the root.
 
-    >>> [group_of(name) for name in ("root", "sft", "ppo", "data_hub", "model_api", "reward_model")]
-    ['', 'sft', 'algorithm', 'data', 'model', 'reward_model']
+    >>> [group_of(name) for name in ("root", "sft", "ppo", "finished_policy", "data_hub", "model_api", "reward_model")]
+    ['', 'sft', 'algorithm', 'algorithm', 'data', 'model', 'reward_model']
     """
-    if schema == "ppo":
+    if schema in ("ppo", "finished_policy"):
         return "algorithm"
     if schema.startswith(("data_", "model_")):
         return schema.partition("_")[0]

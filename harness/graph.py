@@ -6,10 +6,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
-from harness.config import APIModelConfig, HubDataConfig
+from harness.config import APIModelConfig, FinishedPolicyConfig, HubDataConfig
 from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
+from harness.needs import needs_feedback, needs_reward_model, takes_finished_policy
 from harness.stages import Stage
 
 
@@ -30,16 +31,20 @@ def build_graph(job: Job) -> Graph:
     environment = job.hardware.environment()
     parts: dict[str, Stage] = {"data": _data(job)}
     parts["sft"] = _sft(job, parts, environment)
-    parts["feedback"] = _feedback(job, parts, environment)
-    parts["reward_model"] = _reward_model(job, parts, environment)
+    if needs_feedback(job.config):
+        parts["feedback"] = _feedback(job, parts, environment)
+    if needs_reward_model(job.config):
+        parts["reward_model"] = _reward_model(job, parts, environment)
     if job.config.judge.source != "none":
         parts["judge"] = _judge(job, parts, environment)
-    parts["algorithm"] = _algorithm(job, parts, environment)
+    finished = takes_finished_policy(job.config)
+    parts["algorithm"] = (_finished_policy if finished else _algorithm)(job, parts, environment)
     passes = make_algorithm(job.config.algorithm).response_passes()
     if "sft-more" in job.config.evaluation.fixed_rows and passes:
         parts["sft-more"] = _sft_more(job, parts, environment, passes)
     rows = _fixed_rows(job, parts, environment)
-    candidate = _evaluation(job, parts, environment, None, ("sft", "reward_model", "algorithm"), rows)
+    needs = tuple(name for name in ("sft", "reward_model", "algorithm") if name in parts)
+    candidate = _evaluation(job, parts, environment, None, needs, rows)
     return Graph(candidate, parts, rows)
 
 
@@ -157,7 +162,7 @@ def _reward_model(job: Job, parts: dict[str, Stage], environment: dict[str, Any]
     config = asdict(job.config.reward_model)
     path = config.pop("path")
     config["content"] = content_identity(path) if job.config.reward_model.source == "load" else None
-    inputs = {name: parts[name] for name in ("data", "sft", "feedback")}
+    inputs: dict[str, Stage] = {name: parts[name] for name in ("data", "sft", "feedback") if name in parts}
     return Stage(
         "reward_model", VERSION, config, inputs, job.config.seed, environment, partial(run_reward_model, job=job)
     )
@@ -168,9 +173,15 @@ def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> St
 
     config = asdict(job.config.judge)
     path, seed = config.pop("path"), config.pop("seed")
-    config["content"] = content_identity(path) if job.config.judge.source == "load" else None
-    config |= {"model": model_identity(job.config.judge.model, key="judge.model"), **_prompting(job)}
-    if job.world is None and job.config.judge.responses == "samples":
+    loads = job.config.judge.source == "load"
+    if loads:  # the rest decides the report card
+        config = {
+            name: config[name] for name in ("source", "responses", "samples_per_prompt", "heldout_pairs", "annotator")
+        }
+    config["content"] = content_identity(str(path)) if loads else None
+    model = None if loads else model_identity(job.config.judge.model, key="judge.model")
+    config |= {"model": model, **_prompting(job)}
+    if job.world is None and job.config.judge.responses == "samples" and not loads:
         config["metric"] = job.smooth_metric()
     return Stage("judge", VERSION, config, {"data": parts["data"]}, seed, environment, partial(run_judge, job=job))
 
@@ -184,12 +195,24 @@ def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -
     return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
 
 
+def _finished_policy(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.training.finished import VERSION, FinishedPolicy
+
+    given = job.config.algorithm
+    assert isinstance(given, FinishedPolicyConfig)
+    config = {"content": content_identity(str(given.path)), **_prompting(job)}
+    run = partial(FinishedPolicy(given).adopt, job=job)
+    return Stage(given.name, VERSION, config, {"sft": parts["sft"]}, job.config.seed, environment, run)
+
+
 def _fixed_rows(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> dict[str, Stage]:
     """The fixed rows that were asked for; ``references`` and ``sft`` always, since others are compared with them."""
     rows: dict[str, Stage] = {}
     wanted = list(job.config.evaluation.fixed_rows)
     if "base" in wanted and job.config.sft.source == "load" and job.config.model.kind == "nano":
         wanted.remove("base")  # a finished policy was given: what it was trained from is not known
+    if "longest" in wanted and job.config.data.source != "controlled" and not job.config.data.shares.get("sft"):
+        wanted.remove("longest")  # no demonstration to take it from
     for row in TEXT_ROWS:
         if row in wanted or row == "references":
             rows[row] = _evaluation(job, parts, environment, row, (), rows)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.cards import write_cards
 from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
 from harness.context import Job
 from harness.errors import UserError
@@ -14,6 +15,7 @@ from harness.graph import build_graph
 from harness.hardware import Hardware
 from harness.plan import plan_rows
 from harness.progress import Progress
+from harness.push import push_models, require_account
 from harness.recording import fail, record, refuse, write
 from harness.request import Request
 from harness.stages import StageRunner, all_stages
@@ -61,6 +63,7 @@ def make_task(config: TaskConfig) -> Task:
 
 def _require_models(config: Config) -> None:
     """Find out now, not after minutes of work, that a model which was named cannot be loaded: read its tokenizer."""
+    from harness.given import require_given
     from harness.models.loading import load_codec
 
     if isinstance(config.model, APIModelConfig):
@@ -73,6 +76,7 @@ def _require_models(config: Config) -> None:
     for key, model in models:
         if model.kind == "hf":
             load_codec(str(model.name), key=key, revision=model.revision)
+    require_given(config)
 
 
 def _class(key: str, name: str) -> Any:
@@ -110,6 +114,8 @@ def run(request: Request, progress: Progress) -> None:
     try:
         job = make_job(config)
         graph = build_graph(job)
+        if config.hub.push and not config.plan:
+            require_account(request)
     except Exception as error:
         refuse(request, error)
         raise
@@ -128,10 +134,15 @@ def run(request: Request, progress: Progress) -> None:
         # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
         for row, stage in (*graph.rows.items(), (None, graph.candidate)):
             finished = runner.run(stage)
-            write(output_dir, record(request, job, graph, stage, finished, runner, row))
+            made = record(request, job, graph, stage, finished, runner, row)
+            write(output_dir, made)
+            write_cards(request, graph, runner, row, made)
     except Exception as error:
         fail(request, job, graph, error)
+        write_cards(request, graph, runner, None, None)
         raise
+    if config.hub.push:
+        push_models(request, graph, runner, progress)
 
 
 def publish(config: Config, progress: Progress) -> None:

@@ -15,9 +15,10 @@ from harness.context import Job
 from harness.errors import RunFailed, UserError
 from harness.evaluation.stage import TEXT_ROWS, read_lines
 from harness.graph import Graph
+from harness.needs import needs_feedback, trains
 from harness.provenance import git_commit, hardware_facts, versions
 from harness.records import SCHEMA, Record, run_id, write_record
-from harness.request import Request
+from harness.request import Request, folder_label
 from harness.stages import Finished, Stage, StageRunner, all_stages
 
 
@@ -113,8 +114,8 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
         "fixed": row is not None,
         "seed": seed,
         "model": "" if row in TEXT_ROWS else _model_label(config),
-        "algorithm": "" if row is not None or not _trains(config) else config.algorithm.name,
-        "feedback": "" if row not in (None, "best-of-n") or not _trains(config) else config.feedback.kind,
+        "algorithm": "" if row is not None or not trains(config) else config.algorithm.name,
+        "feedback": config.feedback.kind if row in (None, "best-of-n") and needs_feedback(config) else "",
         "judge": config.judge.source if config.judge.source != "train" else config.judge.responses,
         "data": config.data.name or (Path(config.data.path).name if config.data.path else config.data.source),
         "main_metric": config.task.main_metric,
@@ -126,11 +127,6 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
         "command": request.command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _trains(config: Config) -> bool:
-    """False for a model behind an endpoint, which answers and is not trained."""
-    return config.model.kind != "api"
 
 
 def fail(request: Request, job: Job, graph: Graph, error: BaseException) -> None:
@@ -190,7 +186,10 @@ def write(output_dir: Path, made: Record) -> None:
 
 
 def _model_label(config: Config) -> str:
+    """The base model, or, where it is not known, the SFT policy that was given."""
     model = config.model
+    if model.kind == "nano" and config.sft.source == "load":
+        return folder_label(str(config.sft.path))
     if model.kind == "nano":
         return f"nano-{model.architecture}-{model.layers}x{model.width}"
     return Path(str(model.name)).name

@@ -26,7 +26,7 @@ class Request:
         return ",".join(sorted(told for override in self.overrides if (told := _telling(override)))) or "default"
 
 
-_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hydra", "plan", "candidate")
+_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hub", "hydra", "plan", "candidate")
 """Keys and groups, with all below them, whose overrides make no other candidate."""
 _PATHS = (
     "data.path",
@@ -34,6 +34,7 @@ _PATHS = (
     "model.name",
     "judge.model.name",
     "sft.path",
+    "algorithm.path",
     "reward_model.path",
     "judge.path",
 )
@@ -61,7 +62,11 @@ def _telling(override: str) -> str | None:
     if name == "model.base_url":
         return f"{key}{equals}{urlsplit(value.strip(QUOTES)).netloc}"
     if name in _PATHS or name.startswith("data.files."):
-        path = Path(value.strip(QUOTES))
-        # Every stage of ours keeps its model in a folder of one name; the folder above it says which it is.
-        return f"{key}{equals}{path.parent.name if path.name == 'model' and path.parent.name else path.name}"
+        return key + equals + folder_label(value.strip(QUOTES))
     return override
+
+
+def folder_label(name: str) -> str:
+    """What a folder is called: every stage of ours keeps its model in ``model``, and the folder above says which."""
+    path = Path(name)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name

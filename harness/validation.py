@@ -12,6 +12,7 @@ from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
 from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
+from harness.needs import loaded_paths, needs_reward_model, trains
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local", "hub"),
@@ -142,10 +143,14 @@ def validate(config: Config) -> None:
         "algorithm.optimizer",
     ):
         _check_optimizer(config, group)
+    if not re.fullmatch(r"[\w.+-]+", config.algorithm.name):  # its stage's folder is called so
+        rule = "is no name of letters, digits and . _ + -"
+        raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
     _check_task(config)
     check_data(config)
     _check_models(config)
     _check_evaluation(config)
+    _check_hub(config)
     if isinstance(config.algorithm, PPOConfig):
         _check_ppo(config.algorithm)
 
@@ -286,14 +291,10 @@ def _check_models(config: Config) -> None:
         if model.context < tokens:
             rule = f"is shorter than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
             raise UserError(f"{key}.context", model.context, rule, f"set it to at least {tokens}")
-    for key in ("sft", "reward_model", "judge"):
-        part = getattr(config, key)
-        if part.source == "load":
-            if not part.path:
-                raise UserError(
-                    f"{key}.path", None, "is missing", f"give the folder of the finished model: {key}.path=..."
-                )
-            require_path(f"{key}.path", part.path)
+    for key, path in loaded_paths(config).items():
+        if not path:
+            raise UserError(key, None, "is missing", f"give the folder of the finished model: {key}=...")
+        require_path(key, path)
 
 
 def _check_evaluation(config: Config) -> None:
@@ -311,6 +312,24 @@ def _check_evaluation(config: Config) -> None:
         raise UserError(
             "hardware.threads", config.hardware.threads, "must be at least 1", "leave it out to use every core"
         )
+
+
+def _check_hub(config: Config) -> None:
+    hub = config.hub
+    if hub.license is not None and not hub.license.strip():
+        rule = "names no licence"
+        raise UserError("hub.license", hub.license, rule, "give the hub's identifier, such as mit, or leave it out")
+    present = ["algorithm", "sft"] if trains(config) else []
+    present += ["reward_model"] if needs_reward_model(config) else []
+    present += ["judge"] if config.judge.source != "none" else []
+    for part in hub.parts if hub.push else ():
+        if part not in present:
+            remedy = f"choose among {', '.join(present)}" if present else "leave hub=push out: it makes no model"
+            raise UserError("hub.parts", part, "is no model of this job", remedy)
+    if hub.push and not hub.repo:
+        raise UserError("hub.repo", None, "is missing", "name the repository: hub.repo=OWNER/NAME")
+    if hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(hub.repo)):
+        raise UserError("hub.repo", hub.repo, "is no repository", "write OWNER/NAME")
 
 
 def _check_ppo(ppo: PPOConfig) -> None:

@@ -51,7 +51,7 @@ def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., in
 def test_the_tree_was_found() -> None:
     assert {name.split("/")[0] for name in GROUPS} == {
         *("task", "data", "model", "sft", "feedback", "reward_model", "judge", "algorithm", "rollout"),
-        *("evaluation", "hardware", "tracker", "experiment", "sweep"),
+        *("evaluation", "hardware", "tracker", "hub", "experiment", "sweep"),
     }
 
 
@@ -119,7 +119,7 @@ MISTAKES = {
     # what was typed: the whole message
     "task=nope": "task=nope is not a choice; choose dialogue, qa, summarize, translate",
     "experiment=nope": f"experiment=nope is not a choice; choose {EXPERIMENTS}",
-    "algorithm=PPO": "algorithm=PPO is not a choice; choose none, ppo, ppo_smoke",
+    "algorithm=PPO": "algorithm=PPO is not a choice; choose load, none, ppo, ppo_smoke",
     "sft.epoch=1": "sft.epoch=1 is not a configuration key; did you mean sft.epochs?",
     "kl_coef=0.1": "kl_coef=0.1 is not a configuration key; did you mean algorithm.kl_coef?",
     "algorithm.lr=1": (
@@ -188,6 +188,10 @@ MISTAKES = {
     "data=local": "data.path is missing; give a file or folder: data.path=PATH",
     "model=hf": "model.name is missing; give a folder or a hub id: model.name=...",
     "judge=load": "judge.path is missing; give the folder of the finished model: judge.path=...",
+    "hub=push": "hub.repo is missing; name the repository: hub.repo=OWNER/NAME",
+    "hub.license=": "hub.license= names no licence; give the hub's identifier, such as mit, or leave it out",
+    "algorithm=load": "algorithm.path is missing; give the folder of the finished model: algorithm.path=...",
+    "algorithm.name=a/b": ("algorithm.name=a/b is no name of letters, digits and . _ + -; give one such as ppo-trl"),
     "model.width=30": "model.width=30 is not a multiple of model.heads=4; set it to one",
     "hydra/launcher=nope": "hydra/launcher=nope is not a choice; choose basic, joblib",
 }

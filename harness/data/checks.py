@@ -10,6 +10,7 @@ from harness.config import Config, ControlledDataConfig, DataConfig, HubDataConf
 from harness.data.files import is_glob
 from harness.errors import UserError
 from harness.hub import NAME
+from harness.needs import needs_feedback, takes_finished_policy, trains
 from harness.types import SPLITS
 
 
@@ -25,14 +26,14 @@ def check_data(config: Config) -> None:
         _check_local(data)
     if isinstance(data, LocalDataConfig):
         check_speakers(data.transcript_speakers)
-    if config.feedback.kind == "gold" and config.model.kind != "api":
+    if config.feedback.kind == "gold" and needs_feedback(config):
         raise UserError(
             "feedback.kind",
             "gold",
             "needs a controlled world, whose gold reward is known",
             "use feedback=metric or feedback=pairs",
         )
-    pairs_needed = config.feedback.kind == "pairs" and config.model.kind != "api"
+    pairs_needed = config.feedback.kind == "pairs" and needs_feedback(config)
     if pairs_needed and not data.pairs_path and "rejected" not in data.columns:
         remedy = "name the file with preference pairs, map data.columns.rejected, or use feedback=metric"
         raise UserError("data.pairs_path", None, "is missing", remedy)
@@ -55,7 +56,7 @@ def _check_controlled(config: Config) -> None:
         raise UserError(
             f"data.sizes.{unknown[0]}", data.sizes[unknown[0]], "is not a split", f"use {', '.join(SPLITS)}"
         )
-    if config.feedback.kind == "pairs" and config.model.kind != "api":
+    if config.feedback.kind == "pairs" and needs_feedback(config):
         raise UserError(
             "feedback.kind", "pairs", "needs a data set with pairs of its own", "use feedback=gold with data=controlled"
         )
@@ -105,8 +106,11 @@ def check_speakers(speakers: Sequence[str]) -> None:
 
 def _check_shares(config: Config) -> None:
     """Every split that some stage reads needs rows."""
-    needed = [] if config.model.kind == "api" else ["sft", "rl"]
-    if needed and config.feedback.kind != "pairs":
+    finished = takes_finished_policy(config)
+    needed = ["rl"] if trains(config) and not finished else []
+    if trains(config) and (not finished or config.sft.source == "train"):
+        needed.append("sft")
+    if needs_feedback(config) and config.feedback.kind != "pairs":
         needed.append("preference")
     if config.judge.source == "train":
         needed.append("judge")

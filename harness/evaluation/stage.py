@@ -116,6 +116,14 @@ def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
     return Scorer.load(model_directory(finished.directory), job.hardware, key="judge.path")
 
 
+def load_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer | None:
+    """The optimised reward model, which reads the policy's tokens, or None where there is none."""
+    finished = workspace.inputs.get("reward_model")
+    if finished is None:
+        return None
+    return Scorer.load(model_directory(finished.directory), job.hardware, reads=policy.codec)
+
+
 def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
     """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty."""
     judged = None
@@ -205,7 +213,8 @@ def _model_answers(
     prompts, cuts = job.prompts(examples, policy.codec)
     extra: dict[str, Any] = {"test_cuts": cuts._asdict()}
     if row == "best-of-n":
-        reward = Scorer.load(model_directory(workspace.inputs["reward_model"].directory), job.hardware)
+        reward = load_reward(workspace, job, policy)
+        assert reward is not None  # this row is there where it is
         answers = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
         held_out = data.splits["validation"][: job.config.evaluation.curve_prompts]
         extra["curves"] = best_of_n_curve(job, policy, reward, judge, held_out, seed=workspace.seed_for("curve"))
@@ -262,24 +271,25 @@ def _with_candidate(
     """Add what only a candidate has: proxy scores, KL, curves, status and flags."""
     assert before is not None
     inputs, device = workspace.inputs, job.hardware.device
-    reward = Scorer.load(model_directory(inputs["reward_model"].directory), job.hardware)
     policy = load_language_model(model_directory(inputs["algorithm"].directory), device=device)
     sft = load_language_model(model_directory(inputs["sft"].directory), device=device)
+    reward = load_reward(workspace, job, sft)
     prompts = prompt_tokens(job, sft.codec, examples)
-    proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in (("before", before), ("after", after))}
     sampling = job.training_sampling()
     rollout = draw(job, policy, prompts, sampling, workspace.seed_for("kl"))
     kl = sequence_kl(policy, sft, prompts, rollout, sampling, job)
     equal = same(after.outputs, before.outputs)
-    summary["win_rates"]["proxy"] = float(100 * compare_scores(proxy["after"], proxy["before"], equal).mean())
-    summary["scalars"] |= {f"proxy_{name}": float(values.mean()) for name, values in proxy.items()} | {
-        "kl": float(kl.mean())
-    }
-    for name, values in proxy.items():
-        summary["per_example"].setdefault("proxy", {})[name] = values.tolist()
+    summary["scalars"]["kl"] = float(kl.mean())
+    if reward is not None:
+        rows = {"before": before, "after": after}
+        proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in rows.items()}
+        summary["win_rates"]["proxy"] = float(100 * compare_scores(proxy["after"], proxy["before"], equal).mean())
+        summary["scalars"] |= {f"proxy_{name}": float(values.mean()) for name, values in proxy.items()}
+        summary["per_example"]["proxy"] = {name: values.tolist() for name, values in proxy.items()}
     trained = inputs["algorithm"].summary
     status = "unchanged" if bool(equal.all()) and trained["status"] == "ok" else trained["status"]
-    probes = read_lines(inputs["algorithm"].directory / "probes.jsonl")
+    kept = inputs["algorithm"].directory / "probes.jsonl"
+    probes = read_lines(kept) if kept.is_file() else []  # none where the policy came finished
     curves = probe_curve(job, probes, judge, job.data(workspace).splits["validation"])
     flags = [*trained["flags"], *_flags(summary, judge)]
     return {**summary, "curves": curves, "status": status, "reason": trained["reason"], "flags": flags}

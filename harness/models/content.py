@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.config import ModelConfig
 from harness.errors import UserError
+from harness.models.card import CARD
 
 
 def model_identity(config: ModelConfig, *, key: str = "model") -> dict[str, Any]:
@@ -31,7 +32,7 @@ def model_identity(config: ModelConfig, *, key: str = "model") -> dict[str, Any]
 
 
 def content_identity(name: str, revision: str | None = None, *, key: str = "model.name") -> str:
-    """A hash of a file's or of a folder's files, or ``name@commit`` of a hub id.
+    """A hash of a file's or of a folder's files, its card aside, or ``name@commit`` of a hub id.
 
     Raises:
         UserError: naming ``key``: a hub id that cannot be resolved to a commit.
@@ -40,7 +41,7 @@ def content_identity(name: str, revision: str | None = None, *, key: str = "mode
     if path.is_file():
         return files_identity([path])
     if path.is_dir():
-        return files_identity(sorted(entry for entry in path.iterdir() if entry.is_file()))
+        return files_identity(sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != CARD))
     return f"{name}@{resolve_model(name, revision, key=key)}"
 
 

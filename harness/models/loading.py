@@ -33,6 +33,7 @@ def load_language_model(
     from transformers import AutoModelForCausalLM
 
     codec = load_codec(path, key=key, revision=revision)
+    codec.tokenizer.padding_side = "left"  # so that other tools, which read it from disk, generate after the prompt
     model = _load_model(AutoModelForCausalLM, path, key, revision=revision)
     _fit_vocabulary(model, codec, str(path), key)
     model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
@@ -64,13 +65,18 @@ def load_scorer(
     from transformers import AutoModelForSequenceClassification
 
     codec = load_codec(path, key=key, revision=revision)
+    # Other tools read it from disk and pass no positions: padded on the left, a GPT-2 would score other positions.
+    codec.tokenizer.padding_side = "right"
     if head_seed is None:
-        _require_head(Path(path), key)
+        require_head(Path(path), key)
     new = () if head_seed is None else HEADS
     model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1, revision=revision)
+    if head_seed is None and model.config.pad_token_id == codec.eos_id:
+        # Trained with pad = EOS: transformers reads such a classifier before the EOS, which it takes for padding.
+        model.config.reward_reads_eos = False
     model.config.pad_token_id = codec.pad_id
+    _fit_vocabulary(model, codec, str(path), key)
     if head_seed is not None:
-        _fit_vocabulary(model, codec, str(path), key)
         head = score_head(model)
         generator = torch.Generator().manual_seed(head_seed)
         with torch.no_grad():
@@ -130,6 +136,17 @@ def load_codec(path: str | Path, *, key: str = "model.name", revision: str | Non
     return Codec(tokenizer, str(path))
 
 
+def load_config(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Any:
+    """The model's configuration.
+
+    Raises:
+        UserError: naming ``key``: there is none that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, path, key, revision=revision)
+
+
 def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
     """The base model that ``model=hf`` names."""
     if not config.name:
@@ -162,8 +179,8 @@ def save(language_model: LanguageModel, directory: Path) -> None:
         language_model.codec.tokenizer.save_pretrained(directory)
 
 
-HEADS = ("score", "classifier")
-"""What architectures call the layer that turns a hidden state into a score."""
+HEADS = ("score",)
+"""What causal classifiers call the layer that turns the last token's hidden state into a score."""
 
 
 def score_head(model: Any) -> Any:
@@ -229,7 +246,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _require_head(path: Path, key: str) -> None:
+def require_head(path: Path, key: str) -> None:
+    """A folder's configuration says that it holds a classifier with one label over a causal trunk.
+
+    Raises:
+        UserError: naming ``key``: it does not.
+    """
     import json
 
     config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
@@ -241,6 +263,23 @@ def _require_head(path: Path, key: str) -> None:
         rule = f"is a classifier of {len(config['id2label'])} labels"
     if rule:
         raise UserError(key, str(path), rule, "give a reward model: a sequence classifier with one label")
+    if path.is_dir() and not _reads_last_token(path, key):
+        rule = f"is a {architectures[0]}, which does not read its score off the last token"
+        raise UserError(key, str(path), rule, "give a GPT-2, Llama, Qwen, NeoX or other causal classifier")
+
+
+def _reads_last_token(path: Path, key: str) -> bool:
+    """Whether transformers' class for this configuration has the head of a causal classifier."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = load_config(path, key=key)
+    try:
+        with torch.device("meta"), _quiet():
+            model = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        return False
+    return any(hasattr(model, name) for name in HEADS)
 
 
 def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
