@@ -32,6 +32,7 @@ This page is made by `python docs/make.py`.
 
 FOLDERS = {
     "harness": "what does the work",
+    "harness/api": "models behind an endpoint (model=api)",
     "harness/data": "where examples come from",
     "harness/models": "models, tokenizers, forward passes",
     "harness/rollouts": "sampling",
@@ -39,6 +40,7 @@ FOLDERS = {
     "harness/training": "SFT, reward model, judge, algorithms",
     "harness/evaluation": "scores, comparisons, intervals",
     "harness/evaluation/metrics": "the built-in metrics, each an evaluate module",
+    "harness/reward_bench": "reward models on files of preferences (python -m harness.reward_bench)",
     "tasks": "one file per task (imported as harness.tasks)",
     "tasks/worlds": "the controlled worlds",
     "leaderboard": "records to table (imported as harness.leaderboard)",
@@ -52,14 +54,57 @@ GROUPS = {
     "feedback": "Prompts and responses to preference pairs.",
     "reward_model": "Bradley–Terry training from the SFT policy.",
     "judge": "The reward model that scores the table and is never optimised against.",
-    "algorithm": "How the policy is optimised. `none` has the first three keys alone; the others are PPO's.",
+    "algorithm": "How the policy is optimised. All have the first three keys, `load` has `path`; the others are PPO's.",
     "rollout": "How responses are sampled in training.",
     "evaluation": "How policies are scored.",
     "hardware": "Where it runs.",
     "tracker": "What is shown while it runs.",
+    "hub": "Model cards, and what goes to the Hugging Face hub.",
 }
 
+BENCH_GROUPS = {
+    "data": "Which preferences.",
+    "scorer": "Who is examined.",
+}
+"""Groups of keys that the reward bench has of its own; it shares `task`, `hardware` and `tracker`."""
+
+OPTION_SCHEMAS = {
+    "data_controlled": ("data", "controlled"),
+    "data_local": ("data", "local"),
+    "data_hub": ("data", "hub"),
+    "model_api": ("model", "api"),
+    "finished_policy": ("algorithm", "load"),
+}
+"""Schemas with keys that one option of a group has, and others do not."""
+
 MEANINGS: dict[str, dict[str, str]] = {
+    "RewardBenchConfig": {
+        "candidate": "Name of the row; by default the reward model's.",
+        "output_dir": "Where stages, records and the leaderboard go.",
+        "resamples": "Bootstrap resamples.",
+        "best_of_n": "Values of n whose gain is measured, where prompts have so many responses.",
+        "leaderboard": "Function that rebuilds the leaderboard from records.",
+    },
+    "PreferenceFileConfig": {
+        "name": "Name in the table; by default the file's.",
+        "pairs_path": "File of preferences.",
+        "pairs_columns": "Our name -> column, as in training; `subset` names a column whose values part the pairs.",
+        "max_bad_rows": "Unusable rows that are put up with; they are counted and shown.",
+        "transcript_speakers": "The two names in transcripts, the answering side's second.",
+        "limit": "Most pairs, chosen by a hash of their ids.",
+    },
+    "ScorerConfig": {
+        "kind": "`classifier` (a sequence classifier with one label) or `judge` (a generative one behind an endpoint).",
+        "path": "classifier: folder, or hub id.",
+        "revision": "classifier: branch, tag or commit on the hub.",
+        "format": "classifier: the `task`'s wording, the tokenizer's `chat` template, or `auto`: chat if it has one.",
+        "max_tokens": "classifier: longer texts are cut, prompts by the task's rule; null: as far as positions go.",
+        "batch_size": "classifier: texts at a time.",
+        "name": "judge: the endpoint's name for it.",
+        "base_url": "judge: the endpoint's address, without `/chat/completions`.",
+        "criterion": "judge: the sentence that says what makes an answer the better one.",
+        "answer_tokens": "judge: length limit of its answers; one that reasons first needs more.",
+    },
     "Config": {
         "seed": "Seed of all training; the data have their own.",
         "candidate": "Name of the set-up in the table; by default the sorted overrides that tell candidates apart.",
@@ -78,25 +123,64 @@ MEANINGS: dict[str, dict[str, str]] = {
         "options": "Further arguments of the task's class.",
     },
     "DataConfig": {
-        "source": "`controlled` or `local`.",
-        "name": "Name in the table; by default the folder's.",
+        "source": "`controlled`, `local` or `hub`.",
+        "name": "Name in the table; by default the folder's or the repository's.",
         "seed": "Fixes world, splits and test prompts.",
         "sizes": "Controlled: examples per split.",
-        "shares": "Local: how train rows are shared out, by a hash of the prompt.",
+        "shares": "Rows: how train rows are shared out, by a hash of the prompt.",
         "references": "Controlled: references per test prompt.",
-        "path": "Local: file, or folder with train, validation and test files.",
-        "files": "Local: split -> file, relative to `path`, where names do not say it.",
-        "columns": "Local: our name -> column of the files.",
-        "pairs_path": "Local: file with preference pairs.",
-        "pairs_columns": "Local: our name -> column of the pairs' file.",
-        "limits": "Local: split -> most examples.",
-        "max_bad_rows": "Local: unusable rows per file that are put up with; they are counted and shown.",
-        "max_turns": "Local: turns of context, where whole dialogues are taken apart.",
+        "path": "Local: file, glob, or folder with train, validation and test files. Hub: `organisation/name`.",
+        "files": "Rows: split -> file or glob, relative to `path`, where names do not say it.",
+        "columns": "Rows: our name -> column of the files.",
+        "pairs_path": "Rows: file with preference pairs; hub: or a repository.",
+        "pairs_columns": "Rows: our name -> column of the pairs' file.",
+        "limits": "Rows: split -> most examples.",
+        "max_bad_rows": "Rows: unusable rows per file that are put up with; they are counted and shown.",
+        "max_turns": "Rows: turns of context, where whole dialogues are taken apart.",
         "workers": "Processes that generate or read; the data do not depend on it.",
     },
+    "APIModelConfig": {"base_url": "api: the endpoint's address, without `/chat/completions`."},
+    "APIConfig": {
+        "protocol": "`chat` (messages) or `completions` (text to be continued).",
+        "system": "chat: a system message before the prompt.",
+        "options": "Further fields of the request; null removes one.",
+        "key_variable": "Environment variable that holds the key, where the endpoint asks for one.",
+        "concurrency": "Requests at a time.",
+        "requests_per_minute": "Most requests a minute; null: no limit of our own.",
+        "timeout_seconds": "Longest wait for an answer.",
+        "max_attempts": "Attempts per request; what cannot pass is not tried again.",
+        "backoff_seconds": "Wait before the second attempt, give or take; doubled for each further one.",
+        "max_wait_seconds": "Longest wait between attempts; an endpoint that asks for more ends the run.",
+        "prompt_price": "Per million tokens of prompts, for the cost in the record.",
+        "response_price": "Per million tokens of answers.",
+    },
+    "ControlledDataConfig": {
+        "mixture": "Controlled: style of demonstrations -> share, in place of the world's own mixture.",
+    },
+    "CleaningConfig": {
+        "normalise": "Rows: one form of Unicode (NFC) and of line ends, no invisible characters.",
+        "drop_empty": "Rows: drop and count rows in which a text is missing; else they are bad rows.",
+        "max_prompt_chars": "Rows: drop and count rows with a longer prompt.",
+        "max_response_chars": "Rows: drop and count rows with a longer response.",
+        "deduplicate": "Rows: drop train rows that repeat prompt and response (`rows`), a prompt (`prompts`), or none.",
+    },
+    "LocalDataConfig": {
+        "cleaning": "What is set right or dropped, and counted.",
+        "max_rows": "Rows: file split (or `pairs`) -> rows that are read, from the start.",
+        "transcript_speakers": "Rows: the two names in transcripts, the answering side's second.",
+    },
+    "HubDataConfig": {
+        "config": "Hub: configuration of the repository, where it has several.",
+        "revision": "Hub: branch, tag or commit; the commit that it stands for is recorded.",
+        "splits": "Hub: our split (train, validation, test) -> theirs, also sliced (`train[:1000]`).",
+        "streaming": "Hub: read rows as they arrive, without a copy on disk.",
+        "pairs_config": "Hub: configuration of the pairs' repository.",
+        "pairs_revision": "Hub: its revision.",
+        "pairs_split": "Hub: its split.",
+    },
     "ModelConfig": {
-        "kind": "`nano` (made here) or `hf` (loaded).",
-        "name": "hf: folder or hub id.",
+        "kind": "`nano` (made here), `hf` (loaded) or, for a policy, `api` (asked).",
+        "name": "hf: folder or hub id; api: the endpoint's name for it.",
         "revision": "hf: branch, tag or commit on the hub.",
         "architecture": "nano: `gpt2` or `llama`.",
         "layers": "nano: transformer blocks.",
@@ -139,7 +223,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "RewardModelConfig": {
         "source": "`train`, or `load` a finished reward model.",
-        "path": "load: folder of the reward model, with the policy's tokenizer.",
+        "path": "load: folder of the reward model; it may have a tokenizer of its own.",
         "epochs": "Passes over the pairs; may be a fraction.",
         "batch_size": "Pairs per update.",
         "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it.",
@@ -170,6 +254,9 @@ MEANINGS: dict[str, dict[str, str]] = {
         "_target_": "Class of the algorithm.",
         "name": "Name in the table.",
         "episodes": "Responses to sample in all; a multiple of `batch_size`.",
+    },
+    "FinishedPolicyConfig": {
+        "path": "load: folder of the finished policy.",
     },
     "PPOConfig": {
         "batch_size": "Responses per rollout.",
@@ -233,6 +320,13 @@ MEANINGS: dict[str, dict[str, str]] = {
         "precision": "`auto`, `fp32` or `bf16` (autocast; weights stay fp32).",
         "threads": "CPU threads; null: every core. Results depend on it in the last digits.",
     },
+    "HubConfig": {
+        "push": "Push the models when the job is done. The token is the one of `hf auth login` or HF_TOKEN.",
+        "repo": "push: repository, as `owner/name`; for parts other than `algorithm` their name is added to it.",
+        "parts": "push: which models, of `sft`, `reward_model`, `judge`, `algorithm`.",
+        "private": "push: make the repository private where it is new.",
+        "license": "Licence in the model cards; by default that of the model which it comes from, if its card says.",
+    },
     "TrackerConfig": {
         "mode": "`rich`, `plain` or `quiet`.",
         "log_file": "Also write everything here, with times.",
@@ -272,28 +366,49 @@ def _first_sentence(path: Path) -> str:
 def configuration() -> str:
     """The page of configuration keys."""
     register_schemas()
-    configs = [_composed(task) for task in group_options()["task"]]
+    configs = [_composed(f"task={task}") for task in group_options()["task"]]
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
     schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
+    rows = {group: list(_rows(schemas[group], f"{group}.", configs)) for group in GROUPS}
+    for name, (group, option) in OPTION_SCHEMAS.items():
+        known = {row[0] for row in rows[group]}
+        of_option = [_composed(f"{group}={option}")]
+        rows[group] += [row for row in _rows(SCHEMAS[name], f"{group}.", of_option) if row[0] not in known]
     for group, about in GROUPS.items():
         options = ", ".join(f"`{option}`" for option in group_options()[group])
-        parts += [
-            f"## {group}\n",
-            f"{about} Options: {options}.\n",
-            _table(_rows(schemas[group], f"{group}.", configs)),
-        ]
+        parts += [f"## {group}\n", f"{about} Options: {options}.\n", _table(rows[group])]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
     parts.append(
         f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
     )
-    return "\n".join(parts)
+    return "\n".join([*parts, *_bench()])
 
 
-def _composed(task: str) -> Any:
+def _bench() -> list[str]:
+    """The keys of `python -m harness.reward_bench` that are its own."""
+    from harness.reward_bench.config import RewardBenchConfig
+
+    register_schemas({"reward_bench": RewardBenchConfig})
+    configs = [_composed("task=dialogue", "reward_bench")]
+    made = RewardBenchConfig()
+    own = [row for row in _rows(RewardBenchConfig, "", configs) if "." not in row[0]]
+    overlays = ", ".join(f"`pairs={option}`" for option in group_options(bench=True)["pairs"])
+    parts = [
+        "## The reward bench\n",
+        "Keys of `python -m harness.reward_bench`, besides those of `task`, `hardware` and `tracker` above. "
+        f"Ready mappings of public sets: {overlays}.\n",
+        _table(own),
+    ]
+    for group, about in BENCH_GROUPS.items():
+        parts += [f"### {group}\n", f"{about}\n", _table(_rows(type(getattr(made, group)), f"{group}.", configs))]
+    return parts
+
+
+def _composed(override: str, name: str = "config") -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("harness.conf", version_base="1.3"):
-        return compose("config", overrides=[f"task={task}"])
+        return compose(name, overrides=[override])
 
 
 def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -301,7 +416,7 @@ def _rows(schema: type, prefix: str, configs: list[Any]) -> Iterator[tuple[str, 
     nested = {name: type(value) for name, value in vars(schema()).items() if type(value).__name__ in MEANINGS}
     nested |= {"model": SCHEMAS["model"]} if prefix == "judge." else {}
     for field in fields(schema):
-        if schema is Config and field.name in SCHEMAS:
+        if schema.__name__ in ("Config", "RewardBenchConfig") and field.name in SCHEMAS:
             continue
         key = f"{prefix}{field.name}"
         if field.name in nested:

@@ -6,19 +6,20 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.complaints import explain, unknown_key, unknown_keys
-from harness.config import Config, register_schemas
-from harness.errors import RunFailed, UserError
+from harness.config import SCHEMAS, Config, register_schemas
+from harness.errors import RunFailed, SecretGiven, UserError
 from harness.usage import asks_for_help, show_help
-from harness.validation import validate
+from harness.validation import refuse_secrets, validate, validate_overrides
 
 if TYPE_CHECKING:
     from harness.progress import Progress
 
+AnyConfig = TypeVar("AnyConfig")
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 """Environment variable: where each job, in whatever process, leaves its status for the launching one."""
@@ -26,6 +27,24 @@ STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 
 def main() -> int:
     """Run ``python -m harness`` with the arguments of this process; returns the exit status."""
+    register_schemas()
+    return launch("config", run_job, SCHEMAS, show_help)
+
+
+def launch(
+    config_name: str,
+    job: Callable[[Any], None],
+    schemas: Mapping[str, type],
+    show_help: Callable[[Sequence[str]], None],
+) -> int:
+    """Compose a configuration from the arguments of this process, run its jobs, and return the exit status.
+
+    Args:
+        config_name: the primary configuration in ``conf/``, whose schemas are registered.
+        job: runs one job on the composed configuration, by `run_as`.
+        schemas: of that configuration, for suggestions where a key does not exist.
+        show_help: what ``--help`` does.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints its own message and exits with 1
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import hydra
@@ -33,23 +52,22 @@ def main() -> int:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    register_schemas()
     # Hydra's parser takes -m only where all overrides stand on one side of it.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         os.environ[STATUS_FOLDER] = folder
         try:
-            _refuse_nameless(arguments)
+            _refuse_early(arguments)
             if asks_for_help(arguments):
                 show_help(arguments)
                 return OK
-            hydra.main(config_path="pkg://harness.conf", config_name="config", version_base="1.3")(run_job)()
+            hydra.main(config_path="pkg://harness.conf", config_name=config_name, version_base="1.3")(job)()
         except UserError as error:
             print(error, file=sys.stderr)
             return MISTAKE
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
-            print(explain(error, arguments), file=sys.stderr)
+            print(explain(error, arguments, schemas), file=sys.stderr)
             return MISTAKE
         except KeyboardInterrupt:
             print(
@@ -61,14 +79,22 @@ def main() -> int:
     return FAILED if FAILED in statuses else max(statuses, default=OK)
 
 
-def _refuse_nameless(arguments: Sequence[str]) -> None:
-    """``=3``, which Hydra takes for a group without a name and answers with a traceback."""
+def _refuse_early(arguments: Sequence[str]) -> None:
+    """What Hydra must not see: ``=3``, which it answers with a traceback, and secrets, which its sweeps write down."""
     for argument in arguments:
+        key, equals, value = argument.lstrip("+~").partition("=")
+        if equals:
+            refuse_secrets(key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
 
 
 def run_job(composed: Any) -> None:
+    """One job of ``python -m harness``."""
+    run_as(Config, composed, execute, SCHEMAS)
+
+
+def run_as(kind: type[AnyConfig], composed: Any, execute: Callable[..., int], schemas: Mapping[str, type]) -> None:
     """One job. Never raises (that would stop a sweep): failures go to the table, the status to the launcher."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -78,27 +104,29 @@ def run_job(composed: Any) -> None:
     # Unresolved: an interpolation in an override refers to our keys, not to Hydra's.
     given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     overrides = [str(override) for override in given]
-    config = _to_config(composed, overrides)
+    config = _to_config(kind, composed, overrides, schemas)
     status = MISTAKE if config is None else execute(config, overrides, sweep=sweep)
     folder = Path(os.environ[STATUS_FOLDER])
     name = f"{hydra_config.job.num if sweep else 0}-{os.getpid()}"
     (folder / name).write_text(str(status))
 
 
-def _to_config(composed: Any, overrides: Sequence[str]) -> Config | None:
+def _to_config(
+    kind: type[AnyConfig], composed: Any, overrides: Sequence[str], schemas: Mapping[str, type]
+) -> AnyConfig | None:
     """The composed configuration as objects; None, with a message, where it holds what ours has no place for."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         if unknown := unknown_keys(composed):
-            print(unknown_key(unknown[0], overrides), file=sys.stderr)
+            print(unknown_key(unknown[0], overrides, schemas), file=sys.stderr)
             return None
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        print(explain(error, overrides), file=sys.stderr)
+        print(explain(error, overrides, schemas), file=sys.stderr)
         return None
-    assert isinstance(config, Config)
+    assert isinstance(config, kind)
     return config
 
 
@@ -108,6 +136,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
     try:
         validate(config)
+        validate_overrides(config, overrides)
         log_file = Path(config.tracker.log_file) if config.tracker.log_file else None
         progress = Progress(config.tracker.mode, log_file)  # type: ignore[arg-type]
     except UserError as error:
@@ -121,6 +150,8 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
 def _refuse(config: Config, overrides: list[str], error: UserError) -> int:
     """Leave a sweep's table the row of a job whose configuration is wrong; the message was given already."""
+    if isinstance(error, SecretGiven):
+        return MISTAKE
     from harness.progress import Progress
     from harness.recording import refuse
     from harness.request import Request
@@ -141,7 +172,7 @@ def _command(overrides: list[str]) -> str:
 def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bool) -> int:
     import traceback
 
-    _quieten_libraries()
+    quieten_libraries()
     from harness.pipeline import run
     from harness.recording import reason
     from harness.request import Request
@@ -182,7 +213,7 @@ def _publish(config: Config, progress: Progress, status: int) -> int:
     return status
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Keep the libraries' progress bars and notices out of ours; offline they must not wait for a hub."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

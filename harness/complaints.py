@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.config import SCHEMAS
+from harness.config import SCHEMAS, group_of
 
 _RULES = (
     (r"could not be converted to Float", "is not a number", "give one such as 0.1"),
@@ -28,12 +28,13 @@ _RULES = (
 """What OmegaConf says -> rule and remedy."""
 
 
-def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
+def explain(error: BaseException, arguments: Sequence[str] = (), schemas: Mapping[str, type] = SCHEMAS) -> str:
     """Hydra's and OmegaConf's complaint as one line.
 
     Args:
         error: what was raised.
         arguments: the command line, which knows the values that the error does not name.
+        schemas: what the configuration is made of, where the keys that exist stand.
     """
     text = str(error)
     if mark := getattr(error, "problem_mark", None):
@@ -41,7 +42,7 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     if override := getattr(error, "override", None):
         return _unreadable(str(override))
     if match := re.search(r"Could not override '([^']+)'", text):
-        return unknown_key(match.group(1), arguments)
+        return unknown_key(match.group(1), arguments, schemas)
     if match := re.search(r"Could not find '(.*)'", text):
         group, _, option = match.group(1).rpartition("/")
         options = re.findall(r"^\t(.+)$", text.partition("Config search path")[0], flags=re.MULTILINE)
@@ -49,13 +50,13 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):
         return f"{match.group(1)} gives several values; add -m to run each, or write [a,b] for one list"
     if match := re.search(r"In '([^']+)': \w+ raised while composing config:\n(.*)", text, flags=re.DOTALL):
-        return f"{match.group(1)}.yaml: {_wrong_entry(match.group(2))}"
+        return f"{match.group(1)}.yaml: {_wrong_entry(match.group(2), schemas)}"
     return _wrong_value(error, arguments)
 
 
-def unknown_key(key: str, arguments: Sequence[str] = ()) -> str:
+def unknown_key(key: str, arguments: Sequence[str] = (), schemas: Mapping[str, type] = SCHEMAS) -> str:
     """That there is no such key, and which one was probably meant."""
-    return f"{_shown(key, arguments)} is not a configuration key; {_suggestion(key)}"
+    return f"{_shown(key, arguments)} is not a configuration key; {_suggestion(key, schemas)}"
 
 
 def unknown_keys(node: Any, prefix: str = "") -> list[str]:
@@ -81,12 +82,12 @@ def _unreadable(override: str) -> str:
     return f"{override} cannot be read as key=value; close brackets, and quote special characters: 'key=\"a b\"'"
 
 
-def _wrong_entry(text: str) -> str:
+def _wrong_entry(text: str, schemas: Mapping[str, type]) -> str:
     """What is wrong with an entry of a YAML file, from OmegaConf's text alone."""
     match = re.search(r"full_key: (\S+)", text)
     key = match.group(1) if match else "an entry"
     if re.search(r"^Key '.*' not in ", text):
-        return unknown_key(key)
+        return unknown_key(key, (), schemas)
     return _by_rule(key, key, text)
 
 
@@ -124,9 +125,9 @@ def _shown(key: str, arguments: Sequence[str]) -> str:
     return key
 
 
-def _suggestion(key: str) -> str:
+def _suggestion(key: str, schemas: Mapping[str, type]) -> str:
     """The nearest existing key, else where to look."""
-    known = known_keys()
+    known = known_keys(schemas)
     group, leaf = key.split(".")[0], key.rsplit(".", 1)[-1]
     if key in known:
         return f"another choice of {group} has it; choose that one, or leave the key out"
@@ -134,17 +135,21 @@ def _suggestion(key: str) -> str:
     inside = [name for name in namesakes if name.startswith(f"{group}.")]
     others = [name for name in known if not key.startswith(f"{name}.")]
     near = inside or difflib.get_close_matches(key, others, n=1) or namesakes
-    return f"did you mean {' or '.join(near[:3])}?" if near else "python -m harness --help lists the keys"
+    return f"did you mean {' or '.join(near[:3])}?" if near else f"{_help(schemas)} lists the keys"
 
 
-def known_keys() -> list[str]:
+def _help(schemas: Mapping[str, type]) -> str:
+    return "python -m harness --help" if schemas is SCHEMAS else "--help"
+
+
+def known_keys(schemas: Mapping[str, type] = SCHEMAS) -> list[str]:
     """All configuration keys, dotted, groups included."""
     from omegaconf import OmegaConf
 
     known: list[str] = []
-    for name, schema in SCHEMAS.items():
-        prefix = "" if name == "root" else f"{'algorithm' if name == 'ppo' else name}."
-        known += [prefix + leaf for leaf in _leaves(OmegaConf.structured(schema))]
+    for name, schema in schemas.items():
+        group = group_of(name)
+        known += [f"{group}.{leaf}" if group else leaf for leaf in _leaves(OmegaConf.structured(schema))]
     return list(dict.fromkeys(known))
 
 

@@ -6,6 +6,7 @@ Dataclasses are not frozen: OmegaConf refuses overrides of frozen ones. Defaults
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,46 @@ class DataConfig:
 
 
 @dataclass
+class ControlledDataConfig(DataConfig):
+    """A controlled world. ``mixture`` gives shares to styles of its demonstrations, in place of the world's own."""
+
+    mixture: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class CleaningConfig:
+    """What is done to rows before they are shared out. All that it changes or drops is counted in the record."""
+
+    normalise: bool = True
+    drop_empty: bool = True
+    max_prompt_chars: int | None = None
+    max_response_chars: int | None = None
+    deduplicate: str = "rows"
+
+
+@dataclass
+class LocalDataConfig(DataConfig):
+    """Rows of files on disk."""
+
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    max_rows: dict[str, int] = field(default_factory=dict)
+    transcript_speakers: list[str] = field(default_factory=lambda: ["Human", "Assistant"])
+
+
+@dataclass
+class HubDataConfig(LocalDataConfig):
+    """Rows of a data set on the Hugging Face hub; ``path`` and ``pairs_path`` then name repositories."""
+
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[str, str] = field(default_factory=dict)
+    streaming: bool = False
+    pairs_config: str | None = None
+    pairs_revision: str | None = None
+    pairs_split: str = "train"
+
+
+@dataclass
 class ModelConfig:
     """The base model: ``nano`` is made from a transformers config, ``hf`` is loaded from a folder or the hub."""
 
@@ -61,6 +102,35 @@ class ModelConfig:
     heads: int = 2
     vocab_size: int = 2048
     context: int = 256
+
+
+@dataclass
+class APIConfig:
+    """How an endpoint that speaks OpenAI's protocol is asked. The key comes from the environment, never from here.
+
+    Prices are per million tokens, in any currency. ``options`` are further fields of the request; null removes one.
+    """
+
+    protocol: str = "chat"
+    system: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    key_variable: str = "HARNESS_API_KEY"
+    concurrency: int = 8
+    requests_per_minute: int | None = None
+    timeout_seconds: float = 60.0
+    max_attempts: int = 6
+    backoff_seconds: float = 1.0
+    max_wait_seconds: float = 120.0
+    prompt_price: float | None = None
+    response_price: float | None = None
+
+
+@dataclass
+class APIModelConfig(ModelConfig):
+    """A model behind an endpoint: it answers the test prompts, and nothing is trained."""
+
+    base_url: str | None = None
+    api: APIConfig = field(default_factory=APIConfig)
 
 
 @dataclass
@@ -179,6 +249,13 @@ class AlgorithmConfig:
 
 
 @dataclass
+class FinishedPolicyConfig(AlgorithmConfig):
+    """A policy that another trainer finished, in place of training: it is scored against the SFT policy."""
+
+    path: str | None = None
+
+
+@dataclass
 class ValueConfig:
     """The value function: a network of its own, from the reward model (``separate``), or a head on the policy."""
 
@@ -287,6 +364,17 @@ class HardwareConfig:
 
 
 @dataclass
+class HubConfig:
+    """What goes to the Hugging Face hub when a job is done; the token comes from the client's own login, never here."""
+
+    push: bool = False
+    repo: str | None = None
+    parts: list[str] = field(default_factory=lambda: ["algorithm"])
+    private: bool = True
+    license: str | None = None
+
+
+@dataclass
 class TrackerConfig:
     """What is shown while it runs: ``rich``, ``plain`` or ``quiet``; ``log_file`` keeps all of it with times."""
 
@@ -310,6 +398,7 @@ class Config:
     evaluation: EvaluationConfig = MISSING
     hardware: HardwareConfig = MISSING
     tracker: TrackerConfig = MISSING
+    hub: HubConfig = MISSING
     seed: int = 1
     candidate: str | None = None
     output_dir: str = "runs"
@@ -320,26 +409,45 @@ SCHEMAS: dict[str, type] = {
     "root": Config,
     "task": TaskConfig,
     "data": DataConfig,
+    "data_controlled": ControlledDataConfig,
+    "data_local": LocalDataConfig,
+    "data_hub": HubDataConfig,
     "model": ModelConfig,
+    "model_api": APIModelConfig,
     "sft": SFTConfig,
     "feedback": FeedbackConfig,
     "reward_model": RewardModelConfig,
     "judge": JudgeConfig,
     "algorithm": AlgorithmConfig,
     "ppo": PPOConfig,
+    "finished_policy": FinishedPolicyConfig,
     "rollout": RolloutConfig,
     "evaluation": EvaluationConfig,
     "hardware": HardwareConfig,
     "tracker": TrackerConfig,
+    "hub": HubConfig,
 }
 
 
-def register_schemas() -> None:
+def group_of(schema: str) -> str:
+    """The configuration group that a schema describes a choice of; empty for the root.
+
+    >>> [group_of(name) for name in ("root", "sft", "ppo", "finished_policy", "data_hub", "model_api", "reward_model")]
+    ['', 'sft', 'algorithm', 'algorithm', 'data', 'model', 'reward_model']
+    """
+    if schema in ("ppo", "finished_policy"):
+        return "algorithm"
+    if schema.startswith(("data_", "model_")):
+        return schema.partition("_")[0]
+    return "" if schema == "root" else schema
+
+
+def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:
     """Put the schemas into Hydra's store, in a group of their own, so that no group offers one as a choice."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    for name, schema in SCHEMAS.items():
+    for name, schema in schemas.items():
         store.store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
 
 

@@ -22,5 +22,9 @@ class UserError(Exception):
         return type(self), (self.key, self.value, self.rule, self.remedy)
 
 
+class SecretGiven(UserError):
+    """A mistake that puts what may be a secret where records would keep it; of such a job no record is written."""
+
+
 class RunFailed(Exception):
     """A run that ended for a reason which belongs in the table (``failed: <reason>``): no bug and no user's typo."""

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
 
+from harness.config import APIModelConfig, FinishedPolicyConfig, HubDataConfig
 from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
+from harness.needs import needs_feedback, needs_reward_model, takes_finished_policy
 from harness.stages import Stage
 
 
@@ -24,20 +26,46 @@ def build_graph(job: Job) -> Graph:
     """All stages of a job. Nothing runs; paths stay out of the fingerprints, contents go in."""
     from harness.training.algorithm import make_algorithm
 
+    if isinstance(job.config.model, APIModelConfig):
+        return _endpoint_graph(job)
     environment = job.hardware.environment()
     parts: dict[str, Stage] = {"data": _data(job)}
     parts["sft"] = _sft(job, parts, environment)
-    parts["feedback"] = _feedback(job, parts, environment)
-    parts["reward_model"] = _reward_model(job, parts, environment)
+    if needs_feedback(job.config):
+        parts["feedback"] = _feedback(job, parts, environment)
+    if needs_reward_model(job.config):
+        parts["reward_model"] = _reward_model(job, parts, environment)
     if job.config.judge.source != "none":
         parts["judge"] = _judge(job, parts, environment)
-    parts["algorithm"] = _algorithm(job, parts, environment)
+    finished = takes_finished_policy(job.config)
+    parts["algorithm"] = (_finished_policy if finished else _algorithm)(job, parts, environment)
     passes = make_algorithm(job.config.algorithm).response_passes()
     if "sft-more" in job.config.evaluation.fixed_rows and passes:
         parts["sft-more"] = _sft_more(job, parts, environment, passes)
     rows = _fixed_rows(job, parts, environment)
-    candidate = _evaluation(job, parts, environment, None, ("sft", "reward_model", "algorithm"), rows)
+    needs = tuple(name for name in ("sft", "reward_model", "algorithm") if name in parts)
+    candidate = _evaluation(job, parts, environment, None, needs, rows)
     return Graph(candidate, parts, rows)
+
+
+def _endpoint_graph(job: Job) -> Graph:
+    """The stages of a candidate behind an endpoint: its answers to the test prompts, the judge, and the evaluation."""
+    environment = job.hardware.environment()
+    parts: dict[str, Stage] = {"data": _data(job)}
+    parts["answers"] = _answers(job, parts)
+    if job.config.judge.source != "none":
+        parts["judge"] = _judge(job, parts, environment)
+    rows = _fixed_rows(job, parts, environment)
+    return Graph(_evaluation(job, parts, environment, None, ("answers",), rows), parts, rows)
+
+
+def _answers(job: Job, parts: dict[str, Stage]) -> Stage:
+    from harness.api.stage import VERSION, answers_identity, api_model, run_answers
+
+    temperature = job.config.evaluation.temperature
+    config = {"model": answers_identity(api_model(job)), "temperature": temperature, **_prompting(job)}
+    seed = job.config.seed if temperature > 0 else None  # without chance, all seeds share their answers
+    return Stage("answers", VERSION, config, {"data": parts["data"]}, seed, {}, partial(run_answers, job=job))
 
 
 def _prompting(job: Job) -> dict[str, Any]:
@@ -52,7 +80,7 @@ def _prompting(job: Job) -> dict[str, Any]:
 
 
 def _data(job: Job) -> Stage:
-    from harness.data.stage import VERSION, run_data
+    from harness.data.stage import ROWS_VERSION, VERSION, run_data
 
     config = asdict(job.config.data)
     for name in ("path", "files", "pairs_path", "workers", "name"):
@@ -63,16 +91,29 @@ def _data(job: Job) -> Stage:
         config["world"] = {"name": job.world.name, "version": job.world.version}
         for name in ("columns", "pairs_columns", "shares", "limits", "max_bad_rows", "max_turns"):
             config.pop(name)
+        if not config.get("mixture"):
+            config.pop("mixture", None)  # the world's own, which its version stands for
     else:
         config.pop("sizes")
-        config["files"] = _file_contents(job)
+        config["rows_version"] = ROWS_VERSION
+        for name in ("revision", "pairs_revision", "streaming"):
+            config.pop(name, None)  # the commit stands for the revision
+        config["files"] = _row_contents(job)
     return Stage("data", VERSION, config, {}, job.config.data.seed, {}, partial(run_data, job=job))
 
 
-def _file_contents(job: Job) -> dict[str, str]:
+def _row_contents(job: Job) -> dict[str, str]:
+    """What identifies the rows: the contents of files, or the commits of repositories on the hub."""
     from harness.data.files import find_files
 
     data = job.config.data
+    if isinstance(data, HubDataConfig):
+        from harness.data.hub import repositories
+
+        found = {name: f"{repository.name}@{repository.commit}" for name, repository in repositories(data).items()}
+        if data.pairs_path and "pairs" not in found:
+            found["pairs"] = content_identity(data.pairs_path)
+        return found | {f"files.{split}": file for split, file in data.files.items()}
     found = {str(key): files_identity(paths) for key, paths in find_files(str(data.path), data.files or None).items()}
     if data.pairs_path:
         found["pairs"] = content_identity(data.pairs_path)
@@ -121,7 +162,7 @@ def _reward_model(job: Job, parts: dict[str, Stage], environment: dict[str, Any]
     config = asdict(job.config.reward_model)
     path = config.pop("path")
     config["content"] = content_identity(path) if job.config.reward_model.source == "load" else None
-    inputs = {name: parts[name] for name in ("data", "sft", "feedback")}
+    inputs: dict[str, Stage] = {name: parts[name] for name in ("data", "sft", "feedback") if name in parts}
     return Stage(
         "reward_model", VERSION, config, inputs, job.config.seed, environment, partial(run_reward_model, job=job)
     )
@@ -132,9 +173,15 @@ def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> St
 
     config = asdict(job.config.judge)
     path, seed = config.pop("path"), config.pop("seed")
-    config["content"] = content_identity(path) if job.config.judge.source == "load" else None
-    config |= {"model": model_identity(job.config.judge.model), **_prompting(job)}
-    if job.world is None and job.config.judge.responses == "samples":
+    loads = job.config.judge.source == "load"
+    if loads:  # the rest decides the report card
+        config = {
+            name: config[name] for name in ("source", "responses", "samples_per_prompt", "heldout_pairs", "annotator")
+        }
+    config["content"] = content_identity(str(path)) if loads else None
+    model = None if loads else model_identity(job.config.judge.model, key="judge.model")
+    config |= {"model": model, **_prompting(job)}
+    if job.world is None and job.config.judge.responses == "samples" and not loads:
         config["metric"] = job.smooth_metric()
     return Stage("judge", VERSION, config, {"data": parts["data"]}, seed, environment, partial(run_judge, job=job))
 
@@ -148,15 +195,29 @@ def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -
     return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
 
 
+def _finished_policy(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
+    from harness.training.finished import VERSION, FinishedPolicy
+
+    given = job.config.algorithm
+    assert isinstance(given, FinishedPolicyConfig)
+    config = {"content": content_identity(str(given.path)), **_prompting(job)}
+    run = partial(FinishedPolicy(given).adopt, job=job)
+    return Stage(given.name, VERSION, config, {"sft": parts["sft"]}, job.config.seed, environment, run)
+
+
 def _fixed_rows(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> dict[str, Stage]:
     """The fixed rows that were asked for; ``references`` and ``sft`` always, since others are compared with them."""
     rows: dict[str, Stage] = {}
     wanted = list(job.config.evaluation.fixed_rows)
     if "base" in wanted and job.config.sft.source == "load" and job.config.model.kind == "nano":
         wanted.remove("base")  # a finished policy was given: what it was trained from is not known
+    if "longest" in wanted and job.config.data.source != "controlled" and not job.config.data.shares.get("sft"):
+        wanted.remove("longest")  # no demonstration to take it from
     for row in TEXT_ROWS:
         if row in wanted or row == "references":
             rows[row] = _evaluation(job, parts, environment, row, (), rows)
+    if "sft" not in parts:
+        return rows
     for row, needs in (
         ("base", ("sft",)),
         ("sft", ("sft",)),
@@ -187,14 +248,14 @@ def _evaluation(
         for name in ("best_of_n", "curve_best_of", "curve_prompts"):
             evaluation.pop(name)
     config = {"row": row, "evaluation": evaluation, "metrics": job.config.task.metrics, **_prompting(job)}
-    if row in ("sft", "best-of-n", None):
+    if row in ("sft", "best-of-n", None) and "answers" not in parts:
         config["rollout"] = asdict(job.config.rollout)
     inputs = {"data": parts["data"], **{name: parts[name] for name in needs}}
     if "judge" in parts:
         inputs["judge"] = parts["judge"]
     if row != "references":
         inputs["references_row"] = rows["references"]
-    if row in (None, "best-of-n"):
+    if row in (None, "best-of-n") and "sft" in rows:
         inputs["sft_row"] = rows["sft"]
     if row is None and "base" in rows:
         inputs["base_row"] = rows["base"]  # its responses stand beside the candidate's in samples.jsonl

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.config import Config
+from harness.cards import write_cards
+from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
 from harness.context import Job
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
@@ -14,9 +15,11 @@ from harness.graph import build_graph
 from harness.hardware import Hardware
 from harness.plan import plan_rows
 from harness.progress import Progress
+from harness.push import push_models, require_account
 from harness.recording import fail, record, refuse, write
 from harness.request import Request
 from harness.stages import StageRunner, all_stages
+from harness.types import Task
 
 
 def make_job(config: Config) -> Job:
@@ -25,39 +28,55 @@ def make_job(config: Config) -> Job:
     Raises:
         UserError: a class, a function, a model or a metric that is named does not exist or cannot be loaded.
     """
-    task_config = config.task
-    task_class = _class("task._target_", task_config._target_)
-    try:
-        task = task_class(
-            template=task_config.template,
-            metrics=list(task_config.metrics),
-            main_metric=task_config.main_metric,
-            **task_config.options,
-        )
-    except TypeError as error:
-        rule = f"does not fit {task_config._target_} ({error})"
-        raise UserError("task.options", task_config.options, rule, "give the options that the task takes") from error
+    task = make_task(config.task)
     world = None
-    if config.data.source == "controlled" and task_config.world is not None:
-        world = _class("task.world", task_config.world)()
+    if config.data.source == "controlled" and config.task.world is not None:
+        mixture = config.data.mixture if isinstance(config.data, ControlledDataConfig) else {}
+        world = _class("task.world", config.task.world)(**({"mixture": mixture} if mixture else {}))
     _class("algorithm._target_", config.algorithm._target_)
-    _leaderboard(config)
+    leaderboard_function("evaluation.leaderboard", config.evaluation.leaderboard)
     if config.evaluation.extra_metrics:
         metrics_for(config.task.metrics, config.evaluation.extra_metrics)
     _require_models(config)
     return Job(config, task, world, Hardware.resolve(config.hardware))
 
 
+def make_task(config: TaskConfig) -> Task:
+    """The task that ``task._target_`` names.
+
+    Raises:
+        UserError: there is no such class, or it does not take these options.
+    """
+    task_class = _class("task._target_", config._target_)
+    try:
+        task: Task = task_class(
+            template=config.template,
+            metrics=list(config.metrics),
+            main_metric=config.main_metric,
+            **config.options,
+        )
+    except TypeError as error:
+        rule = f"does not fit {config._target_} ({error})"
+        raise UserError("task.options", config.options, rule, "give the options that the task takes") from error
+    return task
+
+
 def _require_models(config: Config) -> None:
     """Find out now, not after minutes of work, that a model which was named cannot be loaded: read its tokenizer."""
+    from harness.given import require_given
     from harness.models.loading import load_codec
 
+    if isinstance(config.model, APIModelConfig):
+        from harness.api.stage import model_endpoint
+
+        model_endpoint(config.model).require_reachable()
     models = [("model.name", config.model)]
     if config.judge.source == "train":
         models.append(("judge.model.name", config.judge.model))
     for key, model in models:
         if model.kind == "hf":
             load_codec(str(model.name), key=key, revision=model.revision)
+    require_given(config)
 
 
 def _class(key: str, name: str) -> Any:
@@ -69,15 +88,19 @@ def _class(key: str, name: str) -> Any:
         raise UserError(key, name, "is no class that can be imported", "give package.module.Class") from error
 
 
-def _leaderboard(config: Config) -> Callable[[Path, Path], Any]:
+def leaderboard_function(key: str, name: str) -> Callable[[Path, Path], Any]:
+    """The function that rebuilds the leaderboard: (output_dir, folder) -> its table.
+
+    Raises:
+        UserError: naming ``key``: there is none of that name.
+    """
     from hydra.utils import get_method
 
-    name = config.evaluation.leaderboard
     try:
         found: Callable[[Path, Path], Any] = get_method(name)
     except Exception as error:
         rule = "is no function that can be imported"
-        raise UserError("evaluation.leaderboard", name, rule, "give package.module.function") from error
+        raise UserError(key, name, rule, "give package.module.function") from error
     return found
 
 
@@ -91,6 +114,8 @@ def run(request: Request, progress: Progress) -> None:
     try:
         job = make_job(config)
         graph = build_graph(job)
+        if config.hub.push and not config.plan:
+            require_account(request)
     except Exception as error:
         refuse(request, error)
         raise
@@ -104,26 +129,38 @@ def run(request: Request, progress: Progress) -> None:
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned):
         progress.plan(plan_rows(job, graph, runner))
     try:
+        if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
+            runner.run(graph.parts["answers"])
         # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
         for row, stage in (*graph.rows.items(), (None, graph.candidate)):
             finished = runner.run(stage)
-            write(output_dir, record(request, job, graph, stage, finished, runner, row))
+            made = record(request, job, graph, stage, finished, runner, row)
+            write(output_dir, made)
+            write_cards(request, graph, runner, row, made)
     except Exception as error:
         fail(request, job, graph, error)
+        write_cards(request, graph, runner, None, None)
         raise
+    if config.hub.push:
+        push_models(request, graph, runner, progress)
 
 
 def publish(config: Config, progress: Progress) -> None:
     """Rebuild the leaderboard from all records and show it; one process at a time, so that the last sees them all."""
-    from filelock import FileLock
-
     output_dir = Path(config.output_dir)
     if not any((output_dir / "records").glob("*.json")):
         return
     folder = output_dir / "leaderboard"
-    with FileLock(output_dir / ".leaderboard.lock"):
-        table = _leaderboard(config)(output_dir, folder)
+    table = rebuild(output_dir, leaderboard_function("evaluation.leaderboard", config.evaluation.leaderboard))
     progress.table(table.to_dict("records"), table.attrs.get("main_metrics"))
     progress.files(
         {"table": folder / "leaderboard.csv", "page": folder / "index.html", "records": output_dir / "records"}
     )
+
+
+def rebuild(output_dir: Path, build: Callable[[Path, Path], Any]) -> Any:
+    """The leaderboard anew, from all records of an output folder; returns its table."""
+    from filelock import FileLock
+
+    with FileLock(output_dir / ".leaderboard.lock"):
+        return build(output_dir, output_dir / "leaderboard")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from harness.config import ModelConfig, PPOConfig
+from harness.config import Config, ModelConfig, PPOConfig
 from harness.context import Job
 from harness.graph import Graph
+from harness.needs import loaded_paths, takes_finished_policy
 from harness.progress import PlanRow
 from harness.stages import Stage, StageRunner, all_stages
 
@@ -32,8 +33,7 @@ def _row(job: Job, stage: Stage, runner: StageRunner) -> PlanRow:
         name = "sft (more)"
     if stage.name == "data":
         return PlanRow(name, stage.fingerprint, runner.cached(stage) is not None, None, None, None)
-    config = job.config
-    model = config.judge.model if stage.name == "judge" else config.model
+    model = _model(job.config, stage)
     parameters = parameter_estimate(model)
     return PlanRow(
         name,
@@ -43,6 +43,15 @@ def _row(job: Job, stage: Stage, runner: StageRunner) -> PlanRow:
         None if parameters is None else _memory_mb(job, stage, model, parameters),
         _tokens(job, stage),
     )
+
+
+def _model(config: Config, stage: Stage) -> ModelConfig:
+    """The model that a stage works with: a finished one's size is read from its own configuration."""
+    paths = loaded_paths(config)
+    part = {"judge": "judge.path", "reward_model": "reward_model.path"}.get(stage.name, "sft.path")
+    if path := paths.get("algorithm.path" if stage.name == config.algorithm.name else part):
+        return ModelConfig(kind="hf", name=path)
+    return config.judge.model if stage.name == "judge" else config.model
 
 
 @functools.cache
@@ -65,7 +74,12 @@ def _counted(kind: str, name: str | None, revision: str | None, sizes: tuple[Any
 
 
 def parameter_estimate(model: ModelConfig) -> int | None:
-    """Parameters of the model, built without memory on torch's meta device; nano's vocabulary counts as full."""
+    """Parameters of the model, built without memory on torch's meta device; nano's vocabulary counts as full.
+
+    None for a model behind an endpoint.
+    """
+    if model.kind == "api":
+        return None
     sizes = (model.architecture, model.layers, model.width, model.heads, model.vocab_size, model.context)
     return _counted(model.kind, model.name, model.revision, sizes)
 
@@ -75,7 +89,7 @@ def _memory_mb(job: Job, stage: Stage, model: ModelConfig, parameters: int) -> f
     config, task = job.config, job.config.task
     length = task.max_prompt_tokens + task.max_response_tokens
     roles = {"sft": (1, 0), "reward_model": (1, 0), "judge": (1, 0), "ppo": (2, 2), "feedback": (0, 1)}
-    trained, kept = roles.get(stage.name, (0, 3))
+    trained, kept = (0, 1) if _is_loaded(config, stage) else roles.get(stage.name, (0, 3))
     weights = parameters * (trained * TRAINED_BYTES + kept * KEPT_BYTES)
     batch = {
         "sft": config.sft.batch_size,
@@ -90,6 +104,14 @@ def _memory_mb(job: Job, stage: Stage, model: ModelConfig, parameters: int) -> f
     return round(BASE_MEMORY_MB + (weights + logits + activations) / 1e6, 0)
 
 
+def _is_loaded(config: Config, stage: Stage) -> bool:
+    """Whether a stage takes a finished model as it is."""
+    if stage.name == config.algorithm.name:
+        return takes_finished_policy(config)
+    more = "response_passes" in stage.config
+    return not more and f"{stage.name}.path" in loaded_paths(config)
+
+
 def _tokens(job: Job, stage: Stage) -> int | None:
     """Tokens that the stage reads or writes at most: rows times limits."""
     config, task = job.config, job.config.task
@@ -99,6 +121,8 @@ def _tokens(job: Job, stage: Stage) -> int | None:
     def rows(split: str) -> int | None:
         return sizes.get(split) or limits.get(split)
 
+    if _is_loaded(config, stage):
+        return None
     if stage.name == "sft":
         count = rows("sft")
         return stage.config.get("response_passes", 0) * length or (

@@ -15,9 +15,10 @@ from harness.context import Job
 from harness.errors import RunFailed, UserError
 from harness.evaluation.stage import TEXT_ROWS, read_lines
 from harness.graph import Graph
+from harness.needs import needs_feedback, trains
 from harness.provenance import git_commit, hardware_facts, versions
 from harness.records import SCHEMA, Record, run_id, write_record
-from harness.request import Request
+from harness.request import Request, folder_label
 from harness.stages import Finished, Stage, StageRunner, all_stages
 
 
@@ -51,6 +52,8 @@ def record(
         "judge_accuracy": (judge_card.get("accuracy") or {}).get("estimate"),
     }
     identity: Record = _identity(request, job, graph, stage, row)
+    if "answers" in parts:
+        identity["api"] = parts["answers"]["usage"]
     return {
         **identity,
         "status": summary.get("status", "ok"),
@@ -111,8 +114,8 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
         "fixed": row is not None,
         "seed": seed,
         "model": "" if row in TEXT_ROWS else _model_label(config),
-        "algorithm": "" if row is not None else config.algorithm.name,
-        "feedback": "" if row not in (None, "best-of-n") else config.feedback.kind,
+        "algorithm": "" if row is not None or not trains(config) else config.algorithm.name,
+        "feedback": config.feedback.kind if row in (None, "best-of-n") and needs_feedback(config) else "",
         "judge": config.judge.source if config.judge.source != "train" else config.judge.responses,
         "data": config.data.name or (Path(config.data.path).name if config.data.path else config.data.source),
         "main_metric": config.task.main_metric,
@@ -183,15 +186,18 @@ def write(output_dir: Path, made: Record) -> None:
 
 
 def _model_label(config: Config) -> str:
+    """The base model, or, where it is not known, the SFT policy that was given."""
     model = config.model
+    if model.kind == "nano" and config.sft.source == "load":
+        return folder_label(str(config.sft.path))
     if model.kind == "nano":
         return f"nano-{model.architecture}-{model.layers}x{model.width}"
     return Path(str(model.name)).name
 
 
 def _correlation(graph: Graph, runner: StageRunner, led_here: Container[str]) -> float | None:
-    sft = graph.rows["sft"]
-    found = runner.cached(sft) if sft.fingerprint in led_here else None
+    sft = graph.rows.get("sft")
+    found = runner.cached(sft) if sft is not None and sft.fingerprint in led_here else None
     return None if found is None else found.summary.get("gold_bleu_correlation")
 
 

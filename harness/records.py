@@ -136,10 +136,12 @@ class Record(_Required, total=False):
 
     ``metrics`` holds the task's metrics, ``gold``, its parts as ``gold_<part>``, and extra metrics. ``main_metric``
     names the one that the page shows first; where it is absent, the first of ``metrics`` is meant.
+    ``api`` is what the answers of a model behind an endpoint took: see `harness.api.client.Usage`.
     ``judge_fingerprint`` and ``data_hash`` are None where there is no judge, or the run failed before there was one.
     """
 
     main_metric: str
+    api: dict[str, Any]
 
 
 def run_id(task: str, candidate: str, seed: int, fingerprint: str) -> str:
@@ -151,10 +153,11 @@ def run_id(task: str, candidate: str, seed: int, fingerprint: str) -> str:
     >>> run_id("qa", "algorithm.kl_coef=0.02", 1, "0123456789abcdef")
     'qa-algorithm.kl_coef=0.02-s1-01234567'
     """
-    return f"{_slug(task)}-{_slug(candidate)}-s{seed}-{fingerprint[:8]}"
+    return f"{file_name_of(task)}-{file_name_of(candidate)}-s{seed}-{fingerprint[:8]}"
 
 
-def _slug(name: str) -> str:
+def file_name_of(name: str) -> str:
+    """A name as part of a file name; one that had to be changed or cut gets 6 digits of its hash."""
     safe = re.sub(r"[^A-Za-z0-9._=+-]+", "_", name)[:80]
     if safe == name:
         return safe
@@ -170,17 +173,22 @@ def write_record(path: Path, record: Record) -> bool:
     Returns: True where the file was written, False where an earlier success was left alone.
     Raises: ValueError where the record breaks the schema.
     """
+    return write_typed(path, record, Record, SCHEMA)
+
+
+def write_typed(path: Path, record: Mapping[str, Any], kind: Any, schema: int) -> bool:
+    """`write_record` for records of any kind: a TypedDict that has ``schema``, ``run_id`` and ``status``."""
     from filelock import FileLock
 
     clean = _finite(record)
-    problem = _problem(clean, Record, "")
+    problem = _problem(clean, kind, "")
     if problem:
         raise ValueError(f"record {record.get('run_id')}: {problem}")
     text = json.dumps(clean, ensure_ascii=False, allow_nan=False, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / ".lock"):
         if path.exists():
-            earlier = _read(path)
+            earlier = _read(path, kind, schema)
             if not isinstance(earlier, str) and earlier["status"] != "failed":
                 return False
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -194,9 +202,14 @@ def write_record(path: Path, record: Record) -> bool:
 
 def read_records(folder: Path) -> list[Record]:
     """All records of a folder, by name; each that cannot be read is one logged warning, and is left out."""
-    records = []
+    return cast("list[Record]", read_typed(folder, Record, SCHEMA))
+
+
+def read_typed(folder: Path, kind: Any, schema: int) -> list[Any]:
+    """`read_records` for records of any kind."""
+    records: list[Any] = []
     for path in sorted(folder.glob("*.json")):
-        found = _read(path)
+        found = _read(path, kind, schema)
         if isinstance(found, str):
             log.warning("record %s is left out: %s", path, found)
         else:
@@ -204,15 +217,15 @@ def read_records(folder: Path) -> list[Record]:
     return records
 
 
-def _read(path: Path) -> Record | str:
+def _read(path: Path, kind: Any, schema: int) -> dict[str, Any] | str:
     """The record in a file, or what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
         return f"cannot be read ({error})"
-    if isinstance(content, dict) and content.get("schema") != SCHEMA:
-        return f"has schema {content.get('schema')!r}, and this version reads schema {SCHEMA}"
-    return _problem(_finite(content), Record, "") or cast(Record, _finite(content))
+    if isinstance(content, dict) and content.get("schema") != schema:
+        return f"has schema {content.get('schema')!r}, and this version reads schema {schema}"
+    return _problem(_finite(content), kind, "") or cast("dict[str, Any]", _finite(content))
 
 
 def _finite(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness.config import Config
 
@@ -25,7 +26,7 @@ class Request:
         return ",".join(sorted(told for override in self.overrides if (told := _telling(override)))) or "default"
 
 
-_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hydra", "plan", "candidate")
+_SAME_CANDIDATE = ("seed", "output_dir", "hardware", "tracker", "hub", "hydra", "plan", "candidate")
 """Keys and groups, with all below them, whose overrides make no other candidate."""
 _PATHS = (
     "data.path",
@@ -33,9 +34,21 @@ _PATHS = (
     "model.name",
     "judge.model.name",
     "sft.path",
+    "algorithm.path",
     "reward_model.path",
     "judge.path",
 )
+
+
+_SAME_ANSWERS = tuple(
+    f"model.api.{name}"
+    for name in (
+        *("key_variable", "concurrency", "requests_per_minute", "timeout_seconds", "max_attempts"),
+        *("backoff_seconds", "max_wait_seconds", "prompt_price", "response_price"),
+    )
+)
+"""Keys that decide how answers are fetched, and not what they say."""
+QUOTES = "'\""
 
 
 def _telling(override: str) -> str | None:
@@ -44,8 +57,16 @@ def _telling(override: str) -> str | None:
     name = key.lstrip("+~")
     if name == "task" or name.split(".")[0].split("/")[0] in _SAME_CANDIDATE:
         return None
+    if name in _SAME_ANSWERS:
+        return None
+    if name == "model.base_url":
+        return f"{key}{equals}{urlsplit(value.strip(QUOTES)).netloc}"
     if name in _PATHS or name.startswith("data.files."):
-        path = Path(value.strip("'\""))
-        # Every stage of ours keeps its model in a folder of one name; the folder above it says which it is.
-        return f"{key}{equals}{path.parent.name if path.name == 'model' and path.parent.name else path.name}"
+        return key + equals + folder_label(value.strip(QUOTES))
     return override
+
+
+def folder_label(name: str) -> str:
+    """What a folder is called: every stage of ours keeps its model in ``model``, and the folder above says which."""
+    path = Path(name)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name

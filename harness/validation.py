@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from harness.config import Config, PPOConfig
-from harness.errors import UserError
+from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
+from harness.data.checks import check_data, require_path
+from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
+from harness.needs import loaded_paths, needs_reward_model, trains
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.source": ("controlled", "local"),
-    "model.kind": ("nano", "hf"),
+    "data.source": ("controlled", "local", "hub"),
+    "data.cleaning.deduplicate": ("rows", "prompts", "none"),
+    "model.kind": ("nano", "hf", "api"),
     "model.architecture": ("gpt2", "llama"),
     "sft.source": ("train", "load"),
     "feedback.kind": ("gold", "pairs", "metric"),
@@ -36,6 +39,8 @@ POSITIVE = (
     "data.references",
     "data.workers",
     "data.max_turns",
+    "data.cleaning.max_prompt_chars",
+    "data.cleaning.max_response_chars",
     "model.layers",
     "model.width",
     "model.heads",
@@ -138,10 +143,14 @@ def validate(config: Config) -> None:
         "algorithm.optimizer",
     ):
         _check_optimizer(config, group)
+    if not re.fullmatch(r"[\w.+-]+", config.algorithm.name):  # its stage's folder is called so
+        rule = "is no name of letters, digits and . _ + -"
+        raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
     _check_task(config)
-    _check_data(config)
+    check_data(config)
     _check_models(config)
     _check_evaluation(config)
+    _check_hub(config)
     if isinstance(config.algorithm, PPOConfig):
         _check_ppo(config.algorithm)
 
@@ -157,6 +166,77 @@ def lookup(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = getattr(config, name, None)
     return config
+
+
+UNTRAINED = ("sft", "feedback", "reward_model", "algorithm", "rollout")
+"""Groups that decide nothing where the model only answers."""
+
+
+def validate_overrides(config: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError for an override of what a model behind an endpoint does not have."""
+    if config.model.kind != "api":
+        return
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if re.split(r"[./@]", key)[0] in UNTRAINED and (key, value) != ("algorithm", "none"):
+            raise UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
+
+
+API_PROTOCOLS = ("chat", "completions")
+SECRET_OPTIONS = ("key", "api_key", "apikey", "api-key", "token", "authorization", "password")
+
+
+def validate_api(group: str, base_url: str | None, name: str | None, api: APIConfig) -> None:
+    """Address and name of a model behind an endpoint.
+
+    Raises:
+        UserError: one is missing, or the address is none.
+        SecretGiven: the address or the options hold what would end up in records.
+    """
+    if not name:
+        raise UserError(f"{group}.name", None, "is missing", f"give the name that the endpoint knows: {group}.name=...")
+    if not base_url:
+        remedy = f"give the endpoint's address: {group}.base_url=http://127.0.0.1:8000/v1"
+        raise UserError(f"{group}.base_url", None, "is missing", remedy)
+    try:
+        parts = urlsplit(base_url)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong or any(character.isspace() for character in base_url):
+        raise UserError(f"{group}.base_url", base_url, "is no address", "write http://HOST:PORT/v1 or https://HOST/v1")
+    refuse_secrets(f"{group}.base_url", base_url)
+    _check_api_numbers(group, api)
+    for option, value in api.options.items():
+        refuse_secrets(f"{group}.api.options.{option}", value)
+
+
+def _check_api_numbers(group: str, api: APIConfig) -> None:
+    if api.protocol not in API_PROTOCOLS:
+        remedy = f"choose {', '.join(API_PROTOCOLS)}"
+        raise UserError(f"{group}.api.protocol", api.protocol, "is not a choice", remedy)
+    for name in ("concurrency", "requests_per_minute", "timeout_seconds", "max_attempts", "max_wait_seconds"):
+        value = getattr(api, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{group}.api.{name}", value, "must be above 0", "give a larger number")
+    for name in ("backoff_seconds", "prompt_price", "response_price"):
+        value = getattr(api, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"{group}.api.{name}", value, "must be at least 0", "give 0 or more")
+
+
+def refuse_secrets(key: str, value: Any) -> None:
+    """Refuse what may be a key to an endpoint, without saying it.
+
+    Raises:
+        SecretGiven: ``key`` is a ``base_url`` with more than an address in it, or an option that holds a key.
+    """
+    remedy = "give a key in the environment variable that api.key_variable names"
+    name = key.rpartition(".")[2].lower()
+    if name == "base_url" and any(mark in str(value) for mark in "@?#"):
+        raise SecretGiven(key, None, "holds more than an address, and records would keep it", remedy)
+    if ".api." in key and name in SECRET_OPTIONS:
+        raise SecretGiven(key, None, "would be kept in records", remedy)
 
 
 def _check_optimizer(config: Config, group: str) -> None:
@@ -186,85 +266,23 @@ def _check_task(config: Config) -> None:
         )
 
 
-def _check_data(config: Config) -> None:
-    data = config.data
-    if data.source == "controlled":
-        if config.task.world is None:
-            raise UserError("task.world", None, "is missing", "name a controlled world, or use data=local")
-        splits = ("sft", "preference", "judge", "rl", "validation", "test")
-        for split in splits:
-            if data.sizes.get(split, 0) < 1:
-                raise UserError(
-                    f"data.sizes.{split}", data.sizes.get(split), "must be above 0", "every split is needed"
-                )
-        unknown = sorted(set(data.sizes) - set(splits))
-        if unknown:
-            raise UserError(
-                f"data.sizes.{unknown[0]}", data.sizes[unknown[0]], "is not a split", f"use {', '.join(splits)}"
-            )
-        if config.feedback.kind == "pairs":
-            raise UserError(
-                "feedback.kind",
-                "pairs",
-                "needs a data set with pairs of its own",
-                "use feedback=gold with data=controlled",
-            )
-        return
-    if not data.path:
-        raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
-    _require_path("data.path", data.path)
-    if data.pairs_path:
-        _require_path("data.pairs_path", data.pairs_path)
-    if config.feedback.kind == "gold":
-        raise UserError(
-            "feedback.kind",
-            "gold",
-            "needs a controlled world, whose gold reward is known",
-            "use feedback=metric or feedback=pairs",
-        )
-    if config.feedback.kind == "pairs" and not data.pairs_path:
-        raise UserError(
-            "data.pairs_path", None, "is missing", "name the file with preference pairs, or use feedback=metric"
-        )
-    _check_shares(config)
-    if config.judge.source == "train" and config.judge.responses == "mixture":
-        raise UserError(
-            "judge.responses", "mixture", "needs a controlled world", "use judge.responses=samples or pairs"
-        )
-
-
-def _check_shares(config: Config) -> None:
-    """Every split that some stage reads needs rows."""
-    needed = ["sft", "rl"]
-    if config.feedback.kind != "pairs":
-        needed.append("preference")
-    if config.judge.source == "train":
-        needed.append("judge")
-    for split, share in config.data.shares.items():
-        if not 0 <= share < math.inf:
-            raise UserError(f"data.shares.{split}", share, "is no share", "give a number of at least 0, such as 0.2")
-    for split in needed:
-        if not config.data.shares.get(split):
-            raise UserError(
-                f"data.shares.{split}", config.data.shares.get(split), "must be above 0", "give a share such as 0.2"
-            )
-
-
-def _require_path(key: str, value: str) -> None:
-    if not Path(value).exists():
-        raise UserError(key, value, "does not exist", "give an existing file or folder")
-
-
 def _check_models(config: Config) -> None:
     tokens = config.task.max_prompt_tokens + config.task.max_response_tokens
     for key, model in (("model", config.model), ("judge.model", config.judge.model)):
         if key == "judge.model" and config.judge.source != "train":
             continue
+        if isinstance(model, APIModelConfig) != (model.kind == "api"):
+            raise UserError(
+                f"{key}.kind", model.kind, "does not fit the other keys", f"choose it as {key}={model.kind}"
+            )
+        if isinstance(model, APIModelConfig):
+            validate_api(key, model.base_url, model.name, model.api)
+            continue
         if model.kind == "hf":
             if not model.name:
                 raise UserError(f"{key}.name", None, "is missing", f"give a folder or a hub id: {key}.name=...")
             if model.name.startswith((".", "/", "~")):
-                _require_path(f"{key}.name", model.name)
+                require_path(f"{key}.name", model.name)
             continue
         if model.width % model.heads:
             raise UserError(
@@ -273,14 +291,10 @@ def _check_models(config: Config) -> None:
         if model.context < tokens:
             rule = f"is shorter than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
             raise UserError(f"{key}.context", model.context, rule, f"set it to at least {tokens}")
-    for key in ("sft", "reward_model", "judge"):
-        part = getattr(config, key)
-        if part.source == "load":
-            if not part.path:
-                raise UserError(
-                    f"{key}.path", None, "is missing", f"give the folder of the finished model: {key}.path=..."
-                )
-            _require_path(f"{key}.path", part.path)
+    for key, path in loaded_paths(config).items():
+        if not path:
+            raise UserError(key, None, "is missing", f"give the folder of the finished model: {key}=...")
+        require_path(key, path)
 
 
 def _check_evaluation(config: Config) -> None:
@@ -298,6 +312,24 @@ def _check_evaluation(config: Config) -> None:
         raise UserError(
             "hardware.threads", config.hardware.threads, "must be at least 1", "leave it out to use every core"
         )
+
+
+def _check_hub(config: Config) -> None:
+    hub = config.hub
+    if hub.license is not None and not hub.license.strip():
+        rule = "names no licence"
+        raise UserError("hub.license", hub.license, rule, "give the hub's identifier, such as mit, or leave it out")
+    present = ["algorithm", "sft"] if trains(config) else []
+    present += ["reward_model"] if needs_reward_model(config) else []
+    present += ["judge"] if config.judge.source != "none" else []
+    for part in hub.parts if hub.push else ():
+        if part not in present:
+            remedy = f"choose among {', '.join(present)}" if present else "leave hub=push out: it makes no model"
+            raise UserError("hub.parts", part, "is no model of this job", remedy)
+    if hub.push and not hub.repo:
+        raise UserError("hub.repo", None, "is missing", "name the repository: hub.repo=OWNER/NAME")
+    if hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(hub.repo)):
+        raise UserError("hub.repo", hub.repo, "is no repository", "write OWNER/NAME")
 
 
 def _check_ppo(ppo: PPOConfig) -> None:

@@ -10,7 +10,8 @@ from harness.errors import UserError
 
 USAGE = """python -m harness.leaderboard build [runs=runs] [to=<runs>/leaderboard]
 
-Rebuilds leaderboard.csv, leaderboard.md and index.html from the records in <runs>/records.
+Rebuilds leaderboard.csv, leaderboard.md and index.html from the records in <runs>/records, and reward_bench.csv and
+its part of the pages from those in <runs>/reward_bench.
 
   runs   the output folder of the runs (default: runs)
   to     where to write (default: the folder leaderboard in runs)"""
@@ -33,8 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     tasks = table["task"].nunique()
-    print(f"{len(table)} rows, {tasks} task{'s' if tasks > 1 else ''}")
-    for name in ("leaderboard.csv", "leaderboard.md", "index.html"):
+    models = table.attrs["reward_models"]
+    print(
+        f"{len(table)} rows, {tasks} task{'' if tasks == 1 else 's'}"
+        + (f", {models} reward model{'' if models == 1 else 's'}" if models else "")
+    )
+    for name in table.attrs["files"]:
         print(to / name)
     return 0
 

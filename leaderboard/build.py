@@ -1,23 +1,30 @@
-"""Rebuild ``leaderboard.csv``, ``leaderboard.md`` and ``index.html`` from records alone."""
+"""Rebuild ``leaderboard.csv``, ``reward_bench.csv``, ``leaderboard.md`` and ``index.html`` from records alone."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.leaderboard.markdown import markdown
 from harness.leaderboard.page import page
+from harness.leaderboard.reward_models import bench_frame, bench_rows
+from harness.leaderboard.reward_models_page import TITLE, bench_markdown, bench_section
 from harness.leaderboard.table import frame, ranked_rows
 from harness.records import read_records
+from harness.reward_bench.records import read_bench_records
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def build(runs: Path, to: Path) -> pd.DataFrame:
-    """Read ``runs/records/*.json``, write the three files into ``to`` and return the table.
+    """Read ``runs/records/*.json`` and the reward bench's, write the files into ``to`` and return the first table.
+
+    ``leaderboard.csv`` and ``reward_bench.csv`` are written where there are records for them; ``attrs["files"]`` of the
+    table names what was written, ``attrs["reward_models"]`` counts the second table's rows.
 
     The same records give the same bytes. Each file is replaced by rename, so that a reader never sees half of one.
 
@@ -25,15 +32,18 @@ def build(runs: Path, to: Path) -> pd.DataFrame:
     """
     folder = runs / "records"
     records = read_records(folder) if folder.is_dir() else []
-    if not records:
+    bench = bench_rows(read_bench_records(runs))
+    if not records and not bench:
         raise UserError("runs", runs, "holds no readable records/*.json", "give the output folder of a run (runs=DIR)")
     rows = ranked_rows(records)
     table = frame(rows)
-    contents = {
-        "leaderboard.csv": table.to_csv(index=False, lineterminator="\n", float_format="%.6g"),
-        "leaderboard.md": markdown(rows),
-        "index.html": page(rows),
+    tables = {"leaderboard.csv": table if rows else None, "reward_bench.csv": bench_frame(bench) if bench else None}
+    contents = {name: _csv(found) for name, found in tables.items() if found is not None}
+    contents |= {
+        "leaderboard.md": markdown(rows, bench_markdown(bench) if bench else ()),
+        "index.html": page(rows, {TITLE: partial(bench_section, rows=bench)} if bench else {}),
     }
+    table.attrs |= {"files": list(contents), "reward_models": len(bench)}
     try:
         to.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -43,3 +53,7 @@ def build(runs: Path, to: Path) -> pd.DataFrame:
     except OSError as error:
         raise UserError("to", to, f"cannot be written ({error.strerror})", "give another folder (to=DIR)") from error
     return table
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")

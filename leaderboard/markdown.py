@@ -10,10 +10,14 @@ from harness.leaderboard.rows import Row
 from harness.leaderboard.table import main_metric
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], further: Sequence[str] = ()) -> str:
+    """The whole file; ``further`` are the lines of other tables, after the tasks' own."""
     lines = ["# Leaderboard", ""]
     for task in dict.fromkeys(row.first["task"] for row in rows):
-        lines += [f"## {_escape(task)}", "", *_table([row for row in rows if row.first["task"] == task]), ""]
+        lines += [f"## {escape_markdown(task)}", "", *_table([row for row in rows if row.first["task"] == task]), ""]
+    lines += further
+    if not rows:
+        return "\n".join(lines) + "\n"
     lines += [
         "*Italic*: controls. Intervals: 95 %. `before` is the SFT policy, `after` the final one. "
         "All columns are in `leaderboard.csv`.",
@@ -30,21 +34,21 @@ def _table(rows: Sequence[Row]) -> list[str]:
     metrics = [name for name in dict.fromkeys((main, "gold")) if name and any(name in row.metrics for row in rows)]
     rates = ("win_rate", "win_rate_reference", "win_rate_gold")
     heads = ["rank", "candidate", "seeds", "status", *metrics, *rates, "kl", "length", "flags"]
-    lines = [_line(heads), _line(["---:" if head in ("rank", "kl") else "---" for head in heads])]
+    lines = [table_line(heads), table_line(["---:" if head in ("rank", "kl") else "---" for head in heads])]
     for row in rows:
-        name = _escape(str(row.cells["candidate"]))
+        name = escape_markdown(str(row.cells["candidate"]))
         cells = [
             str(row.cells.get("rank", "")),
             f"*{name}*" if row.fixed else name,
             str(row.cells["seeds"]),
-            _escape(str(row.cells["status"])),
+            escape_markdown(str(row.cells["status"])),
             *(change(row, metric) for metric in metrics),
             *(rate(row, column) for column in rates),
             number(row, "kl"),
             change(row, "length"),
-            _escape(", ".join(row.cells["flags"])),
+            escape_markdown(", ".join(row.cells["flags"])),
         ]
-        lines.append(_line(cells))
+        lines.append(table_line(cells))
     return lines
 
 
@@ -70,11 +74,12 @@ def change(row: Row, name: str) -> str:
     return f"{before} → {after}" + (f" ({difference})" if difference else "")
 
 
-def _line(cells: Sequence[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that Markdown and HTML inside it leave alone, on one line."""
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", flat)

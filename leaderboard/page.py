@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
+from types import MappingProxyType
 from typing import Any
 
 from harness.leaderboard.cells import all_columns, badges, overview
@@ -19,23 +20,31 @@ from harness.records import Record, Sample
 _TEXTS = ("base", "before", "after")
 
 
-def page(rows: Sequence[Row]) -> str:
-    """The whole page. The same rows give the same bytes."""
+def page(rows: Sequence[Row], further: Mapping[str, Callable[[int], str]] = MappingProxyType({})) -> str:
+    """The whole page. The same rows give the same bytes.
+
+    Args:
+        rows: a tab per task.
+        further: title -> (the tab's number -> its section), of tabs after the tasks'.
+    """
     tasks = list(dict.fromkeys(row.first["task"] for row in rows))
     by_task = {task: [row for row in rows if row.first["task"] == task] for task in tasks}
     records = [record for row in rows for record in row.records + row.failed]
-    summary = f"{len(records)} records, {len(rows)} rows, the newest of {max(record['created'] for record in records)}"
+    newest = max((record["created"] for record in records), default="")
+    summary = f"{len(records)} records, {len(rows)} rows" + (f", the newest of {newest}" if newest else "")
+    sections = [_section(index, task, by_task[task]) for index, task in enumerate(tasks)]
+    sections += [section(index) for index, section in enumerate(further.values(), start=len(tasks))]
     tabs = "".join(
         f'<button type="button" role="tab" id="tab-{index}" aria-controls="task-{index}" '
-        f'aria-selected="{"true" if index == 0 else "false"}">{escape(task)}</button>'
-        for index, task in enumerate(tasks)
+        f'aria-selected="{"true" if index == 0 else "false"}">{escape(title)}</button>'
+        for index, title in enumerate((*tasks, *further))
     )
     template = Template(files("harness.leaderboard").joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         summary=escape(summary),
         tabs=tabs,
-        sections="".join(_section(index, task, by_task[task]) for index, task in enumerate(tasks)),
-        legend=_legend(rows),
+        sections="".join(sections),
+        legend=_legend(rows) if rows else "",
         caveats="".join(f"<li>{escape(caveat)}</li>" for caveat in CAVEATS),
         samples=_embedded([_sample_sets(by_task[task]) for task in tasks]),
     )
@@ -104,18 +113,20 @@ def _record_block(record: Record) -> str:
     signatures = {name: result["signature"] for name, result in record["metrics"].items()}
     tables = [
         ("Run", facts),
+        ("Endpoint", record.get("api")),
         ("Parts of gold", parts),
         ("Signatures", signatures),
         ("Reward model’s report card", record["report_card"]),
         ("Data report", record["data_report"]),
         ("Config", record["config"]),
     ]
-    blocks = "".join(_facts(title, content, fold=title != "Run") for title, content in tables if content)
+    blocks = "".join(fact_list(title, content, fold=title != "Run") for title, content in tables if content)
     command = f'<pre class="command"><code>{escape(record["command"])}</code></pre>'
     return f"<article><h4>{escape(record['run_id'])}</h4>{command}{blocks}</article>"
 
 
-def _facts(title: str, content: Mapping[str, Any], *, fold: bool) -> str:
+def fact_list(title: str, content: Mapping[str, Any], *, fold: bool) -> str:
+    """Nested settings or findings as a list of names and values."""
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _flat(content, ""))
     body = f"<dl>{items}</dl>"
     return f"<details><summary>{escape(title)}</summary>{body}</details>" if fold else body

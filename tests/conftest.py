@@ -92,3 +92,25 @@ def ragged() -> tuple[list[list[int]], list[list[int]]]:
     prompts = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3]]
     responses = [[30, 31, 0], [44, 45, 46, 47, 48, 0], [90, 91, 92, 93, 94, 95], [0], [17, 18, 0]]
     return prompts, responses
+
+
+@pytest.fixture
+def endpoint() -> Any:
+    """(say, faults) -> a server on the loopback address, closed when the test ends: see its own file."""
+    import importlib.util
+
+    path = Path(__file__).parent / "reference" / "loopback_endpoint.py"
+    spec = importlib.util.spec_from_file_location("loopback_endpoint", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    started: list[Any] = []
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        started.append(module.LoopbackEndpoint(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

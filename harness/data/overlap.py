@@ -1,7 +1,7 @@
 """Train rows whose prompt stands, whole or in good part, among the prompts of validation or test.
 
-Only the prompt's content is compared, without the template's words. Texts are kept as 64-bit hashes, and the time is
-linear in the number of words.
+Only the prompt's content is compared, without the template's words. Texts are kept as hashes, and the time is linear in
+the number of words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from harness.data.splits import normalise
 N = 8
 THRESHOLD = 0.5
 _CHUNK = 4096
+_REMEMBERED = 1 << 18
 _BASE = 0x9E3779B97F4A7C15
 """Odd, so that multiplying by its powers modulo 2^64 loses nothing."""
 
@@ -45,9 +46,11 @@ class Overlap(NamedTuple):
 
 
 class _WordHashes(dict[str, int]):
-    """A 64-bit hash per word, each computed once and the same in every process."""
+    """A 64-bit hash per word, the same in every process; so many are remembered that common words are hashed once."""
 
     def __missing__(self, word: str) -> int:
+        if len(self) >= _REMEMBERED:
+            self.clear()
         value = int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
         self[word] = value
         return value
@@ -57,7 +60,7 @@ class _WordHashes(dict[str, int]):
 class HeldOut:
     """The prompts that training must not have seen: hashes of the whole ones, and of all their 8-grams."""
 
-    exact: frozenset[str]
+    exact: frozenset[bytes]
     ngrams: Hashes
     _words: _WordHashes
 
@@ -65,9 +68,19 @@ class HeldOut:
     def of(cls, prompts: Iterable[str]) -> HeldOut:
         """Index held-out prompts (content only; they are normalised here)."""
         words = _WordHashes()
-        normalised = dict.fromkeys(normalise(prompt) for prompt in prompts)
-        grams, _ = _ngrams(list(normalised), words)
-        return cls(frozenset(normalised), np.unique(grams), words)
+        exact: set[bytes] = set()
+        grams: list[Hashes] = []
+        chunk: dict[bytes, str] = {}
+        for prompt in prompts:
+            normalised = normalise(prompt)
+            if (key := _key(normalised)) not in exact:
+                exact.add(key)
+                chunk[key] = normalised
+            if len(chunk) == _CHUNK:
+                grams.append(np.unique(_ngrams(list(chunk.values()), words)[0]))
+                chunk.clear()
+        grams.append(_ngrams(list(chunk.values()), words)[0])
+        return cls(frozenset(exact), np.unique(np.concatenate(grams)), words)
 
     def compare(self, prompts: Sequence[str]) -> tuple[NDArray[np.bool_], Overlap]:
         """Which prompts overlap and how many for which reason.
@@ -79,7 +92,7 @@ class HeldOut:
             (N,) bool, True where the prompt is equal or shares at least half of its 8-grams; and the counts.
         """
         normalised = [normalise(prompt) for prompt in prompts]
-        exact = np.array([prompt in self.exact for prompt in normalised], dtype=bool)
+        exact = np.array([_key(prompt) in self.exact for prompt in normalised], dtype=bool)
         shared = np.zeros(len(normalised))
         # In chunks: the 8-grams of a whole corpus need not be in memory at once.
         for start in range(0, len(normalised), _CHUNK):
@@ -99,6 +112,11 @@ class HeldOut:
         hits = np.bincount(rows, weights=held_out, minlength=len(counts))
         shares: NDArray[np.float64] = hits / np.maximum(counts, 1)
         return shares
+
+
+def _key(normalised: str) -> bytes:
+    """16 bytes that stand for a whole prompt."""
+    return blake2b(normalised.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _ngrams(normalised: Sequence[str], words: _WordHashes) -> tuple[Hashes, NDArray[np.int64]]:

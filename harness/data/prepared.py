@@ -1,6 +1,6 @@
 """Data as the later stages read them: splits, pairs, and a report of what was found, dropped and counted on the way.
 
-`prepare` makes them from a controlled world or from files on disk.
+`prepare` makes them from a controlled world or from rows: of files on disk, or of the hub.
 """
 
 from __future__ import annotations
@@ -10,10 +10,39 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, TypeVar
 
+from harness.config import CleaningConfig, HubDataConfig
 from harness.errors import UserError
 from harness.types import SPLITS, Example, PairExample, Split, Task, World
+
+AnyRow = TypeVar("AnyRow", Example, PairExample)
+
+
+class FileRows(Mapping[Split, list[AnyRow]], Generic[AnyRow]):
+    """Split -> rows that lie in a folder, one file for each split, read when they are first asked for."""
+
+    def __init__(self, folder: Path, kind: type[AnyRow]) -> None:
+        self._folder = folder
+        self._kind: type[AnyRow] = kind
+        self._read: dict[Split, list[AnyRow]] = {}
+
+    def __getitem__(self, split: Split) -> list[AnyRow]:
+        if split not in SPLITS:
+            raise KeyError(split)
+        if split not in self._read:
+            path = self._folder / file_name(split, pairs=self._kind is PairExample)
+            with path.open("rb") as stream:
+                rows = (json.loads(line.decode("utf-8", "surrogatepass")) for line in stream)
+                self._read[split] = [self._kind(**row) for row in rows]
+        return self._read[split]
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(SPLITS)
+
+    def __len__(self) -> int:
+        return len(SPLITS)
 
 
 @dataclass
@@ -24,11 +53,13 @@ class PreparedData:
         splits: split -> examples; every split is a key.
         pairs: split -> the data set's own preference pairs; empty lists where it has none.
         report: counts and findings, JSON-serialisable; see `prepare`.
+        folder: where the rows lie, if they do.
     """
 
-    splits: dict[Split, list[Example]]
-    pairs: dict[Split, list[PairExample]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    splits: Mapping[Split, list[Example]]
+    pairs: Mapping[Split, list[PairExample]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     report: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)
 
     def content_hash(self) -> str:
         """sha256 of every row in order: the same on every machine, different with any change in the data."""
@@ -39,38 +70,60 @@ class PreparedData:
                 digest.update(line)
         return digest.hexdigest()
 
+    def counts(self, *, pairs: bool = False) -> dict[Split, int]:
+        """Split -> number of examples, or of pairs."""
+        if self.folder is not None:
+            return {split: sum(1 for _ in self._lines(split, pairs=pairs)) for split in SPLITS}
+        return {split: len((self.pairs if pairs else self.splits)[split]) for split in SPLITS}
+
     def write(self, folder: Path) -> None:
-        """Write ``<split>.jsonl``, ``pairs-<split>.jsonl`` and ``report.json`` into a folder."""
+        """Write ``<split>.jsonl``, ``pairs-<split>.jsonl`` and ``report.json`` into a folder; rows there stay."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name, lines in self._files():
-            with (folder / name).open("wb") as stream:
-                stream.writelines(lines)
+        if folder != self.folder:
+            for name, lines in self._files():
+                with (folder / name).open("wb") as stream:
+                    stream.writelines(lines)
         report = json.dumps(self.report, ensure_ascii=False, indent=1, sort_keys=True)
         (folder / "report.json").write_text(report + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> PreparedData:
         """What `write` wrote."""
-        splits = {split: [Example(**row) for row in _rows(folder / f"{split}.jsonl")] for split in SPLITS}
-        pairs = {split: [PairExample(**row) for row in _rows(folder / f"pairs-{split}.jsonl")] for split in SPLITS}
-        return cls(splits, pairs, json.loads((folder / "report.json").read_text(encoding="utf-8")))
+        data = cls.lines(folder)
+        data.report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return data
+
+    @classmethod
+    def lines(cls, folder: Path) -> PreparedData:
+        """The rows in a folder, without a report; a split is read when it is asked for."""
+        return cls(FileRows(folder, Example), FileRows(folder, PairExample), folder=folder)
+
+    def in_memory(self) -> PreparedData:
+        """The same, independent of the folder."""
+        return PreparedData(dict(self.splits), dict(self.pairs), self.report)
 
     def _files(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        for split in SPLITS:
-            yield f"{split}.jsonl", map(_line, self.splits[split])
-        for split in SPLITS:
-            yield f"pairs-{split}.jsonl", map(_line, self.pairs[split])
+        for pairs in (False, True):
+            for split in SPLITS:
+                yield file_name(split, pairs=pairs), self._lines(split, pairs=pairs)
+
+    def _lines(self, split: Split, *, pairs: bool) -> Iterator[bytes]:
+        if self.folder is not None:
+            with (self.folder / file_name(split, pairs=pairs)).open("rb") as stream:
+                yield from stream
+        else:
+            yield from map(row_line, self.pairs[split] if pairs else self.splits[split])
 
 
-def _line(row: Example | PairExample) -> bytes:
+def file_name(split: Split, *, pairs: bool = False) -> str:
+    """The file that holds a split's examples, or its pairs."""
+    return f"pairs-{split}.jsonl" if pairs else f"{split}.jsonl"
+
+
+def row_line(row: Example | PairExample) -> bytes:
+    """A row as a line of its file."""
     values = {name: getattr(row, name) for name in row.__slots__}
     return (json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n").encode("utf-8", "surrogatepass")
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as stream:
-        for line in stream:
-            yield json.loads(line.decode("utf-8", "surrogatepass"))
 
 
 def prepare(
@@ -91,56 +144,85 @@ def prepare(
     limits: Mapping[Split, int] | None = None,
     max_bad_rows: int = 0,
     max_turns: int = 5,
+    max_rows: Mapping[str, int] | None = None,
+    cleaning: CleaningConfig | None = None,
+    speakers: tuple[str, str] = ("Human", "Assistant"),
+    hub: HubDataConfig | None = None,
+    folder: Path | None = None,
 ) -> PreparedData:
     """Make the data of a run.
 
     Args:
-        source: ``controlled`` (uses world, sizes, references, workers) or ``local`` (uses all that follow).
-        path: file or folder, see `files.find_files`; likewise ``files``.
-        columns: see `local.Columns`; likewise ``pairs_columns``.
-        pairs_path: a file with preference pairs; their prompts' hashes share them out by `sources.PAIRS_SHARES`.
+        source: ``controlled`` (uses world, sizes, references, workers), ``local`` or ``hub`` (use all that follow).
+        path: file, folder or glob, see `files.find_files`, likewise ``files``; or a repository on the hub.
+        columns: see `columns.Columns`; likewise ``pairs_columns``.
+        pairs_path: a file with preference pairs; their prompts' hashes share them out by `sharing.PAIRS_SHARES`.
         shares: split -> relative weight of the train rows. Where no file holds validation or test, a share for it takes
             that part of the train rows.
         limits: split -> most examples (and most pairs), chosen by a hash of their ids, in the order of the file.
         max_bad_rows: unusable rows that each split's files may have.
         max_turns: most turns of context where whole dialogues are taken apart.
+        max_rows: file split -> rows that are read, from the start.
+        cleaning: what is set right or dropped, and counted; by default all but texts that are too long.
+        speakers: the names in transcripts, the answering side's second.
+        hub: what names the repositories, their revisions and splits (``hub``).
+        folder: where rows are written as they are read (``local``, ``hub``); where None, they end in memory.
 
     Returns:
-        The data, with the report: ``source``, ``counts`` and ``pair_counts`` per split, ``bad_rows`` (count, shown),
-        ``duplicates`` per file, ``overlap`` and ``pairs_overlap`` (exact, ngram8, ngram8_any, removed), ``limited``
-        (rows left out per split), ``styles`` (shares of the demonstrations' styles; controlled) and ``content_hash``.
+        The data, with the report: ``source``, ``counts`` and ``pair_counts`` per split, ``rows`` read per file split,
+        ``bad_rows`` (count, shown), ``cleaning`` (normalised, empty, too_long, shown), ``duplicates`` and
+        ``pair_duplicates`` per file split, ``overlap`` and ``pairs_overlap`` (exact, ngram8, ngram8_any, removed),
+        ``limited`` (rows left out per split), ``hub`` (repository, commit; from the hub), ``styles`` (shares of the
+        demonstrations' styles; controlled) and ``content_hash``.
 
     Raises:
         UserError: where a key is missing or wrong, or a split would be empty.
     """
-    from harness.data.sources import prepare_controlled, prepare_local
+    from harness.data.sources import RowSettings, prepare_controlled, prepare_rows
 
     if source == "controlled":
         if world is None:
             raise UserError("task.world", None, "is missing", "name the controlled world, or use data=local")
         data = prepare_controlled(task, world, seed=seed, sizes=sizes or {}, references=references, workers=workers)
-    elif source == "local":
+    elif source in ("local", "hub"):
         if path is None:
             raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
-        data = prepare_local(
-            task,
-            path=path,
-            files=files,
+        settings = RowSettings(
             columns=columns or {},
-            pairs_path=pairs_path,
             pairs_columns=pairs_columns or {},
             shares=shares or {},
             limits=limits or {},
             max_bad_rows=max_bad_rows,
             max_turns=max_turns,
+            cleaning=cleaning or CleaningConfig(),
+            speakers=speakers,
             seed=seed,
         )
+        facts: dict[str, Any] = {}
+        if source == "local":
+            from harness.data.local import local_source
+
+            rows = local_source(path, files, pairs_path, max_rows or {})
+        else:
+            from harness.data.hub import hub_source
+
+            rows, facts = hub_source(hub or HubDataConfig(path=path))
+        with TemporaryDirectory(prefix="harness-data-") as temporary:
+            data = prepare_rows(task, rows, settings, folder or Path(temporary))
+            data.report |= facts
+            _complete(data, source)
+            return data if folder is not None else data.in_memory()
     else:
-        raise UserError("data.source", source, "is not a source of data", "use controlled or local")
+        raise UserError("data.source", source, "is not a source of data", "use controlled, local or hub")
+    _complete(data, source)
+    return data
+
+
+def _complete(data: PreparedData, source: str) -> None:
+    """What the report of every source says."""
     data.report |= {
         "source": source,
-        "counts": {split: len(data.splits[split]) for split in SPLITS},
-        "pair_counts": {split: len(data.pairs[split]) for split in SPLITS},
+        "counts": data.counts(),
+        "pair_counts": data.counts(pairs=True),
         "content_hash": data.content_hash(),
     }
-    return data

@@ -1,25 +1,27 @@
-"""Data of a run from its two sources: a controlled world, or files on disk with hashed splits and overlap removed."""
+"""Data of a run from its sources: a controlled world, or rows (of files on disk, of the hub) shared out to splits."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+from harness.config import CleaningConfig
+from harness.data.cleaning import SHOWN, Tally
+from harness.data.columns import Columns
 from harness.data.controlled import generate
-from harness.data.files import FileSplit, find_files
-from harness.data.local import Columns, LocalRows, read_examples, read_pairs
-from harness.data.overlap import HeldOut, Overlap, remove_overlap
+from harness.data.examples import Reader
+from harness.data.files import FileSplit
+from harness.data.overlap import HeldOut
 from harness.data.prepared import PreparedData
-from harness.data.splits import check_shares, content, fraction, normalise, train_split
+from harness.data.rows import Row
+from harness.data.sharing import SharedOut, share_out
+from harness.data.splits import check_shares, content, normalise
 from harness.errors import UserError
 from harness.types import SPLITS, TRAIN_SPLITS, Example, PairExample, Split, Task, World
 
-PAIRS_SHARES: Mapping[Split, float] = {"preference": 0.6, "judge": 0.3, "validation": 0.1}
-"""Where the pairs of a file of their own go, by the hash of their prompt."""
-_SHOWN = 20
-
-AnyRow = TypeVar("AnyRow", Example, PairExample)
 TextOf = Callable[[Example | PairExample], str]
 
 
@@ -46,52 +48,108 @@ def prepare_controlled(
     return PreparedData(splits, report=report)
 
 
-def prepare_local(
-    task: Task,
-    *,
-    path: str,
-    files: Mapping[str, str] | None,
-    columns: Mapping[str, str],
-    pairs_path: str | None,
-    pairs_columns: Mapping[str, str],
-    shares: Mapping[Split, float],
-    limits: Mapping[Split, int],
-    max_bad_rows: int,
-    max_turns: int,
-    seed: int,
-) -> PreparedData:
-    """The data of files on disk; see `prepared.prepare` for the arguments and the report."""
-    if max_turns < 1:
-        raise UserError("data.max_turns", max_turns, "leaves no turn to answer", "set it to at least 1")
-    mapping = Columns(columns, task.required_fields)
-    found_files = find_files(path, files)
-    _check_request(found_files, shares, limits, own_pairs="rejected" in columns, pairs_path=pairs_path)
-    rows = {
-        split: read_examples(paths, columns=mapping, label=split, max_bad_rows=max_bad_rows, max_turns=max_turns)
-        for split, paths in found_files.items()
+class Source(NamedTuple):
+    """Where rows come from.
+
+    Args:
+        rows: of each split that has some of its own; each is read once.
+        names: what the rows of a split come from, for messages.
+        pairs: preference pairs of their own; None where there are none.
+        pairs_name: what these come from.
+    """
+
+    rows: Mapping[FileSplit, Iterable[Row]]
+    names: Mapping[FileSplit, str]
+    pairs: Iterable[Row] | None = None
+    pairs_name: str = ""
+
+
+class RowSettings(NamedTuple):
+    """What is made of rows; see `harness.config.DataConfig` and `harness.config.LocalDataConfig`."""
+
+    columns: Mapping[str, str]
+    pairs_columns: Mapping[str, str]
+    shares: Mapping[Split, float]
+    limits: Mapping[Split, int]
+    max_bad_rows: int
+    max_turns: int
+    cleaning: CleaningConfig
+    speakers: tuple[str, str]
+    seed: int
+
+
+def prepare_rows(task: Task, source: Source, settings: RowSettings, folder: Path) -> PreparedData:
+    """The data of rows, written into a folder; see `prepared.prepare` for the report."""
+    if settings.max_turns < 1:
+        raise UserError("data.max_turns", settings.max_turns, "leaves no turn to answer", "set it to at least 1")
+    mapping = Columns(settings.columns, task.required_fields)
+    own_pairs = "rejected" in settings.columns
+    _check_request(
+        source.rows, settings.shares, settings.limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name)
+    )
+    readers = {
+        split: _reader(rows, mapping, settings, label=split, name=source.names[split])
+        for split, rows in source.rows.items()
     }
-    bad_rows = [problem for split in rows for problem in rows[split].bad_rows]
-    text = _text_of(task)
-    splits, pairs, duplicates = _split_rows(rows, shares, seed, text)
-    if pairs_path is not None:
-        own, bad_pairs = read_pairs(
-            pairs_path, columns=pairs_columns, required_fields=task.required_fields, max_bad_rows=max_bad_rows
-        )
-        bad_rows += bad_pairs
-        for pair in own:
-            pairs[train_split(text(pair), PAIRS_SHARES, seed=seed)].append(pair)
-    overlap, pairs_overlap = _remove_overlaps(splits, pairs, text, validation_from_train="validation" not in rows)
-    _check_disjoint({split: splits[split] for split in TRAIN_SPLITS}, text)
-    limited = {split: _limit(splits, limits, split, seed) + _limit(pairs, limits, split, seed) for split in limits}
-    _check_filled(splits, shares, rows)
-    report = {
-        "bad_rows": {"count": len(bad_rows), "shown": bad_rows[:_SHOWN]},
-        "duplicates": duplicates,
-        "overlap": {**overlap._asdict(), "removed": overlap.exact + overlap.ngram8},
-        "pairs_overlap": {**pairs_overlap._asdict(), "removed": pairs_overlap.exact + pairs_overlap.ngram8},
-        "limited": limited,
+    pairs = None
+    if source.pairs is not None:
+        columns = Columns(settings.pairs_columns, task.required_fields, key="data.pairs_columns", pairs_only=True)
+        pairs = _reader(source.pairs, columns, settings, label="pairs", name=source.pairs_name)
+    found = share_out(
+        readers,
+        pairs,
+        folder,
+        fields=task.required_fields,
+        shares=settings.shares,
+        limits=settings.limits,
+        seed=settings.seed,
+        deduplicate=settings.cleaning.deduplicate,
+    )
+    data = PreparedData.lines(folder)
+    tallies = {str(split): reader.tally for split, reader in readers.items()}
+    if pairs is not None:
+        tallies["pairs"] = pairs.tally
+    data.report = _report(found, tallies)
+    _check_filled(data.counts(), settings.shares, source.rows, tallies)
+    return data
+
+
+def _reader(rows: Iterable[Row], columns: Columns, settings: RowSettings, *, label: str, name: str) -> Reader:
+    return Reader(
+        rows,
+        columns,
+        label=label,
+        name=name,
+        max_bad_rows=settings.max_bad_rows,
+        max_turns=settings.max_turns,
+        cleaning=settings.cleaning,
+        speakers=settings.speakers,
+    )
+
+
+def _report(found: SharedOut, tallies: Mapping[str, Tally]) -> dict[str, Any]:
+    shown = [line for tally in tallies.values() for line in tally.shown]
+    dropped = [line for tally in tallies.values() for line in tally.shown_dropped]
+    counts = {label: asdict(tally) for label, tally in tallies.items()}
+    return {
+        "rows": {label: tally.rows for label, tally in tallies.items()},
+        "bad_rows": {"count": sum(tally.bad for tally in tallies.values()), "shown": shown[:SHOWN]},
+        "cleaning": {
+            **{
+                name: {label: count[name] for label, count in counts.items()}
+                for name in ("normalised", "empty", "too_long")
+            },
+            "shown": dropped[:SHOWN],
+        },
+        "duplicates": found.duplicates,
+        "pair_duplicates": found.pair_duplicates,
+        "overlap": {**found.overlap._asdict(), "removed": found.overlap.exact + found.overlap.ngram8},
+        "pairs_overlap": {
+            **found.pairs_overlap._asdict(),
+            "removed": found.pairs_overlap.exact + found.pairs_overlap.ngram8,
+        },
+        "limited": found.limited,
     }
-    return PreparedData(splits, pairs, report)
 
 
 def _text_of(task: Task) -> TextOf:
@@ -105,7 +163,7 @@ def _check_request(
     limits: Mapping[Split, int],
     *,
     own_pairs: bool,
-    pairs_path: str | None,
+    has_pairs: bool,
 ) -> None:
     check_shares(shares)
     held_out: tuple[Literal["validation", "test"], ...] = ("validation", "test")
@@ -121,88 +179,22 @@ def _check_request(
         if name not in SPLITS or limit < 1:
             rule = "is not a split" if name not in SPLITS else "is not at least 1"
             raise UserError(f"data.limits.{name}", limit, rule, f"give rows to keep of {', '.join(SPLITS)}")
-    if own_pairs and pairs_path is not None:
+    if own_pairs and has_pairs:
         rule = "names pairs while data.columns.rejected takes them from the rows"
-        raise UserError("data.pairs_path", pairs_path, rule, "use one of the two")
-
-
-def _split_rows(
-    rows: Mapping[FileSplit, LocalRows], shares: Mapping[Split, float], seed: int, text: TextOf
-) -> tuple[dict[Split, list[Example]], dict[Split, list[PairExample]], dict[str, int]]:
-    """Train rows by the hash of their prompt, the others as their files say; and the duplicates per file.
-
-    A train row that repeats both prompt and response is dropped; in validation and test such rows are only counted.
-    """
-    splits: dict[Split, list[Example]] = {split: [] for split in SPLITS}
-    pairs: dict[Split, list[PairExample]] = {split: [] for split in SPLITS}
-    duplicates = {}
-    for file_split in rows:
-        first: dict[tuple[str, str], Example] = {}
-        for row in rows[file_split].examples:
-            first.setdefault((normalise(text(row)), row.response), row)
-        duplicates[str(file_split)] = len(rows[file_split].examples) - len(first)
-        if file_split == "train":
-            for row in first.values():
-                splits[train_split(text(row), shares, seed=seed)].append(row)
-            for pair in rows[file_split].pairs:
-                pairs[train_split(text(pair), shares, seed=seed)].append(pair)
-        else:
-            splits[file_split] = list(rows[file_split].examples)
-            pairs[file_split] = list(rows[file_split].pairs)
-    return splits, pairs, duplicates
-
-
-def _remove_overlaps(
-    splits: dict[Split, list[Example]],
-    pairs: dict[Split, list[PairExample]],
-    text: TextOf,
-    *,
-    validation_from_train: bool,
-) -> tuple[Overlap, Overlap]:
-    """Remove, in place, what overlaps with validation or test; returns the counts of examples and of pairs.
-
-    Validation rows that were taken from the train file give way to test as train rows do.
-    """
-    counted = pairs_counted = Overlap(0, 0, 0)
-
-    def rows_of(split: Split) -> list[str]:
-        return [text(row) for row in splits[split]] + [text(pair) for pair in pairs[split]]
-
-    if validation_from_train:
-        test = HeldOut.of(rows_of("test"))
-        splits["validation"], counted = remove_overlap(splits["validation"], test, text)
-        pairs["validation"], pairs_counted = remove_overlap(pairs["validation"], test, text)
-    held_out = HeldOut.of([*rows_of("validation"), *rows_of("test")])
-    for split in TRAIN_SPLITS:
-        splits[split], found = remove_overlap(splits[split], held_out, text)
-        pairs[split], pairs_found = remove_overlap(pairs[split], held_out, text)
-        counted, pairs_counted = counted.plus(found), pairs_counted.plus(pairs_found)
-    return counted, pairs_counted
-
-
-def _limit(rows: dict[Split, list[AnyRow]], limits: Mapping[Split, int], split: Split, seed: int) -> int:
-    """Keep, in place, at most the split's limit of rows: those whose ids have the smallest hashes, in file order.
-
-    So a smaller limit gives a subset of a larger one, and an order in the file does not bias it.
-    """
-    there = rows[split]
-    excess = len(there) - limits[split]
-    if excess <= 0:
-        return 0
-    ranked = sorted(range(len(there)), key=lambda i: fraction(there[i].id, purpose="limit", seed=seed))
-    rows[split] = [there[i] for i in sorted(ranked[: limits[split]])]
-    return excess
+        raise UserError("data.pairs_path", None, rule, "use one of the two")
 
 
 def _check_filled(
-    splits: Mapping[Split, Sequence[Example]], shares: Mapping[Split, float], rows: Mapping[FileSplit, LocalRows]
+    counts: Mapping[Split, int],
+    shares: Mapping[Split, float],
+    rows: Mapping[FileSplit, object],
+    tallies: Mapping[str, Tally],
 ) -> None:
     for split in SPLITS:
         wanted = shares.get(split, 0) > 0 or split in ("validation", "test")
-        if wanted and not splits[split]:
-            train = len(rows["train"].examples)
+        if wanted and not counts[split]:
             key = f"data.files.{split}" if split in rows else f"data.shares.{split}"
-            rule = f"gives no {split} rows ({train} train rows, overlap with validation and test removed)"
+            rule = f"gives no {split} rows ({tallies['train'].rows} train rows, duplicates and overlap removed)"
             raise UserError(key, shares.get(split), rule, "raise the share, set it to 0, or give more rows")
 
 

@@ -65,7 +65,12 @@ def train_split(prompt_text: str, shares: Mapping[Split, float], *, seed: int = 
         shares: split -> relative weight; they need not sum to 1 and may send a part to validation or test.
         seed: ``data.seed``; another seed shuffles which prompt goes where.
     """
-    return _pick(fraction(normalise(prompt_text), purpose="split", seed=seed), shares)
+    return split_of(normalise(prompt_text), shares, seed=seed)
+
+
+def split_of(normalised: str, shares: Mapping[Split, float], *, seed: int = 0) -> Split:
+    """As `train_split`, of a prompt that is normalised already."""
+    return _pick(fraction(normalised, purpose="split", seed=seed), shares)
 
 
 def controlled_split(prompt_text: str, shares: Mapping[Split, float], *, seed: int = 0) -> Split:

@@ -1,14 +1,17 @@
-"""The data stage: from a controlled world or files to splits on disk."""
+"""The data stage: from a controlled world, files or the hub to splits on disk."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from harness.config import HubDataConfig, LocalDataConfig
 from harness.context import Job
 from harness.data.prepared import prepare
 from harness.stages import Workspace
 
 VERSION = 1
+ROWS_VERSION = 2
+"""Bumped when what is made of rows (of files, of the hub) changes, while the controlled worlds stay."""
 
 
 def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
@@ -17,6 +20,10 @@ def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
     sizes: Any = dict(config.sizes)
     shares: Any = dict(config.shares)
     limits: Any = dict(config.limits)
+    rows: dict[str, Any] = {}
+    if isinstance(config, LocalDataConfig):
+        user, assistant = config.transcript_speakers
+        rows = {"max_rows": config.max_rows, "cleaning": config.cleaning, "speakers": (user, assistant)}
     with workspace.progress.stage(workspace.name, 1, "data set") as bar:
         data = prepare(
             job.task,
@@ -35,6 +42,9 @@ def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
             limits=limits,
             max_bad_rows=config.max_bad_rows,
             max_turns=config.max_turns,
+            hub=config if isinstance(config, HubDataConfig) else None,
+            folder=workspace.directory,
+            **rows,
         )
         data.write(workspace.directory)
         bar.update(1)

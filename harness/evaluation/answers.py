@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def best_of_n(
 
 
 def text_answers(
-    job: Job, row: str, examples: Sequence[Example], splits: dict[Split, list[Example]], codec: Codec | None
+    job: Job, row: str, examples: Sequence[Example], splits: Mapping[Split, list[Example]], codec: Codec | None
 ) -> Outputs:
     """The rows that need no model, cut at the same length limit as every policy.
 
@@ -101,6 +101,15 @@ def text_answers(
     return Outputs(
         [text.strip() if end else short for text, short, end in zip(texts, cut, ended, strict=True)], tokens, ended
     )
+
+
+def text_outputs(texts: Sequence[str], ended: Sequence[bool], codec: Codec | None) -> Outputs:
+    """Texts that are whole as they are: tokens are the codec's, or words, and only tell lengths and repetition."""
+    if codec is None:
+        numbers: dict[str, int] = {}
+        words = [[numbers.setdefault(word, len(numbers)) for word in text.split()] for text in texts]
+        return Outputs(list(texts), words, list(ended))
+    return Outputs(list(texts), codec.encode_responses(texts, ended=ended), list(ended))
 
 
 def _longest(job: Job, responses: Sequence[str], codec: Codec | None) -> str:

@@ -23,6 +23,7 @@ from harness.evaluation.answers import (
     policy_answers,
     prompt_tokens,
     text_answers,
+    text_outputs,
 )
 from harness.evaluation.compare import compare
 from harness.evaluation.curves import best_of_n_curve, probe_curve
@@ -85,17 +86,22 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
         if row in TEXT_ROWS:
             codec = judge.codec if judge is not None else None
             answers = Answers(text_answers(job, str(row), examples, data.splits, codec))
+        elif "answers" in workspace.inputs:
+            answers = _endpoint_answers(workspace, judge)
         else:
             answers = _model_answers(workspace, job, row, data, judge)
         outputs = answers.outputs
         bar.update(1)
         scored = score(job, examples, outputs, judge)
-        before = Scored.read(workspace.inputs["sft_row"]) if row is None else None
+        before = Scored.read(workspace.inputs["sft_row"]) if row is None and "sft_row" in workspace.inputs else None
         references = Scored.read(workspace.inputs["references_row"]) if row != "references" else scored
         bar.update(1)
         summary = summarise(workspace, job, examples, scored, before, references)
-        if row is None:
+        if before is not None:
             summary = _with_candidate(workspace, job, examples, scored, before, judge, summary)
+        elif row is None:
+            flags = [*workspace.inputs["answers"].summary["flags"], *_flags(summary, judge)]
+            summary = {**summary, "status": "ok", "reason": None, "flags": flags}
         bar.update(1)
     prompts = answers.prompts or [job.task.prompt(example.fields) for example in examples]
     _write_samples(workspace, examples, prompts, scored, before, summary.pop("per_example"))
@@ -108,6 +114,14 @@ def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
     if finished is None or not finished.summary["available"]:
         return None
     return Scorer.load(model_directory(finished.directory), job.hardware, key="judge.path")
+
+
+def load_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer | None:
+    """The optimised reward model, which reads the policy's tokens, or None where there is none."""
+    finished = workspace.inputs.get("reward_model")
+    if finished is None:
+        return None
+    return Scorer.load(model_directory(finished.directory), job.hardware, reads=policy.codec)
 
 
 def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
@@ -183,6 +197,13 @@ def same(first: Outputs, second: Outputs) -> np.ndarray:
     )
 
 
+def _endpoint_answers(workspace: Workspace, judge: Scorer | None) -> Answers:
+    """What an endpoint said, in the judge's tokens (words where there is none): its own are not known here."""
+    replies = read_lines(workspace.inputs["answers"].directory / "answers.jsonl")
+    texts, ended = [reply["text"] for reply in replies], [reply["finish_reason"] == "stop" for reply in replies]
+    return Answers(text_outputs(texts, ended, judge.codec if judge is not None else None))
+
+
 def _model_answers(
     workspace: Workspace, job: Job, row: str | None, data: PreparedData, judge: Scorer | None
 ) -> Answers:
@@ -192,7 +213,8 @@ def _model_answers(
     prompts, cuts = job.prompts(examples, policy.codec)
     extra: dict[str, Any] = {"test_cuts": cuts._asdict()}
     if row == "best-of-n":
-        reward = Scorer.load(model_directory(workspace.inputs["reward_model"].directory), job.hardware)
+        reward = load_reward(workspace, job, policy)
+        assert reward is not None  # this row is there where it is
         answers = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
         held_out = data.splits["validation"][: job.config.evaluation.curve_prompts]
         extra["curves"] = best_of_n_curve(job, policy, reward, judge, held_out, seed=workspace.seed_for("curve"))
@@ -249,24 +271,25 @@ def _with_candidate(
     """Add what only a candidate has: proxy scores, KL, curves, status and flags."""
     assert before is not None
     inputs, device = workspace.inputs, job.hardware.device
-    reward = Scorer.load(model_directory(inputs["reward_model"].directory), job.hardware)
     policy = load_language_model(model_directory(inputs["algorithm"].directory), device=device)
     sft = load_language_model(model_directory(inputs["sft"].directory), device=device)
+    reward = load_reward(workspace, job, sft)
     prompts = prompt_tokens(job, sft.codec, examples)
-    proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in (("before", before), ("after", after))}
     sampling = job.training_sampling()
     rollout = draw(job, policy, prompts, sampling, workspace.seed_for("kl"))
     kl = sequence_kl(policy, sft, prompts, rollout, sampling, job)
     equal = same(after.outputs, before.outputs)
-    summary["win_rates"]["proxy"] = float(100 * compare_scores(proxy["after"], proxy["before"], equal).mean())
-    summary["scalars"] |= {f"proxy_{name}": float(values.mean()) for name, values in proxy.items()} | {
-        "kl": float(kl.mean())
-    }
-    for name, values in proxy.items():
-        summary["per_example"].setdefault("proxy", {})[name] = values.tolist()
+    summary["scalars"]["kl"] = float(kl.mean())
+    if reward is not None:
+        rows = {"before": before, "after": after}
+        proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in rows.items()}
+        summary["win_rates"]["proxy"] = float(100 * compare_scores(proxy["after"], proxy["before"], equal).mean())
+        summary["scalars"] |= {f"proxy_{name}": float(values.mean()) for name, values in proxy.items()}
+        summary["per_example"]["proxy"] = {name: values.tolist() for name, values in proxy.items()}
     trained = inputs["algorithm"].summary
     status = "unchanged" if bool(equal.all()) and trained["status"] == "ok" else trained["status"]
-    probes = read_lines(inputs["algorithm"].directory / "probes.jsonl")
+    kept = inputs["algorithm"].directory / "probes.jsonl"
+    probes = read_lines(kept) if kept.is_file() else []  # none where the policy came finished
     curves = probe_curve(job, probes, judge, job.data(workspace).splits["validation"])
     flags = [*trained["flags"], *_flags(summary, judge)]
     return {**summary, "curves": curves, "status": status, "reason": trained["reason"], "flags": flags}

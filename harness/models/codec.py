@@ -76,3 +76,19 @@ class Codec:
 
     def count(self, text: str) -> int:
         return len(self.encode_prompts([text])[0])
+
+
+PROBE = "Answer in 12 words: Ünïcode, (tabs)\tand\nnew lines?"
+
+
+def same_tokens(first: Codec, second: Codec) -> bool:
+    """Whether two tokenizers give texts the same ids.
+
+    Tokens that only one of them was given afterwards (a pad token, marks of a chat) make no difference: a trainer adds
+    them to what it saves.
+    """
+    one, other = (codec.tokenizer.get_vocab() for codec in (first, second))
+    added = {*first.tokenizer.get_added_vocab(), *second.tokenizer.get_added_vocab()}
+    if not one.keys() ^ other.keys() <= added or any(one[token] != other[token] for token in one.keys() & other.keys()):
+        return False
+    return first.encode_prompts([PROBE]) == second.encode_prompts([PROBE])

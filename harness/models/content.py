@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import ModelConfig
+from harness.errors import UserError
+from harness.models.card import CARD
 
 
-def model_identity(config: ModelConfig) -> dict[str, Any]:
-    """What of a model's configuration decides numbers, without paths."""
+def model_identity(config: ModelConfig, *, key: str = "model") -> dict[str, Any]:
+    """What of a model's configuration decides numbers, without paths.
+
+    Raises:
+        UserError: naming ``key``: a hub id that cannot be resolved to a commit.
+    """
     if config.kind == "nano":
         return {
             "kind": "nano",
@@ -22,17 +28,34 @@ def model_identity(config: ModelConfig) -> dict[str, Any]:
             "vocab_size": config.vocab_size,
             "context": config.context,
         }
-    return {"kind": config.kind, "content": content_identity(str(config.name), config.revision)}
+    return {"kind": config.kind, "content": content_identity(str(config.name), config.revision, key=f"{key}.name")}
 
 
-def content_identity(name: str, revision: str | None = None) -> str:
-    """A hash of a file's or of a folder's files, or ``name@revision`` of a hub id."""
+def content_identity(name: str, revision: str | None = None, *, key: str = "model.name") -> str:
+    """A hash of a file's or of a folder's files, its card aside, or ``name@commit`` of a hub id.
+
+    Raises:
+        UserError: naming ``key``: a hub id that cannot be resolved to a commit.
+    """
     path = Path(name).expanduser()
     if path.is_file():
         return files_identity([path])
     if path.is_dir():
-        return files_identity(sorted(entry for entry in path.iterdir() if entry.is_file()))
-    return f"{name}@{revision or 'main'}"
+        return files_identity(sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != CARD))
+    return f"{name}@{resolve_model(name, revision, key=key)}"
+
+
+def resolve_model(name: str, revision: str | None, *, key: str = "model.name") -> str:
+    """The commit of a model on the hub.
+
+    Raises:
+        UserError: naming ``key`` or the key of the revision: as `hub.resolve_commit`.
+    """
+    from harness.hub import Keys, resolve_commit
+
+    if name.startswith((".", "/", "~")):
+        raise UserError(key, name, "does not exist", "give an existing folder, or a hub id")
+    return resolve_commit(name, revision, "model", Keys(key, f"{key.rpartition('.')[0]}.revision"))
 
 
 def files_identity(paths: Sequence[Path]) -> str:

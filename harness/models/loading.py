@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from harness.config import ModelConfig, TaskConfig
 from harness.errors import UserError
 from harness.models.codec import Codec
+from harness.models.content import resolve_model
 
 
 class LanguageModel(NamedTuple):
@@ -32,6 +33,7 @@ def load_language_model(
     from transformers import AutoModelForCausalLM
 
     codec = load_codec(path, key=key, revision=revision)
+    codec.tokenizer.padding_side = "left"  # so that other tools, which read it from disk, generate after the prompt
     model = _load_model(AutoModelForCausalLM, path, key, revision=revision)
     _fit_vocabulary(model, codec, str(path), key)
     model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
@@ -39,7 +41,12 @@ def load_language_model(
 
 
 def load_scorer(
-    path: str | Path, *, device: str = "cpu", key: str = "reward_model.path", head_seed: int | None = None
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    key: str = "reward_model.path",
+    head_seed: int | None = None,
+    revision: str | None = None,
 ) -> LanguageModel:
     """Load a sequence classifier with one label (a reward model, a value function), or make one from a language model.
 
@@ -49,6 +56,7 @@ def load_scorer(
         key: the configuration key to name in an error.
         head_seed: where given, the scalar head is new: normal with standard deviation 1/sqrt(h + 1), no bias
             (Stiennon et al. 2020; arXiv 2403.17031, detail 11). Where None, the folder must hold a head.
+        revision: branch, tag or commit on the hub.
 
     Raises:
         UserError: as ``load_language_model``; or the classifier has more than one label.
@@ -56,20 +64,62 @@ def load_scorer(
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    codec = load_codec(path, key=key)
+    codec = load_codec(path, key=key, revision=revision)
+    # Other tools read it from disk and pass no positions: padded on the left, a GPT-2 would score other positions.
+    codec.tokenizer.padding_side = "right"
     if head_seed is None:
-        _require_head(Path(path), key)
+        require_head(Path(path), key)
     new = () if head_seed is None else HEADS
-    model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1)
+    model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1, revision=revision)
+    if head_seed is None and model.config.pad_token_id == codec.eos_id:
+        # Trained with pad = EOS: transformers reads such a classifier before the EOS, which it takes for padding.
+        model.config.reward_reads_eos = False
     model.config.pad_token_id = codec.pad_id
+    _fit_vocabulary(model, codec, str(path), key)
     if head_seed is not None:
-        _fit_vocabulary(model, codec, str(path), key)
         head = score_head(model)
         generator = torch.Generator().manual_seed(head_seed)
         with torch.no_grad():
             head.weight.normal_(0.0, 1 / math.sqrt(head.in_features + 1), generator=generator)
         model.config.reward_shift = 0.0
     return LanguageModel(_ready(model, device), codec)
+
+
+def reads_at_the_last_token(path: str | Path, *, key: str, revision: str | None = None) -> bool:
+    """True for a sequence classifier on a causal model, False for one that reads a pooled token (BERT's family).
+
+    Raises:
+        UserError: naming ``key``: there is no such configuration, or it is no sequence classifier with one label.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = _from_pretrained(AutoConfig, path, key, revision=revision)
+    architecture = (getattr(config, "architectures", None) or ["no architecture"])[0]
+    remedy = "give a reward model: a sequence classifier with one label"
+    if "SequenceClassification" not in architecture:
+        raise UserError(key, str(path), f"holds {architecture}, no sequence classifier", remedy)
+    if config.num_labels != 1:
+        raise UserError(key, str(path), f"is a classifier of {config.num_labels} labels", remedy)
+    with torch.device("meta"), _quiet():
+        return hasattr(AutoModelForSequenceClassification.from_config(config), "score")
+
+
+def load_pooled_classifier(
+    path: str | Path, *, device: str = "cpu", key: str, revision: str | None = None
+) -> tuple[Any, Any]:
+    """A sequence classifier with one label that reads a pooled token, and its tokenizer, which needs no EOS.
+
+    Raises:
+        UserError: naming ``key``: as ``load_scorer``.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, path, key, revision=revision)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(key, str(path), "holds no tokenizer", "put the tokenizer's files beside the model")
+    model = _load_model(AutoModelForSequenceClassification, path, key, num_labels=1, revision=revision)
+    return _ready(model, device), tokenizer
 
 
 def load_codec(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Codec:
@@ -84,6 +134,17 @@ def load_codec(path: str | Path, *, key: str = "model.name", revision: str | Non
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where the files are missing
         raise UserError(key, str(path), "holds no tokenizer", "put the tokenizer's files beside the model")
     return Codec(tokenizer, str(path))
+
+
+def load_config(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Any:
+    """The model's configuration.
+
+    Raises:
+        UserError: naming ``key``: there is none that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, path, key, revision=revision)
 
 
 def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
@@ -118,8 +179,8 @@ def save(language_model: LanguageModel, directory: Path) -> None:
         language_model.codec.tokenizer.save_pretrained(directory)
 
 
-HEADS = ("score", "classifier")
-"""What architectures call the layer that turns a hidden state into a score."""
+HEADS = ("score",)
+"""What causal classifiers call the layer that turns the last token's hidden state into a score."""
 
 
 def score_head(model: Any) -> Any:
@@ -155,6 +216,9 @@ def _from_pretrained(factory: Any, path: str | Path, key: str, **options: Any) -
     """``factory.from_pretrained`` with our words for what a user can get wrong."""
     from safetensors import SafetensorError
 
+    if not Path(path).expanduser().exists():
+        # Asked first, and once: where the hub does not answer, transformers would try for most of a minute.
+        options["revision"] = resolve_model(str(path), options.get("revision"), key=key)
     try:
         with _quiet():
             return factory.from_pretrained(str(path), trust_remote_code=False, **options)
@@ -182,7 +246,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _require_head(path: Path, key: str) -> None:
+def require_head(path: Path, key: str) -> None:
+    """A folder's configuration says that it holds a classifier with one label over a causal trunk.
+
+    Raises:
+        UserError: naming ``key``: it does not.
+    """
     import json
 
     config = json.loads((path / "config.json").read_text(encoding="utf-8")) if (path / "config.json").is_file() else {}
@@ -194,6 +263,23 @@ def _require_head(path: Path, key: str) -> None:
         rule = f"is a classifier of {len(config['id2label'])} labels"
     if rule:
         raise UserError(key, str(path), rule, "give a reward model: a sequence classifier with one label")
+    if path.is_dir() and not _reads_last_token(path, key):
+        rule = f"is a {architectures[0]}, which does not read its score off the last token"
+        raise UserError(key, str(path), rule, "give a GPT-2, Llama, Qwen, NeoX or other causal classifier")
+
+
+def _reads_last_token(path: Path, key: str) -> bool:
+    """Whether transformers' class for this configuration has the head of a causal classifier."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = load_config(path, key=key)
+    try:
+        with torch.device("meta"), _quiet():
+            model = AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        return False
+    return any(hasattr(model, name) for name in HEADS)
 
 
 def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import RunFailed
 from harness.hardware import Hardware
-from harness.models.codec import Codec
+from harness.models.codec import Codec, same_tokens
 from harness.models.forward import make_batch, sequence_scores
 from harness.models.loading import load_scorer, positions
 
@@ -23,14 +24,24 @@ class Scorer:
         model: a sequence classifier with one label.
         codec: its tokenizer.
         hardware: where and in which precision.
+        reads: whose tokens ``scores`` is given, where that may be another tokenizer than its own: a policy's. They are
+            then read as the text that they stand for.
     """
 
-    def __init__(self, model: Any, codec: Codec, hardware: Hardware) -> None:
+    def __init__(self, model: Any, codec: Codec, hardware: Hardware, reads: Codec | None = None) -> None:
         self.model, self.codec, self.hardware = model, codec, hardware
+        self.foreign = None if reads is None or can_read(model, codec, reads) else reads
 
     @classmethod
-    def load(cls, path: str | Path, hardware: Hardware, *, key: str = "reward_model.path") -> Scorer:
-        return cls(*load_scorer(path, device=hardware.device, key=key), hardware)
+    def load(
+        cls, path: str | Path, hardware: Hardware, *, key: str = "reward_model.path", reads: Codec | None = None
+    ) -> Scorer:
+        return cls(*load_scorer(path, device=hardware.device, key=key), hardware, reads)
+
+    @property
+    def reader(self) -> Codec:
+        """Whose tokens ``scores`` takes: its own, unless it was told to read another's."""
+        return self.codec if self.foreign is None else self.foreign
 
     def scores(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, batch_size: int = 256
@@ -38,10 +49,58 @@ class Scorer:
         """(N,) float64 shifted scores; an empty prompt-and-response pair is scored on the pad token alone.
 
         Args:
-            prompts: N lists of token ids in this scorer's vocabulary.
+            prompts: N lists of token ids in the vocabulary of ``reader``.
             responses: N lists of response ids, EOS included where the response ended.
             batch_size: rows at a time; the result does not depend on it.
         """
+        return self._scores(*self.own_tokens(prompts, responses), batch_size)
+
+    @property
+    def _reads_eos(self) -> bool:
+        """False for a classifier that was trained with pad = EOS: see ``load_scorer``."""
+        return bool(getattr(self.model.config, "reward_reads_eos", True))
+
+    def own_tokens(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """The same prompts and responses in this scorer's own tokens, without EOS where it does not read that.
+
+        Raises:
+            RunFailed: a prompt that fits the policy is longer than this scorer can read.
+        """
+        if self.foreign is None:
+            reads_eos, eos_id = self._reads_eos, self.codec.eos_id
+            return prompts, [ids if reads_eos or list(ids[-1:]) != [eos_id] else ids[:-1] for ids in responses]
+        texts = self.foreign.tokenizer.batch_decode([list(ids) for ids in prompts], skip_special_tokens=True)
+        own = self.codec.encode_prompts(texts)
+        known, longest = positions(self.model), max(map(len, own), default=0)
+        if known is not None and longest >= known:
+            raise RunFailed(
+                f"the reward model reads {known} tokens and a prompt of the policy has {longest} of them in its "
+                "tokenizer; lower task.max_prompt_tokens"
+            )
+        ended = [bool(ids) and ids[-1] == self.foreign.eos_id for ids in responses]
+        return own, self._encoded(own, self.foreign.decode(responses), ended)
+
+    def _encoded(
+        self,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[str],
+        ended: Sequence[bool] | None,
+        max_tokens: int | None = None,
+    ) -> list[list[int]]:
+        """Responses in own tokens, as far as the model's positions go after their prompts."""
+        ends = ended if self._reads_eos else [False] * len(responses)
+        encoded = self.codec.encode_responses(responses, ended=ends, max_tokens=max_tokens)
+        known = positions(self.model)
+        if known is None:
+            return encoded
+        return [r[: max(known - len(p), 0)] for p, r in zip(prompts, encoded, strict=True)]
+
+    def _scores(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], batch_size: int
+    ) -> np.ndarray:
+        """(N,) scores of own tokens."""
         import numpy as np
         import torch
 
@@ -63,14 +122,17 @@ class Scorer:
         *,
         ended: Sequence[bool] | None = None,
         max_tokens: int | None = None,
+        batch_size: int = 256,
     ) -> np.ndarray:
         """(N,) scores of texts, encoded by this scorer's own tokenizer.
 
         A response that another tokenizer let grow beyond this model's positions is read as far as they go.
         """
         prompt_ids = self.codec.encode_prompts(prompts)
-        response_ids = self.codec.encode_responses(responses, ended=ended, max_tokens=max_tokens)
-        known = positions(self.model)
-        if known is not None:
-            response_ids = [r[: max(known - len(p), 0)] for p, r in zip(prompt_ids, response_ids, strict=True)]
-        return self.scores(prompt_ids, response_ids)
+        return self._scores(prompt_ids, self._encoded(prompt_ids, responses, ended, max_tokens), batch_size)
+
+
+def can_read(model: Any, codec: Codec, other: Codec) -> bool:
+    """Whether a model reads another tokenizer's tokens as it would its own, EOS included."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    return codec.eos_id == other.eos_id and len(other) <= rows and same_tokens(codec, other)

@@ -106,7 +106,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     policy = load_language_model(sft, device=device)
     reference = LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec)
     reward_stage = workspace.inputs["reward_model"]
-    reward = Scorer.load(model_directory(reward_stage.directory), job.hardware)
+    reward = Scorer.load(model_directory(reward_stage.directory), job.hardware, reads=policy.codec)
     examples, held_out = data.splits["rl"], data.splits["validation"]
     prompts, _ = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()

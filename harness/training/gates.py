@@ -70,7 +70,7 @@ def _scores_with_more_padding(
 ) -> np.ndarray:
     import torch
 
-    batch = make_batch(prompts, responses, scorer.codec.pad_id, device=scorer.hardware.device)
+    batch = make_batch(*scorer.own_tokens(prompts, responses), scorer.codec.pad_id, device=scorer.hardware.device)
     pads = torch.full((len(prompts), 3), scorer.codec.pad_id, device=batch.ids.device)
     off = torch.zeros_like(pads, dtype=torch.bool)
     wider = Batch(

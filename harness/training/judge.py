@@ -23,7 +23,7 @@ from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps
 from harness.training.preferences import Comparison, learn_preferences
-from harness.training.reward_model import examine, shift_on_references
+from harness.training.reward_model import card_line, examine, shift_on_references
 from harness.training.sft import base_model, token_examples
 from harness.types import Example, Split, World
 
@@ -41,7 +41,7 @@ def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
         judge = Scorer.load(str(config.path), job.hardware, key="judge.path")
         require_positions(judge.model, job.config.task, key="judge.path")
         save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
-        return {"available": True, "line": "loaded"}
+        return {"available": True, **_examine_loaded(workspace, job, judge, data)}
     backbone = base_model(config.model, job.task, data.splits["judge"], workspace.seed_for("init"), job.hardware)
     require_positions(backbone.model, job.config.task, key="judge.model.name")
     _train_backbone(workspace, job, backbone, data)
@@ -53,12 +53,20 @@ def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
     judge = _train_judge(workspace, job, backbone, pairs, data)
     card = examine(judge, held_out, workspace.seed_for("bootstrap"))
     save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
-    accuracy = card["accuracy"]
-    interval = f"[{accuracy['low']:.1f}, {accuracy['high']:.1f}]"
-    line = f"{len(pairs)} pairs, held-out accuracy {accuracy['estimate']:.1f} {interval}"
-    if "oracle_accuracy" in card:
-        line += f", oracle {card['oracle_accuracy']:.1f}"
-    return {"available": True, "report_card": card, "line": line}
+    return {"available": True, "report_card": card, "line": f"{len(pairs)} pairs, {card_line(card)}"}
+
+
+def _examine_loaded(workspace: Workspace, job: Job, judge: Scorer, data: PreparedData) -> dict[str, Any]:
+    """A loaded judge's report card, on held-out pairs of the data set's own or of the world's mixture, if there are."""
+    source = "pairs" if data.pairs["validation"] else "mixture"
+    held_out: list[LabelledPair] = []
+    if source == "pairs" or job.world is not None:
+        loaded, count = LanguageModel(judge.model, judge.codec), job.config.judge.heldout_pairs
+        held_out = _pairs(workspace, job, loaded, data, "validation", count, source).pairs
+    if not examinable(held_out):
+        return {"line": "loaded; no pairs to examine it on"}
+    card = examine(judge, held_out, workspace.seed_for("bootstrap"))
+    return {"report_card": card, "line": f"loaded, {card_line(card)}"}
 
 
 def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData) -> None:
@@ -108,11 +116,18 @@ def _redrawn(world: World, examples: Sequence[Example], count: int, rng: Random)
 
 
 def _pairs(
-    workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData, split: Split, count: int
+    workspace: Workspace,
+    job: Job,
+    backbone: LanguageModel,
+    data: PreparedData,
+    split: Split,
+    count: int,
+    source: str | None = None,
 ) -> Collected:
-    """Labelled comparisons from the judge's fixed source of responses."""
+    """Labelled comparisons from the judge's fixed source of responses, ``judge.responses`` unless another is named."""
     config, codec = job.config.judge, backbone.codec
-    if config.responses == "pairs":
+    source = source or config.responses
+    if source == "pairs":
         return own_pairs(job, data.pairs[split], codec, count)
     examples = data.splits[split]
     prompts, _ = job.prompts(examples, codec)
@@ -143,7 +158,7 @@ def _pairs(
         examples,
         prompts,
         prompt_tokens,
-        respond=from_mixture if config.responses == "mixture" else from_samples,
+        respond=from_mixture if source == "mixture" else from_samples,
         annotator=Annotator(utility, **asdict(config.annotator)),
         rng=Random(workspace.seed_for(f"{split}/labels")),
         per_prompt=max(config.samples_per_prompt // 2, math.ceil(count / max(len(examples), 1))),

@@ -145,6 +145,7 @@ def report_card(
     oracle: np.ndarray | None,
     clusters: Sequence[str],
     seed: int,
+    resamples: int = 1000,
 ) -> dict[str, Any]:
     """What must be known of a scorer before anything relies on it.
 
@@ -155,6 +156,7 @@ def report_card(
         oracle: (N,) 1 where the gold reward agrees with the label, 0 where not, 0.5 at a tie; None without gold.
         clusters: (N,) the prompt's text of each pair; intervals resample prompts.
         seed: of the bootstrap.
+        resamples: of the bootstrap.
     """
     import math
 
@@ -171,7 +173,7 @@ def report_card(
     generator = np.random.default_rng(seed)
     stated = confidence(margins)
     right = stated.outcomes
-    accuracy = mean_interval(100 * right, clusters=clusters, generator=generator)
+    accuracy = mean_interval(100 * right, clusters=clusters, resamples=resamples, generator=generator)
     correlation = length_correlation(scores, lengths)
     card: dict[str, Any] = {
         "pairs": len(margins),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from harness.config import RewardModelConfig
+from harness.config import Config, PPOConfig, RewardModelConfig
 from harness.context import Job, model_directory
 from harness.errors import UserError
 from harness.feedback.pairs import LabelledPair, read_pairs
-from harness.models.codec import Codec
 from harness.models.loading import load_codec, load_scorer, require_positions, save
 from harness.models.scorer import Scorer
 from harness.stages import Workspace
@@ -25,19 +24,17 @@ SHIFT_EXAMPLES = 1000
 
 def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
     """Train (or load) the reward model into ``model/`` and examine it on the held-out pairs."""
-    config, feedback = job.config.reward_model, workspace.inputs["feedback"].directory
-    pairs = read_pairs(feedback / "pairs.jsonl")
+    config, feedback = job.config.reward_model, workspace.inputs.get("feedback")
+    pairs = [] if feedback is None else read_pairs(feedback.directory / "pairs.jsonl")
+    sft = model_directory(workspace.inputs["sft"].directory)
     trained: dict[str, Any] = {}
     if config.source == "load":
-        reward_model = Scorer.load(str(config.path), job.hardware)
+        reward_model = Scorer.load(str(config.path), job.hardware, reads=load_codec(sft))
         require_positions(reward_model.model, job.config.task, key="reward_model.path")
-        require_same_tokens(
-            reward_model, load_codec(model_directory(workspace.inputs["sft"].directory)), str(config.path)
-        )
+        require_value_of_its_own(job.config, foreign=reward_model.foreign is not None)
         shifted = getattr(reward_model.model.config, "reward_shift", None) is not None
     else:
         shifted = False
-        sft = model_directory(workspace.inputs["sft"].directory)
         language_model = load_scorer(sft, device=job.hardware.device, head_seed=workspace.seed_for("head"))
         settings = comparison_settings(config)
         steps = settings.steps(len(pairs))
@@ -53,28 +50,32 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
             )
         reward_model = Scorer(*language_model, job.hardware)
     if not shifted:
-        examples = job.data(workspace).splits["preference"]
+        splits = job.data(workspace).splits
+        examples = splits["preference"] or splits["validation"]
         trained |= shift_on_references(reward_model, job, examples, pairs, scale=config.scale_scores)
     save(_language_model(reward_model), model_directory(workspace.directory))
-    card = examine(reward_model, read_pairs(feedback / "heldout.jsonl"), workspace.seed_for("bootstrap"))
+    if feedback is None:
+        return {**trained, "line": "loaded; no pairs to examine it on"}
+    card = examine(reward_model, read_pairs(feedback.directory / "heldout.jsonl"), workspace.seed_for("bootstrap"))
+    return {**trained, "report_card": card, "line": card_line(card)}
+
+
+def card_line(card: Mapping[str, Any]) -> str:
+    """What a report card says first."""
     accuracy = card["accuracy"]
     line = f"held-out accuracy {accuracy['estimate']:.1f} [{accuracy['low']:.1f}, {accuracy['high']:.1f}]"
-    if "oracle_accuracy" in card:
-        line += f", oracle {card['oracle_accuracy']:.1f}"
-    return {**trained, "report_card": card, "line": line}
+    return f"{line}, oracle {card['oracle_accuracy']:.1f}" if "oracle_accuracy" in card else line
 
 
-def require_same_tokens(scorer: Scorer, codec: Codec, name: str) -> None:
-    """A reward model reads the policy's tokens as they were chosen, so both need one vocabulary.
+def require_value_of_its_own(config: Config, *, foreign: bool) -> None:
+    """A value network that starts as the reward model must read the policy's tokens.
 
     Raises:
-        UserError: theirs differ.
+        UserError: the reward model has another tokenizer (``foreign``), which is no obstacle to its scores.
     """
-    if scorer.codec.tokenizer.get_vocab() != codec.tokenizer.get_vocab():
-        rule = "has another vocabulary than the policy, whose tokens it would have to score"
-        raise UserError(
-            "reward_model.path", name, rule, "give a reward model that was trained from the same base model"
-        )
+    if foreign and isinstance(config.algorithm, PPOConfig) and config.algorithm.value.kind == "separate":
+        rule = "starts as the reward model, whose tokenizer is another than the policy's"
+        raise UserError("algorithm.value.kind", "separate", rule, "set algorithm.value.kind=head")
 
 
 def comparison_settings(config: RewardModelConfig) -> Comparison:
@@ -94,11 +95,11 @@ def shift_on_references(
     """Make the references of these examples average 0; where there are none, the chosen responses of the pairs."""
     with_references = [example for example in examples if example.references][:SHIFT_EXAMPLES]
     if with_references:
-        prompts, _ = job.prompts(with_references, scorer.codec)
-        responses = scorer.codec.encode_responses(
+        prompts, _ = job.prompts(with_references, scorer.reader)
+        responses = scorer.reader.encode_responses(
             [example.references[0] for example in with_references], max_tokens=job.config.task.max_response_tokens
         )
-        return shift_scores(scorer, scorer.codec.encode_prompts(prompts), responses, scale=scale)
+        return shift_scores(scorer, scorer.reader.encode_prompts(prompts), responses, scale=scale)
     chosen = pairs[:SHIFT_EXAMPLES]
     return shift_scores(
         scorer, [pair.prompt_tokens for pair in chosen], [pair.chosen_tokens for pair in chosen], scale=scale

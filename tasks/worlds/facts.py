@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from harness.errors import UserError
+from harness.data.mixtures import mixture_of
 from harness.tasks.worlds.facts_words import KINDS, MEN, SURNAMES, WOMEN, Kind, fill, skeleton
 from harness.types import Demonstration, Draw
 
@@ -50,9 +50,8 @@ class Facts:
     version = 2
     part_maxima: Mapping[str, float] = {"correct": 1.0, "complete": 1.5, "concise": 0.75, "direct": 0.75}
 
-    def __init__(self, *, mixture: Mapping[str, float] = DEFAULT_MIXTURE) -> None:
-        _check_mixture(mixture)
-        self.mixture: Mapping[str, float] = dict(mixture)
+    def __init__(self, *, mixture: Mapping[str, float] | None = None) -> None:
+        self.mixture: Mapping[str, float] = mixture_of(mixture, DEFAULT_MIXTURE)
         self._kinds = {kind.name: kind for kind in KINDS}
         self._skeletons = {kind.name: _skeletons(kind) for kind in KINDS}
 
@@ -130,16 +129,6 @@ class Facts:
         kind = self._kinds[facts["kind"]]
         answer = fill(skeleton(kind.phrases[0], pre=True, post=True), _slots(facts))
         return f"{subject} {kind.frames[facts['frame']].verb} {answer}."
-
-
-def _check_mixture(mixture: Mapping[str, float]) -> None:
-    unknown = [style for style in mixture if style not in DEFAULT_MIXTURE]
-    if unknown:
-        raise UserError(
-            "data.mixture", unknown[0], "is no style of the facts world", f"use {', '.join(DEFAULT_MIXTURE)}"
-        )
-    if any(share < 0 for share in mixture.values()) or abs(sum(mixture.values()) - 1) > 1e-6:
-        raise UserError("data.mixture", dict(mixture), "must be probabilities that sum to 1", "change the shares")
 
 
 def _people(rng: Random) -> list[dict[str, str]]:

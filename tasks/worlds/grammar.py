@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from harness.errors import UserError
+from harness.data.mixtures import mixture_of
 from harness.tasks.worlds.english import source
 from harness.tasks.worlds.german import GOOD, Style, translate
 from harness.tasks.worlds.grammar_gold import PART_MAXIMA, gold_parts
@@ -107,14 +107,7 @@ class Grammar:
 
     def __init__(self, mixture: Mapping[str, float] | None = None) -> None:
         self.part_maxima: Mapping[str, float] = dict(PART_MAXIMA)
-        self.mixture: Mapping[str, float] = dict(MIXTURE if mixture is None else mixture)
-        if not set(self.mixture) <= set(STYLES) or abs(sum(self.mixture.values()) - 1) > 1e-6:
-            raise UserError(
-                key="data.mixture",
-                value=dict(self.mixture),
-                rule=f"styles are {', '.join(STYLES)} and their shares sum to 1",
-                remedy="name only these styles and make the shares sum to 1",
-            )
+        self.mixture: Mapping[str, float] = mixture_of(mixture, MIXTURE)
 
     def draw(self, rng: Random) -> Draw:
         """A sentence to translate and the facts behind it."""

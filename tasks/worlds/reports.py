@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from harness.errors import UserError
+from harness.data.mixtures import mixture_of
 from harness.tasks.worlds import reports_language as language
 from harness.tasks.worlds.reports_gold import PART_MAXIMA, ReportGold
 from harness.types import Demonstration, Draw
@@ -31,12 +31,12 @@ class Reports:
     reward model of the same size from 7,600 pairs of such samples: 70.9 % of held-out labels, the gold oracle 72.9 %.
 
     Args:
-        mixture: style -> probability, in the place of ``MIXTURE``; must name the same styles and sum to 1.
+        mixture: style -> probability, in the place of ``MIXTURE``; styles left out are not drawn.
         undated_share: of the ``dropped`` demonstrations, the share that leaves out the day too.
         second_aside_share: of the reports whose first sentence leaves a fact to a later one, the share with two asides.
 
     Raises:
-        UserError: the mixture leaves out a style, names another one, or does not sum to 1.
+        UserError: the mixture names another style, or does not sum to 1.
     """
 
     name = "reports"
@@ -50,14 +50,7 @@ class Reports:
         undated_share: float = 0.5,
         second_aside_share: float = 0.25,
     ) -> None:
-        self.mixture: Mapping[str, float] = dict(MIXTURE if mixture is None else mixture)
-        if set(self.mixture) != set(MIXTURE) or abs(sum(self.mixture.values()) - 1) > 1e-9:
-            raise UserError(
-                "mixture",
-                self.mixture,
-                "does not give each style a share of 1",
-                f"name {', '.join(MIXTURE)} with probabilities that sum to 1",
-            )
+        self.mixture: Mapping[str, float] = mixture_of(mixture, MIXTURE)
         self.undated_share = undated_share
         self.second_aside_share = second_aside_share
         self._gold = ReportGold()

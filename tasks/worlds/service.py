@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from harness.errors import UserError
+from harness.data.mixtures import mixture_of
 from harness.tasks.worlds import service_words as words
 from harness.tasks.worlds.service_phrases import realise
 from harness.tasks.worlds.service_reading import Reader, Reading
@@ -49,15 +49,7 @@ class Service:
     }
 
     def __init__(self, mixture: Mapping[str, float] | None = None) -> None:
-        self.mixture: Mapping[str, float] = dict(self.default_mixture if mixture is None else mixture)
-        unknown = [style for style in self.mixture if style not in self.default_mixture]
-        if unknown or min(self.mixture.values(), default=-1) < 0 or abs(sum(self.mixture.values()) - 1) > 1e-6:
-            raise UserError(
-                key="data.mixture",
-                value=dict(self.mixture),
-                rule=f"needs probabilities that sum to 1, of styles among {', '.join(self.default_mixture)}",
-                remedy="correct the names or the numbers",
-            )
+        self.mixture: Mapping[str, float] = mixture_of(mixture, self.default_mixture)
         self._reader = Reader()
         self._items = frozenset(words.ITEMS)
         self._days = frozenset(day.lower() for day in words.DAYS)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.data.files import find_files, read_rows
+from harness.data.files import find_files
+from harness.data.rows import read_rows
 from harness.errors import UserError
 
 ROWS: list[dict[str, Any]] = [{"en": "A dog.", "de": ["Ein Hund.", "Hund"]}, {"en": "Über\nzwei", "de": ["x", "y"]}]
@@ -113,6 +114,56 @@ def test_folders_that_datasets_saves(tmp_path: Path) -> None:
     whole["train"].save_to_disk(str(tmp_path / "one"))
     for paths in (find_files(str(tmp_path / "dict"))["test"], find_files(str(tmp_path / "one"))["train"]):
         assert [row.values for path in paths for row in read_rows(path)] == ROWS
+
+
+def test_globs(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl.gz", "sub/c.jsonl", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_files(str(tmp_path / "*.jsonl*"))
+    assert found == {"train": [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"]}
+    assert find_files(str(tmp_path / "**" / "*.jsonl"))["train"] == [tmp_path / "a.jsonl", tmp_path / "sub/c.jsonl"]
+    named = find_files(str(tmp_path), {"train": "[ab].*", "test": "sub/*"})
+    assert named == {"train": [tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"], "test": [tmp_path / "sub/c.jsonl"]}
+
+
+def test_a_glob_over_files_named_after_splits(tmp_path: Path) -> None:
+    names = ["test.csv", "train-part1.csv", "train_2.csv", "val.csv"]
+    for name in names:
+        (tmp_path / name).touch()
+    test, first, second, validation = (tmp_path / name for name in names)
+    assert find_files(f"{tmp_path}/*.csv") == {"train": [first, second], "validation": [validation], "test": [test]}
+    with pytest.raises(UserError, match="matches no train file"):
+        find_files(f"{tmp_path}/[tv][ea][sl]*.csv")
+
+
+def test_a_name_with_a_wildcard_in_it_is_a_name(tmp_path: Path) -> None:
+    (tmp_path / "train[1].jsonl").touch()
+    assert find_files(str(tmp_path / "train[1].jsonl")) == {"train": [tmp_path / "train[1].jsonl"]}
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_a_json_list_is_read_in_blocks(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [
+        {"n": i, "text": 'a "quoted, [text]"\n' * (i % 4), "nested": [{"x": [1.5, None, True]}]} for i in range(40)
+    ]
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8-sig")
+    monkeypatch.setattr("harness.data.rows._BLOCK", block)
+    assert [row.values for row in read_rows(path)] == values
+
+
+def test_places_in_a_json_list_are_lines(tmp_path: Path) -> None:
+    path = tmp_path / "all.json"
+    path.write_text('\n[\n {"a": 1},\n\n 5, {\n"a": 2}\n, {"a": 3}]\n')
+    assert [(row.place, row.values) for row in read_rows(path)] == [
+        ("all.json:3", {"a": 1}),
+        ("all.json:5", None),
+        ("all.json:5", {"a": 2}),
+        ("all.json:7", {"a": 3}),
+    ]
+    path.write_text(" [ ] ")
+    assert list(read_rows(path)) == []
 
 
 def test_one_file_is_train(tmp_path: Path) -> None:

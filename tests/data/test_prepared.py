@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from harness.config import CleaningConfig
 from harness.data.prepared import PreparedData, prepare
 from harness.data.splits import normalise, train_split
 from harness.errors import UserError
@@ -151,6 +152,65 @@ def test_bad_rows_are_in_the_report(tmp_path: Path) -> None:
     path = folder(tmp_path, train=[*rows(0, 100), {"en": "x"}], validation=rows(100, 5), test=rows(105, 5))
     data = local(path, max_bad_rows=1)
     assert data.report["bad_rows"] == {"count": 1, "shown": ["train.jsonl:101 has no column 'de'"]}
+
+
+def test_ways_to_deduplicate(tmp_path: Path) -> None:
+    again = [{"en": "Sentence 3!", "de": "Satz 3"}, {"en": "sentence 3", "de": "Anders"}]
+    path = folder(tmp_path, train=rows(0, 100) + again, validation=rows(100, 5), test=rows(105, 5))
+    for way, dropped in (("rows", 1), ("prompts", 2), ("none", 0)):
+        data = local(path, cleaning=CleaningConfig(deduplicate=way))
+        assert data.report["duplicates"]["train"] == dropped
+        assert sum(data.report["counts"][split] for split in TRAIN_SPLITS) == 102 - dropped
+
+
+def test_repeated_pairs_are_dropped_and_counted(tmp_path: Path) -> None:
+    paired = [{**row, "bad": "falsch"} for row in rows(0, 150)]
+    other = [{"en": "sentence 3", "de": "Satz 3", "bad": "auch falsch"}]
+    path = folder(tmp_path, train=paired + paired[:7] + other, validation=rows(0, 0) + paired[:1], test=paired[1:2])
+    data = local(path, columns={"source": "en", "chosen": "de", "rejected": "bad"})
+    assert data.report["pair_duplicates"] == {"train": 7, "validation": 0, "test": 0}
+    assert sum(data.report["pair_counts"][split] for split in TRAIN_SPLITS) == 151 - 2
+
+
+def test_cleaning_is_in_the_report(tmp_path: Path) -> None:
+    dirty = [{"en": "", "de": "x"}, {"en": "a\u200bb", "de": "x"}, {"en": "c" * 90, "de": "x"}]
+    path = folder(tmp_path, train=rows(0, 100) + dirty, validation=rows(100, 5), test=[*rows(105, 5), dirty[0]])
+    report = local(path, cleaning=CleaningConfig(max_prompt_chars=80)).report
+    assert report["rows"] == {"train": 103, "validation": 5, "test": 6}
+    assert report["cleaning"] == {
+        "normalised": {"train": 1, "validation": 0, "test": 0},
+        "empty": {"train": 1, "validation": 0, "test": 1},
+        "too_long": {"train": 1, "validation": 0, "test": 0},
+        "shown": [
+            "train.jsonl:101 has an empty source",
+            "train.jsonl:103 has a prompt of 90 characters, more than data.cleaning.max_prompt_chars=80",
+            "test.jsonl:6 has an empty source",
+        ],
+    }
+
+
+def test_only_the_first_rows(tmp_path: Path) -> None:
+    path = folder(tmp_path, train=rows(0, 100), validation=rows(100, 5), test=rows(105, 5))
+    data = local(path, max_rows={"train": 40, "test": 2})
+    assert data.report["rows"] == {"train": 40, "validation": 5, "test": 2}
+    with pytest.raises(
+        UserError, match=r"data\.max_rows\.rl=5 names no rows that are there \(train, validation, test\)"
+    ):
+        local(path, max_rows={"rl": 5})
+
+
+def test_rows_stay_where_they_were_written(tmp_path: Path) -> None:
+    path = folder(tmp_path / "in", train=rows(0, 100), validation=rows(100, 5), test=rows(105, 5))
+    there = local(path, folder=tmp_path / "out", limits={"sft": 10})
+    there.write(tmp_path / "out")
+    in_memory = local(path, limits={"sft": 10})
+    in_memory.write(tmp_path / "again")
+    assert there == PreparedData.read(tmp_path / "out") == in_memory
+    for file in (tmp_path / "again").iterdir():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
+        file.name for file in (tmp_path / "again").iterdir()
+    )
 
 
 def test_write_and_read_return_the_same(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.models.codec import Codec
+from harness.models.codec import Codec, same_tokens
 from harness.models.nano import train_tokenizer
 
 
@@ -105,3 +105,48 @@ def test_training_a_tokenizer_twice_gives_the_same_one():
     first, second = (train_tokenizer(iter(texts), 330) for _ in range(2))
     assert first.get_vocab() == second.get_vocab()
     assert len(first) <= 330
+
+
+class TestSameTokens:
+    """What two checkpoints of one lineage may differ in, and what not."""
+
+    def changed(self, codec, change):
+        import copy
+
+        tokenizer = copy.deepcopy(codec.tokenizer)
+        change(tokenizer)
+        return Codec(tokenizer)
+
+    def test_tokens_that_were_added_make_no_difference(self, codec):
+        marks = {"additional_special_tokens": ["<|user|>", "<|assistant|>"]}
+        longer = self.changed(codec, lambda tokenizer: tokenizer.add_special_tokens(marks))
+        assert len(longer) == len(codec) + 2
+        assert same_tokens(codec, longer)
+        assert same_tokens(longer, codec)
+
+    def test_other_words_do(self, codec):
+        other = Codec(train_tokenizer(["quite other words"], 300))
+        assert not same_tokens(codec, other)
+
+    def test_so_do_the_same_words_with_other_ids(self, codec):
+        import json
+
+        from tokenizers import Tokenizer
+
+        def swap(tokenizer):
+            state = json.loads(tokenizer.backend_tokenizer.to_str())
+            vocabulary = state["model"]["vocab"]
+            vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+            tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+        assert not same_tokens(codec, self.changed(codec, swap))
+
+    def test_so_does_a_mark_before_every_prompt(self, codec):
+        from tokenizers import processors
+
+        def with_bos(tokenizer):
+            tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+                single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+            )
+
+        assert not same_tokens(codec, self.changed(codec, with_bos))

@@ -38,9 +38,11 @@ def test_what_moves_from_one_file_to_the_next_is_seen(tmp_path):
     )
 
 
-def test_a_hub_id_counts_with_its_revision(tmp_path):
-    assert content_identity("some/model") == "some/model@main"
-    assert content_identity("some/model", "v2") == "some/model@v2"
+def test_a_hub_id_counts_with_its_commit(tmp_path, monkeypatch):
+    commits = {(None, "model"): "c1", ("v2", "model"): "c2"}
+    monkeypatch.setattr("harness.hub.resolve_commit", lambda name, revision, kind, keys: commits[revision, kind])
+    assert content_identity("some/model") == "some/model@c1"
+    assert content_identity("some/model", "v2") == "some/model@c2"
     assert content_identity(str(folder(tmp_path / "a", x="1")), "v2") == content_identity(str(tmp_path / "a"), "v3")
 
 

@@ -140,7 +140,7 @@ class TestMistakes:
     """Each is a UserError that names the key."""
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(UserError, match=r"^sft\.path=.*nowhere could not be loaded"):
+        with pytest.raises(UserError, match=r"^sft\.path=.*nowhere does not exist"):
             load_language_model(tmp_path / "nowhere", key="sft.path")
 
     def test_an_empty_folder(self, tmp_path):
@@ -148,7 +148,9 @@ class TestMistakes:
             load_language_model(tmp_path)
 
     def test_a_hub_id_that_cannot_be_reached(self):
-        with pytest.raises(UserError, match=r"^model\.name=nobody/nothing-of-the-kind could not be loaded"):
+        with pytest.raises(
+            UserError, match=r"^model\.name=nobody/nothing-of-the-kind (is not in the cache|cannot be read)"
+        ):
             load_language_model("nobody/nothing-of-the-kind")
 
     def test_no_safetensors(self, make_lm, tmp_path):

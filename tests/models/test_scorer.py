@@ -54,3 +54,51 @@ def test_a_text_beyond_the_models_positions_is_read_as_far_as_they_go(make_score
     assert len(tokens[0][0]) + len(tokens[1][0]) > 64
     expected = scorer.scores(tokens[0], [tokens[1][0][: 64 - len(tokens[0][0])]])
     assert scorer.score_texts([prompt], [response])[0] == pytest.approx(expected[0], abs=1e-6)
+
+
+OTHER = ["quite other words , and a fox", "der Fuchs rennt nach Haus"]
+
+
+def test_tokens_of_another_tokenizer_are_read_as_their_text(make_scorer, hardware):
+    from harness.models.codec import Codec
+    from harness.models.nano import train_tokenizer
+
+    other = Codec(train_tokenizer(OTHER, 280))
+    scorer, reading = (Scorer(*make_scorer(), hardware, reads=reads) for reads in (None, other))
+    prompts, responses = ["the red fox\n\tdoes :", "Köln ?"], ["runs  home .", "a bird"]
+    tokens = other.encode_prompts(prompts), other.encode_responses(responses, ended=[True, False])
+    expected = scorer.score_texts(prompts, responses, ended=[True, False])
+    np.testing.assert_allclose(reading.scores(*tokens), expected, atol=1e-5)
+    np.testing.assert_allclose(reading.scores(*tokens, batch_size=1), expected, atol=1e-4)
+    assert (scorer.reader, reading.reader) == (scorer.codec, other)
+
+
+def test_a_prompt_that_is_too_long_in_its_tokens_ends_the_run(make_scorer, hardware):
+    from harness.errors import RunFailed
+    from harness.models.codec import Codec
+    from harness.models.nano import train_tokenizer
+
+    other = Codec(train_tokenizer(["qxqxqxqxqx"] * 9, 270))
+    scorer = Scorer(*make_scorer(context=64), hardware, reads=other)
+    (prompt,) = other.encode_prompts(["qx" * 40])
+    assert len(prompt) < 64
+    with pytest.raises(
+        RunFailed, match=r"^the reward model reads 64 tokens and a prompt of the policy has \d+ of them"
+    ):
+        scorer.scores([prompt], [[5]])
+
+
+def test_the_policys_own_tokenizer_with_a_pad_added_is_read_as_it_is(make_scorer, hardware, codec):
+    import copy
+
+    from harness.models.codec import Codec
+
+    scorer = Scorer(*make_scorer(), hardware)
+    assert Scorer(*make_scorer(), hardware, reads=codec).foreign is None
+    longer = copy.deepcopy(codec.tokenizer)
+    longer.add_special_tokens({"pad_token": "[PAD]"})
+    reads = Codec(longer)  # its new token has no row in the reward model's embedding
+    reading = Scorer(*make_scorer(), hardware, reads=reads)
+    assert reading.foreign is reads
+    tokens = codec.encode_prompts(["the fox"]), codec.encode_responses(["runs"])
+    np.testing.assert_allclose(reading.scores(*tokens), scorer.scores(*tokens), atol=1e-5)

@@ -6,16 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.config import RewardModelConfig
+from harness.config import PPOConfig, RewardModelConfig, ValueConfig
 from harness.context import model_directory
 from harness.data.prompts import CutReport
 from harness.errors import UserError
 from harness.feedback.pairs import LabelledPair, write_pairs
-from harness.models.codec import Codec
 from harness.models.loading import save
-from harness.models.nano import train_tokenizer
 from harness.models.scorer import Scorer
-from harness.training.reward_model import examine, require_same_tokens, run_reward_model, shift_on_references
+from harness.training.reward_model import examine, require_value_of_its_own, run_reward_model, shift_on_references
 from harness.types import Example
 
 
@@ -90,7 +88,7 @@ def test_a_given_reward_model_is_shifted_unless_it_brings_its_own_shift(
     for name in ("pairs.jsonl", "heldout.jsonl"):
         write_pairs(tmp_path / "feedback" / name, pairs(ragged))
     job = make_job()
-    job.hardware, job.data = hardware, lambda workspace: SimpleNamespace(splits={"preference": []})
+    job.hardware, job.data = hardware, lambda workspace: SimpleNamespace(splits={"preference": [], "validation": []})
     job.config.task.max_prompt_tokens = 6
     job.config.reward_model = RewardModelConfig(source="load", path=str(tmp_path / "given"))
     inputs = {name: SimpleNamespace(directory=tmp_path / name) for name in ("sft", "feedback")}
@@ -101,9 +99,17 @@ def test_a_given_reward_model_is_shifted_unless_it_brings_its_own_shift(
     assert mean == pytest.approx(0.0 if known is None else plain - known, abs=1e-5)
 
 
-def test_a_reward_model_of_another_vocabulary_is_refused(make_scorer, hardware, codec):
-    scorer = Scorer(*make_scorer(), hardware)
-    require_same_tokens(scorer, codec, "here")
-    other = Codec(train_tokenizer(["quite other words"], 300))
-    with pytest.raises(UserError, match=r"^reward_model\.path=here has another vocabulary than the policy"):
-        require_same_tokens(scorer, other, "here")
+@pytest.mark.parametrize(("kind", "foreign"), [("separate", False), ("head", True), ("head", False)])
+def test_a_value_that_can_be_read_is_let_through(kind, foreign):
+    require_value_of_its_own(with_value(kind), foreign=foreign)
+
+
+def test_a_value_network_from_a_reward_model_of_another_tokenizer_is_refused():
+    with pytest.raises(
+        UserError, match=r"^algorithm\.value\.kind=separate starts as the reward model, whose tokenizer"
+    ):
+        require_value_of_its_own(with_value("separate"), foreign=True)
+
+
+def with_value(kind: str) -> Any:
+    return SimpleNamespace(algorithm=PPOConfig(value=ValueConfig(kind=kind)))

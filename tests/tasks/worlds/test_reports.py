@@ -149,9 +149,10 @@ def test_mixture_is_as_stated_and_its_most_frequent_style_is_flawed() -> None:
 def test_mixture_can_be_overridden() -> None:
     world = Reports(mixture={"good": 0.0, "dropped": 0.0, "lead": 1.0, "verbose": 0.0})
     assert world.demonstrate(FACTS, Random(0)).response == FACTS["lead"]
-    with pytest.raises(UserError, match="mixture"):
-        Reports(mixture={"good": 1.0})
-    with pytest.raises(UserError, match="sum to 1"):
+    assert Reports(mixture={"lead": 1.0}).demonstrate(FACTS, Random(0)).response == FACTS["lead"]
+    with pytest.raises(UserError, match=r"data\.mixture\.nice=1\.0 is no style.*use good, dropped, lead, verbose"):
+        Reports(mixture={"nice": 1.0})
+    with pytest.raises(UserError, match=r"sums to 1\.65, not to 1"):
         Reports(mixture={**MIXTURE, "good": 0.9})
 
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from harness.data.local import Columns, LocalRows, read_examples, read_pairs
+from harness.config import CleaningConfig
+from harness.data.columns import Columns
+from harness.data.examples import Reader
+from harness.data.rows import read_rows
 from harness.errors import UserError
+from harness.types import Example, PairExample
 
 SOURCE = ("source",)
 
@@ -17,12 +21,26 @@ def jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+class Read(NamedTuple):
+    examples: list[Example]
+    pairs: list[PairExample]
+    bad_rows: list[str]
+    reader: Reader
+
+
+def drain(path: Path, columns: Columns, **options: Any) -> Read:
+    """All that a file's rows give; empty texts are bad rows unless ``cleaning`` says otherwise."""
+    options = {"max_bad_rows": 0, "label": "train", "cleaning": CleaningConfig(drop_empty=False), **options}
+    reader = Reader(read_rows(path), columns, name=str(path), **options)
+    made = list(reader)
+    examples = [example for row in made for example in row.examples]
+    return Read(examples, [row.pair for row in made if row.pair is not None], reader.tally.shown, reader)
+
+
 def read(
     tmp_path: Path, rows: list[Any], columns: dict[str, str], fields: tuple[str, ...] = SOURCE, **options: Any
-) -> LocalRows:
-    path = jsonl(tmp_path / "rows.jsonl", rows)
-    options = {"max_bad_rows": 0, **options}
-    return read_examples([path], columns=Columns(columns, fields), label="train", **options)
+) -> Read:
+    return drain(jsonl(tmp_path / "rows.jsonl", rows), Columns(columns, fields), **options)
 
 
 def test_plain_columns(tmp_path: Path) -> None:
@@ -87,13 +105,15 @@ def test_a_file_of_pairs(tmp_path: Path) -> None:
     rows = [{"c": ["Hi."], "good": "Hello.", "bad": "Fish."}, {"c": ["Hi."], "good": "same", "bad": "same"}]
     path = jsonl(tmp_path / "pairs.jsonl", rows)
     columns = {"turns": "c", "chosen": "good", "rejected": "bad"}
-    pairs, bad = read_pairs(str(path), columns=columns, required_fields=("turns",), max_bad_rows=1)
-    assert [(pair.fields, pair.chosen, pair.rejected) for pair in pairs] == [({"turns": ["Hi."]}, "Hello.", "Fish.")]
-    assert bad == ["pairs.jsonl:2 has equal chosen and rejected responses"]
-    with pytest.raises(UserError, match=r"data\.pairs_path=.* does not exist"):
-        read_pairs(str(tmp_path / "no"), columns=columns, required_fields=("turns",), max_bad_rows=0)
+    mapping = Columns(columns, ("turns",), key="data.pairs_columns", pairs_only=True)
+    found = drain(path, mapping, max_bad_rows=1, label="pairs")
+    assert [(pair.fields, pair.chosen, pair.rejected) for pair in found.pairs] == [
+        ({"turns": ["Hi."]}, "Hello.", "Fish.")
+    ]
+    assert found.examples == []
+    assert found.bad_rows == ["pairs.jsonl:2 has equal chosen and rejected responses"]
     with pytest.raises(UserError, match=r"data\.pairs_columns\.rejected is missing"):
-        read_pairs(str(path), columns={"turns": "c", "chosen": "good"}, required_fields=("turns",), max_bad_rows=0)
+        Columns({"turns": "c", "chosen": "good"}, ("turns",), key="data.pairs_columns", pairs_only=True)
 
 
 BAD: list[tuple[Any, str]] = [

@@ -1,0 +1,6 @@
+"""``python -m harness.reward_bench``."""
+
+from harness.reward_bench.command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

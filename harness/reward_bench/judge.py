@@ -1,0 +1,144 @@
+"""A generative judge behind an endpoint as the examined reward model: asked which of two answers is better, twice.
+
+A judge that sees two answers may prefer a place to an answer (Zheng et al. 2023, arXiv 2306.05685, section 3.3): each
+pair is put to it in both orders, and a verdict is the mean of both votes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.api.cache import AnswerCache
+from harness.api.client import Client
+from harness.api.endpoint import Endpoint
+from harness.api.request import with_options
+from harness.errors import RunFailed
+from harness.reward_bench.config import ScorerConfig
+from harness.reward_bench.verdicts import Verdicts
+from harness.types import PairExample, Task
+
+WORDING_VERSION = 1
+"""Bumped when the wording below or the reading of answers changes."""
+WORDING = """Two answers to the same prompt are given below. Decide which one is better. {criterion}
+
+=== Prompt ===
+{prompt}
+
+=== Answer A ===
+{first}
+
+=== Answer B ===
+{second}
+
+=== End ===
+Reply with one letter and nothing else: A if answer A is better, B if answer B is better, C if neither is."""
+VOTES = {"A": 1, "B": -1, "C": 0}
+"""Letter -> vote for the answer in the first place."""
+
+
+def judge_identity(scorer: ScorerConfig) -> dict[str, Any]:
+    """What of the configuration decides a judge's verdicts."""
+    return {
+        "kind": scorer.kind,
+        "base_url": str(scorer.base_url).rstrip("/"),
+        "name": scorer.name,
+        "protocol": scorer.api.protocol,
+        "system": scorer.api.system,
+        "options": dict(scorer.api.options),
+        "criterion": scorer.criterion,
+        "answer_tokens": scorer.answer_tokens,
+        "wording": WORDING_VERSION,
+    }
+
+
+def scorer_endpoint(scorer: ScorerConfig) -> Endpoint:
+    """Where the judge is asked."""
+    return Endpoint(str(scorer.base_url), str(scorer.name), scorer.api, group="scorer")
+
+
+class PairJudge:
+    """Asks for a verdict on each pair in both orders; one that never gives any is a failure, not a row at 50 %.
+
+    Args:
+        scorer: the judge, its criterion, and how it is asked.
+        task: whose wording the prompts have.
+        cache: the folder where answers are kept.
+    """
+
+    def __init__(self, scorer: ScorerConfig, task: Task, cache: Path) -> None:
+        self.scorer, self.task = scorer, task
+        self.client = Client(scorer_endpoint(scorer), AnswerCache(cache))
+
+    def judge(self, pairs: Sequence[PairExample], advance: Callable[[int], None]) -> Verdicts:
+        bodies = [self.body(pair, pair.chosen, pair.rejected) for pair in pairs]
+        bodies += [self.body(pair, pair.rejected, pair.chosen) for pair in pairs]
+        done = 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            advance((done + count) // 2 - done // 2)
+            done += count
+
+        replies = self.client.ask(bodies, tell)
+        letters = [read_verdict(reply.text) for reply in replies]
+        if not any(letters):
+            raise RunFailed(f"{self.scorer.name} named A, B or C in no answer; the first is {replies[0].text[:80]!r}")
+        firsts = np.array([0 if letter is None else VOTES[letter] for letter in letters])
+        chosen_first, rejected_first = firsts[: len(pairs)], firsts[len(pairs) :]
+        facts = {
+            "first_preferred": float(50 + 50 * firsts.mean()),
+            "ties": sum(letter == "C" for letter in letters),
+            "no_verdict": {
+                "count": sum(letter is None for letter in letters),
+                "shown": [reply.text[:80] for reply, letter in zip(replies, letters, strict=True) if letter is None][
+                    :5
+                ],
+            },
+            "usage": asdict(self.client.usage),
+        }
+        flips = chosen_first * -rejected_first == -1
+        return Verdicts((chosen_first - rejected_first) / 2, None, flips, facts)
+
+    def body(self, pair: PairExample, first: str, second: str) -> dict[str, Any]:
+        """The request about a pair in one order."""
+        text = WORDING.format(
+            criterion=self.scorer.criterion, prompt=self.task.prompt(pair.fields), first=first, second=second
+        )
+        said: dict[str, Any] = {"prompt": f"{text}\n\nLetter:"}
+        if self.scorer.api.protocol == "chat":
+            system = [] if self.scorer.api.system is None else [{"role": "system", "content": self.scorer.api.system}]
+            said = {"messages": [*system, {"role": "user", "content": text}]}
+        limits = {"max_tokens": self.scorer.answer_tokens, "temperature": 0.0}
+        return with_options({"model": self.scorer.name, **said, **limits}, self.scorer.api)
+
+
+_ALONE = re.compile(r"\W*(?:answer|response|verdict|choice|letter)?\W*([ABC])\W*", re.IGNORECASE)
+_NAMED = re.compile(
+    r"\b(?:answer|response|verdict|choice|winner|letter|better)\b(?:\s+(?:is|answer))*[\s:*\"'(\[]*\b([ABC])\b"
+)
+_LAST_LINE = re.compile(r"[\s*\"'(\[]*([ABC])[\s*\"')\].]*")
+
+
+def read_verdict(text: str) -> str | None:
+    """The letter that an answer settles on, or None where it settles on none.
+
+    A letter alone, with or without a word such as "Answer" and marks around it; else the last line, if it is such a
+    letter; else the one letter that the text names as answer, verdict or choice. Where it names several, none counts.
+
+    >>> [read_verdict(text) for text in ("A", "**B**.", "Answer: c", "A good reply.", "The better answer is B.")]
+    ['A', 'B', 'C', None, 'B']
+    """
+    said = text.strip()
+    if match := _ALONE.fullmatch(said):
+        return match.group(1).upper()
+    lines = said.splitlines()
+    if lines and (match := _LAST_LINE.fullmatch(lines[-1])):
+        return match.group(1)
+    named = set(_NAMED.findall(said))
+    return named.pop() if len(named) == 1 else None

@@ -1,0 +1,171 @@
+"""A model behind an endpoint as a row of the table: what runs, what is kept, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.records import read_records
+
+KEY = "sk-very-secret-0123456789"
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """``python -m harness experiment=smoke model=api`` in a folder of its own; returns the exit status."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HYDRA_FULL_ERROR", "TOKENIZERS_PARALLELISM", cli.STATUS_FOLDER):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HARNESS_API_KEY", KEY)
+
+    def run(*arguments: str) -> int:
+        given = ["experiment=smoke", "hardware.threads=1", "model=api", "model.name=m", *arguments]
+        monkeypatch.setattr(sys, "argv", ["harness", *given])
+        return cli.main()
+
+    return run
+
+
+def polite(request: dict[str, Any]) -> str:
+    return f"Thank you , I see : {request['messages'][-1]['content']}"
+
+
+def test_an_endpoint_is_a_row_without_training(
+    harness: Callable[..., int], endpoint: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = endpoint(polite, [{"status": 500, "error": {"error": {"message": f"bad {KEY}"}}}])
+    given = ("task=dialogue", f"model.base_url={server.base_url}", "model.api.backoff_seconds=0")
+    prices = ("model.api.prompt_price=2", "model.api.response_price=4")
+    assert harness(*given, *prices) == 0
+    out = capsys.readouterr()
+    stages = {path.parent.name.rpartition("-")[0] for path in Path("runs/stages").glob("*/manifest.json")}
+    assert stages == {"data", "answers", "judge", "evaluation"}
+    records = {record["candidate"]: record for record in read_records(Path("runs/records"))}
+    name = f"experiment=smoke,model.base_url={server.base_url[7:-3]},model.name=m,model=api"
+    assert set(records) == {name, "references", "copy-input", "empty", "longest"}
+    made = records[name]
+    assert (made["status"], made["algorithm"], made["feedback"], made["model"]) == ("ok", "", "", "m")
+    assert made["metrics"]["bleu"]["before"] is None
+    assert made["metrics"]["gold"]["after"] is not None
+    assert made["win_rates"]["judge"] is None
+    assert made["win_rates"]["reference"] is not None
+    usage = made["api"]
+    assert (usage["answers"], usage["asked"], usage["retries"], usage["models"]) == (32, 32, 1, ["m-served"])
+    assert usage["cost"] == pytest.approx((2 * usage["prompt_tokens"] + 4 * usage["response_tokens"]) / 1e6)
+    assert len(server.requests) == 33
+    assert {request["max_tokens"] for request in server.requests} == {made["config"]["task"]["max_response_tokens"]}
+    assert {request["temperature"] for request in server.requests} == {0}
+    assert server.requests[-1]["messages"][-1]["role"] == "user"
+    with Path("runs/leaderboard/leaderboard.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["candidate"] == name)
+    assert row["rank"]
+    assert (row["bleu_before"], row["win_rate"]) == ("", "")
+    texts = [path.read_text(errors="replace") for path in Path("runs").rglob("*") if path.is_file()]
+    assert len(texts) > 40
+    assert not any(KEY in text for text in (*texts, out.out, out.err))
+    # Another seed asks nothing: greedy answers do not depend on it. Nor does a judge's absence.
+    assert harness(*given, "seed=2") == 0
+    assert harness(*given, "judge=none", "model.api.concurrency=1") == 0
+    assert len(server.requests) == 33
+
+
+def test_drawn_answers_depend_on_the_seed(harness: Callable[..., int], endpoint: Any) -> None:
+    server = endpoint(polite)
+    given = ("task=dialogue", f"model.base_url={server.base_url}", "judge=none", "evaluation.temperature=0.7")
+    assert harness("-m", *given, "seed=1,2", "evaluation.fixed_rows=[references]") == 0
+    assert sorted({request["seed"] for request in server.requests}) == [1, 2]
+    assert len(server.requests) == 64
+
+
+def test_a_failing_endpoint_keeps_its_record_and_its_answers(
+    harness: Callable[..., int], endpoint: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = endpoint(polite, [{}] * 5 + [{"status": 401, "error": {"error": {"message": f"no {KEY}"}}}])
+    given = ("task=dialogue", f"model.base_url={server.base_url}", "model.api.concurrency=1")
+    assert harness(*given) == 2
+    assert "holds a key that the server does not accept (401 no …)" in capsys.readouterr().err
+    (record,) = read_records(Path("runs/records"))
+    assert record["status"] == "failed"
+    assert not list(Path("runs/stages").glob("judge-*"))  # the answers come before what takes time
+    assert len(list(Path("runs/answers").glob("*/*.json"))) == 5
+    assert harness(*given) == 0
+    assert len(server.requests) == 6 + 27
+    assert not any(KEY in path.read_text(errors="replace") for path in Path("runs").rglob("*") if path.is_file())
+
+
+def test_the_plan_asks_nothing(harness: Callable[..., int], endpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    server = endpoint(polite)
+    assert harness("task=qa", f"model.base_url={server.base_url}", "plan=true") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[3:] if line.startswith(("answers", "judge", "sft", "data"))] == [
+        *("data", "judge", "answers"),
+    ]
+    assert server.requests == []
+
+
+URL = "model.base_url=http://127.0.0.1:9/v1"
+MISTAKES = {
+    (): "model.base_url is missing; give the endpoint's address: model.base_url=http://127.0.0.1:8000/v1",
+    ("model.base_url=ftp://x/v1",): (
+        "model.base_url=ftp://x/v1 is no address; write http://HOST:PORT/v1 or https://HOST/v1"
+    ),
+    (f"model.base_url=http://me:{KEY}@x/v1",): (
+        "model.base_url holds more than an address, and records would keep it;"
+        " give a key in the environment variable that api.key_variable names"
+    ),
+    (f'"model.base_url=http://x/v1?key={KEY}"',): None,
+    (URL, f"model.api.options.api_key={KEY}"): (
+        "model.api.options.api_key would be kept in records;"
+        " give a key in the environment variable that api.key_variable names"
+    ),
+    (URL, "sft.epochs=2"): "sft.epochs=2 decides nothing with model=api, which trains nothing; leave it out",
+    (URL, "algorithm=ppo"): "algorithm=ppo decides nothing with model=api, which trains nothing; leave it out",
+    (URL, "model.api.concurrency=0"): "model.api.concurrency=0 must be above 0; give a larger number",
+    (URL, "model.api.protocol=soap"): "model.api.protocol=soap is not a choice; choose chat, completions",
+    (URL, "model.kind=hf"): "model.kind=hf does not fit the other keys; choose it as model=hf",
+    (URL, "model.api.retries=3"): None,
+    (URL,): (
+        "model.base_url=http://127.0.0.1:9/v1 cannot be reached (Connection refused); start the server, or correct it"
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES, ids=" ".join)
+def test_a_mistake_is_one_message(
+    typed: tuple[str, ...], harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [argument.strip('"') if "?" not in argument else argument.replace('"', "'") for argument in typed]
+    assert harness("task=dialogue", *given) == 2
+    captured = capsys.readouterr()
+    if MISTAKES[typed] is not None:
+        assert captured.err.rstrip("\n") == MISTAKES[typed]
+    assert captured.err.count("\n") == 1
+    assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
+
+
+def test_a_sweep_with_a_secret_in_it_writes_no_record(harness: Callable[..., int]) -> None:
+    given = f"model.base_url=http://me:{KEY}@x/v1"
+    assert harness("-m", "task=dialogue", given, "seed=1,2") == 2
+    assert not any(KEY in path.read_text(errors="replace") for path in Path.cwd().rglob("*") if path.is_file())
+
+
+def test_the_record_of_an_endpoint_reads_back(harness: Callable[..., int], endpoint: Any) -> None:
+    """The protocol ``completions`` for models that continue text; words count where there is no judge."""
+    server = endpoint(lambda body: "in Paris now")
+    given = (f"model.base_url={server.base_url}", "model.api.protocol=completions", "judge=none")
+    assert harness("task=qa", *given, "algorithm=none", "evaluation.fixed_rows=[references]") == 0
+    assert {request["path"] for request in server.requests} == {"/v1/completions"}
+    assert server.requests[0]["prompt"].endswith(":")
+    (folder,) = (path for path in Path("runs/stages").glob("answers-*") if path.is_dir())
+    lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert {line["text"] for line in lines} == {"in Paris now"}
+    made = next(record for record in read_records(Path("runs/records")) if not record["fixed"])
+    assert made["scalars"]["length_after"] == 3
+    assert "no judge" in made["flags"]
