@@ -69,6 +69,9 @@ def launch(
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             print(explain(error, arguments, schemas), file=sys.stderr)
             return MISTAKE
+        except BrokenPipeError:  # as in `python -m harness --help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains too
+            return FAILED
         except KeyboardInterrupt:
             print(
                 "\nInterrupted. Finished stages and records are kept; the same command goes on from there.",

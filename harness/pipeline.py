@@ -129,6 +129,7 @@ def run(request: Request, progress: Progress) -> None:
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned):
         progress.plan(plan_rows(job, graph, runner))
     try:
+        runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
         if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
             runner.run(graph.parts["answers"])
         # The reward model's report card, best-of-n included, is complete before the algorithm may use it.

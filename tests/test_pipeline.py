@@ -218,6 +218,18 @@ def test_the_same_command_trains_nothing_and_adds_no_record(finished: Callable[[
     assert "\n+ " not in done.stdout
 
 
+def test_a_stage_that_was_thrown_away_is_made_again(finished: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(finished("qa"), folder)
+    (thrown_away,) = (folder / "stages").glob("data-*")
+    examples = {path.name: path.read_bytes() for path in thrown_away.glob("*.jsonl")}
+    shutil.rmtree(thrown_away)
+    done = run_apart(folder, "task=qa", f"output_dir={folder}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("+ ")] == [thrown_away.name]
+    assert {path.name: path.read_bytes() for path in thrown_away.glob("*.jsonl")} == examples
+
+
 def test_another_folder_and_process_give_the_same_numbers(finished: Callable[[str], Path], tmp_path: Path) -> None:
     done = run_apart(tmp_path, "task=summarize", PYTHONHASHSEED="12345")
     assert (done.returncode, done.stderr) == (0, "")
