@@ -192,7 +192,7 @@ MISTAKES = {
     "hub.license=": "hub.license= names no licence; give the hub's identifier, such as mit, or leave it out",
     "algorithm=load": "algorithm.path is missing; give the folder of the finished model: algorithm.path=...",
     "algorithm.name=a/b": ("algorithm.name=a/b is no name of letters, digits and . _ + -; give one such as ppo-trl"),
-    "model.width=30": "model.width=30 is not a multiple of model.heads=4; set it to one",
+    "model.width=31": "model.width=31 is not a multiple of model.heads=2; set it to one",
     "hydra/launcher=nope": "hydra/launcher=nope is not a choice; choose basic, joblib",
 }
 
