@@ -165,7 +165,7 @@ class FeedbackConfig:
     """Who prefers what. ``temperature`` scales the annotator's utility; ``noise`` flips labels at random."""
 
     kind: str = MISSING
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = 6
     sampling_temperature: float = 0.7
     max_pairs: int = 8000
     heldout_pairs: int = 4500
