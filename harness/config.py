@@ -118,7 +118,7 @@ class APIConfig:
     concurrency: int = 8
     requests_per_minute: int | None = None
     timeout_seconds: float = 60.0
-    max_attempts: int = 6
+    max_attempts: int = 12
     backoff_seconds: float = 1.0
     max_wait_seconds: float = 120.0
     prompt_price: float | None = None
@@ -170,7 +170,7 @@ class FeedbackConfig:
     max_pairs: int = 8000
     heldout_pairs: int = 4500
     min_pairs: int = 50
-    max_attempts: int = 6
+    max_attempts: int = 12
     temperature: float = 1.0
     indifference: float = 0.3
     noise: float = 0.0
