@@ -83,3 +83,30 @@ def test_a_judge_that_states_no_score_has_no_calibration(tmp_path: Path, dialogu
     assert (made["accuracy"]["estimate"], made["flip_rate"]["estimate"]) == (75.0, 50.0)
     assert made["ece"] is made["reliability"] is None
     assert made["best_of_n"] == []
+
+
+def conversations(folder: Path, task: Any, rows: list[dict[str, str]], **columns: str) -> Any:
+    path = folder / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mapping = {"chosen": "good", "rejected": "bad", **columns}
+    return read_preferences(PreferenceFileConfig(pairs_path=str(path), pairs_columns=mapping, max_bad_rows=1), task)
+
+
+def test_whole_conversations_are_taken_apart_and_keep_their_subset(tmp_path: Path, dialogue: Any) -> None:
+    before = "\n\nHuman: May I?\n\nAssistant: What?\n\nHuman: Go."
+    rows = [
+        {"good": f"{before}\n\nAssistant: Yes, do.", "bad": f"{before}\n\nAssistant: No.", "kind": "leave"},
+        {
+            "good": "\n\nHuman: Hi\n\nAssistant: Hello",
+            "bad": "\n\nHuman: Hi\n\nAssistant: What now?",
+            "kind": "greeting",
+        },
+        {"good": "\n\nHuman: Hi\n\nAssistant:", "bad": "\n\nHuman: Hi\n\nAssistant: Go away", "kind": "greeting"},
+    ]
+    found = conversations(tmp_path, dialogue, rows, subset="kind")
+    assert [(pair.fields["turns"], pair.chosen, pair.rejected) for pair in found.pairs] == [
+        (["May I?", "What?", "Go."], "Yes, do.", "No."),
+        (["Hi"], "Hello", "What now?"),
+    ]
+    assert (found.subsets["leave"], found.subsets["greeting"]) == ([0], [1])
+    assert found.report["bad_rows"]["count"] == 1  # without a reply: here nothing is dropped without being one
