@@ -523,7 +523,13 @@ PAIR_COLUMNS = {"turns": "turns", "chosen": "good", "rejected": "bad"}
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     sizes = ["sft.epochs=1000", "judge=none"]  # training that would not end by itself
     process = subprocess.Popen(
-        command("task=qa", *sizes), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("task=qa", *sizes),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it puts in the background deaf to Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("runs/stages/sft-*/metrics.jsonl")) and time.monotonic() < deadline:
