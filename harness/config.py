@@ -118,7 +118,7 @@ class APIConfig:
     concurrency: int = 8
     requests_per_minute: int | None = None
     timeout_seconds: float = 60.0
-    max_attempts: int = 12
+    max_attempts: int = 6
     backoff_seconds: float = 1.0
     max_wait_seconds: float = 120.0
     prompt_price: float | None = None
