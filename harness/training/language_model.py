@@ -39,7 +39,8 @@ class Imitation:
         batch_size: examples per update.
         micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all.
         train_on_prompt: count the prompt's tokens in the loss too.
-        shared: every so many consecutive examples have one prompt; they stay together, and it is computed once.
+        shared: every so many consecutive examples have one prompt; they stay together (a batch holds as many whole
+            groups as fit, one at least), and it is computed once.
         optimizer: learning rate and schedule.
     """
 
@@ -87,7 +88,7 @@ def imitate(
     tokens, started = 0, time.perf_counter()
     for step in range(total):
         if not batches:
-            batches = length_batches(lengths, settings.batch_size // shared, generator)
+            batches = length_batches(lengths, max(settings.batch_size // shared, 1), generator)
         rows = [group * shared + member for group in batches.pop() for member in range(shared)]
         lr = updates.lr
         loss = _accumulate(lm, [examples[row] for row in rows], settings, hardware)

@@ -76,6 +76,39 @@ def test_accumulation_gives_the_gradients_of_one_batch(make_lm, examples, hardwa
             torch.testing.assert_close(gradient, found[None][1][name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_responses_that_share_a_prompt_give_the_gradients_of_separate_ones(make_lm, ragged, hardware, architecture):
+    lm, (prompts, responses) = make_lm(architecture), ragged
+    examples = [TokenExample(prompt, response) for prompt in prompts[:3] for response in responses[:2]]
+    found = []
+    for shared in (1, 2):
+        lm.model.zero_grad()
+        imitation_loss(lm, examples, hardware, shared=shared).backward()
+        found.append(gradients(lm.model))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 6])
+def test_groups_of_examples_stay_together(make_lm, ragged, hardware, monkeypatch, batch_size):
+    seen: list[list[TokenExample]] = []
+
+    def note(lm, examples, settings, hardware):
+        seen.append(list(examples))
+        return 1.0
+
+    monkeypatch.setattr("harness.training.language_model._accumulate", note)
+    monkeypatch.setattr("harness.training.updates.Updates.step", lambda self: 0.0)
+    examples = [TokenExample(prompt, [number, 0]) for prompt in ragged[0][:4] for number in (40, 41, 42)]
+    group = settings(batch_size=batch_size, shared=3, epochs=3)
+    imitate(make_lm(), examples, group, hardware=hardware, seed=1, log=ignore, advance=ignore)
+    for batch in seen:
+        assert len(batch) == max(batch_size // 3, 1) * 3
+        for start in range(0, len(batch), 3):
+            assert len({tuple(example.prompt) for example in batch[start : start + 3]}) == 1
+            assert [example.response[0] for example in batch[start : start + 3]] == [40, 41, 42]
+
+
 def test_every_token_weighs_the_same_however_long_its_example_is(make_lm, examples, hardware):
     lm = make_lm()
     with torch.inference_mode():
