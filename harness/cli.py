@@ -173,27 +173,33 @@ def _command(overrides: list[str]) -> str:
 
 
 def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bool) -> int:
-    import traceback
-
     quieten_libraries()
     from harness.pipeline import run
-    from harness.recording import reason
     from harness.request import Request
 
     request = Request(config, overrides, _command(overrides), sweep)
-    status = OK
+    status = attempt(lambda: run(request, progress), progress)
+    return status if config.plan else _publish(config, progress, status)
+
+
+def attempt(run: Callable[[], None], progress: Progress) -> int:
+    """Run one job; what ends it is said, and becomes its status."""
+    import traceback
+
+    from harness.recording import reason
+
     try:
-        run(request, progress)
+        run()
     except UserError as error:
         progress.error(str(error))
-        status = MISTAKE
+        return MISTAKE
     except RunFailed as error:
         progress.warning(f"failed: {error}")
-        status = FAILED
+        return FAILED
     except Exception as error:
         progress.warning(f"failed: {reason(error)}\n{traceback.format_exc()}")
-        status = FAILED
-    return status if config.plan else _publish(config, progress, status)
+        return FAILED
+    return OK
 
 
 def _publish(config: Config, progress: Progress, status: int) -> int:

@@ -130,10 +130,7 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
     ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]
     positions = position_ids(batch.mask)[:, :stop]
     start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
-    one = slice(None, None, batch.shared)
-    cache = prompt_cache(model, ids[one, :start], mask[one, :start], positions[one, :start])
-    if batch.shared > 1 and start > 0:
-        cache.batch_repeat_interleave(batch.shared)
+    cache = prompt_cache(model, ids[:, :start], mask[:, :start], positions[:, :start], shared=batch.shared)
     out: torch.Tensor = run(
         input_ids=ids[:, start:],
         attention_mask=mask.long(),
@@ -144,12 +141,13 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
     return out
 
 
-def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> Any:
+def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, shared: int = 1) -> Any:
     """The keys and values of a prompt, to go on from; its hidden states are not computed to the end.
 
     Args:
         model: any model with a trunk.
         ids, mask, positions: (B, P) of the prompt's columns; P may be 0.
+        shared: of ``Batch``: one row of so many is computed, and stands for all of them.
     """
     from transformers import DynamicCache
 
@@ -158,12 +156,14 @@ def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: t
         return cache
     with _without_last_mlp(model.base_model):
         model.base_model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions,
+            input_ids=ids[::shared],
+            attention_mask=mask[::shared].long(),
+            position_ids=positions[::shared],
             past_key_values=cache,
             use_cache=True,
         )
+    if shared > 1:
+        cache.batch_repeat_interleave(shared)
     return cache
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import FAILED, MISTAKE, OK, launch, quieten_libraries, run_as
+from harness.cli import FAILED, MISTAKE, attempt, launch, quieten_libraries, run_as
 from harness.config import register_schemas
-from harness.errors import RunFailed, UserError
+from harness.errors import UserError
 from harness.reward_bench.config import SCHEMAS, RewardBenchConfig, validate
 from harness.usage import group_options, print_help
 
@@ -65,31 +65,16 @@ def execute(config: RewardBenchConfig, overrides: list[str], *, sweep: bool = Fa
 
 
 def _execute(config: RewardBenchConfig, overrides: Sequence[str], progress: Progress) -> int:
-    import traceback
-
     quieten_libraries()
-    from harness.recording import reason
     from harness.reward_bench.run import examination, run
 
     command = shlex.join(["python", "-m", "harness.reward_bench", *overrides])
-    status = OK
     try:
         job = examination(config, overrides, command)
     except UserError as error:
         progress.error(str(error))
         return MISTAKE
-    try:
-        run(job, progress)
-    except UserError as error:
-        progress.error(str(error))
-        status = MISTAKE
-    except RunFailed as error:
-        progress.warning(f"failed: {error}")
-        status = FAILED
-    except Exception as error:
-        progress.warning(f"failed: {reason(error)}\n{traceback.format_exc()}")
-        status = FAILED
-    return publish(config, progress, status)
+    return publish(config, progress, attempt(lambda: run(job, progress), progress))
 
 
 def publish(config: RewardBenchConfig, progress: Progress, status: int) -> int:

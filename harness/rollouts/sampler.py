@@ -118,9 +118,7 @@ def _sample_batch(
     alive, done = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
     positions, context = position_ids(mask), autocast or nullcontext
     with context():
-        cache = prompt_cache(model, ids[::shared, :-1], mask[::shared, :-1], positions[::shared, :-1])
-    if shared > 1:
-        cache.batch_repeat_interleave(shared)
+        cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
     ids, positions = ids[:, -1:], positions[:, -1:]
     for step in range(length):
         with context():
