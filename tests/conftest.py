@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,24 @@ TEXTS = [
     "Grüße aus Köln : the bird runs !",
     "why does the fox sing ? because it can .",
 ]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[..., int]]:
+    """A command's ``main`` -> a function that runs it on typed arguments in this process and returns its status."""
+    from harness import cli
+
+    for name in ("HYDRA_FULL_ERROR", "TOKENIZERS_PARALLELISM", cli.STATUS_FOLDER):
+        monkeypatch.setenv(name, "")
+
+    def typing_into(main: Callable[[], int]) -> Callable[..., int]:
+        def run(*arguments: str) -> int:
+            monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+            return main()
+
+        return run
+
+    return typing_into
 
 
 @pytest.fixture(scope="session")

@@ -32,17 +32,10 @@ def composed(*overrides: str) -> Any:
 
 
 @pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+def harness(in_process: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """``python -m harness`` in this process and in an empty folder; returns the exit status."""
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "TOKENIZERS_PARALLELISM", cli.STATUS_FOLDER):
-        monkeypatch.setenv(name, "")
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        return cli.main()
-
-    return run
+    return in_process(cli.main)
 
 
 # ---- every file

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,16 +233,9 @@ CASES: dict[str, Case] = {
 
 
 @pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+def harness(in_process: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", "TOKENIZERS_PARALLELISM", cli.STATUS_FOLDER):
-        monkeypatch.setenv(name, "")
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        return cli.main()
-
-    return run
+    return in_process(cli.main)
 
 
 def test_there_are_forty_and_more() -> None:

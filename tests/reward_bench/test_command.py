@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cli, config
+from harness import config
 from harness.reward_bench import command
 from harness.reward_bench.records import read_bench_records
 from harness.usage import group_options
@@ -22,18 +21,11 @@ MAPPED = "data.pairs_columns={turns: context, chosen: chosen, rejected: rejected
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+def bench(in_process: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """The command in this process and in a folder of its own; returns the exit status."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for name in ("HYDRA_FULL_ERROR", "TOKENIZERS_PARALLELISM", cli.STATUS_FOLDER):
-        monkeypatch.setenv(name, "")
-
-    def run(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["harness.reward_bench", *arguments])
-        return command.main()
-
-    return run
+    return in_process(command.main)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
