@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 AnyConfig = TypeVar("AnyConfig")
 OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+ONE_AFTER_ANOTHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+"""The launcher that runs a sweep's jobs in this process; with any other they run at the same time."""
 STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 """Environment variable: where each job, in whatever process, leaves its status for the launching one."""
 
@@ -108,6 +110,8 @@ def run_as(kind: type[AnyConfig], composed: Any, execute: Callable[..., int], sc
     given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     overrides = [str(override) for override in given]
     config = _to_config(kind, composed, overrides, schemas)
+    if isinstance(config, Config) and hydra_config.launcher["_target_"] != ONE_AFTER_ANOTHER:
+        config.hardware.workers = config.hardware.workers or 1  # other jobs have the other cores
     status = MISTAKE if config is None else execute(config, overrides, sweep=sweep)
     folder = Path(os.environ[STATUS_FOLDER])
     name = f"{hydra_config.job.num if sweep else 0}-{os.getpid()}"

@@ -356,11 +356,17 @@ class EvaluationConfig:
 
 @dataclass
 class HardwareConfig:
-    """Where it runs. ``precision=auto``: fp32 on a CPU, bf16 autocast on CUDA; ``threads=null`` takes every core."""
+    """Where it runs. ``precision=auto``: fp32 on a CPU, bf16 autocast on CUDA.
+
+    ``workers``: how many stages may run at a time, each in a process of its own; null: two on a CPU with two cores or
+    more whose jobs run one after the other, else one. ``threads``: of each; null: half of the cores on a CPU, so that
+    two workers fill it, and every core beside a GPU. Threads change the last digits of results, workers nothing.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    workers: int | None = None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
 from harness.needs import needs_feedback, needs_reward_model, takes_finished_policy
-from harness.stages import Stage
+from harness.stages import Stage, all_stages
 
 
 class Graph(NamedTuple):
@@ -20,6 +21,11 @@ class Graph(NamedTuple):
     candidate: Stage
     parts: dict[str, Stage]
     rows: dict[str, Stage]
+
+
+def planned_stages(graph: Graph) -> Iterator[Stage]:
+    """Every stage of a job; what several rows need comes more than once."""
+    return (stage for last in (*graph.rows.values(), graph.candidate) for stage in all_stages(last))
 
 
 def build_graph(job: Job) -> Graph:

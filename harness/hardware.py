@@ -11,18 +11,26 @@ from harness.config import HardwareConfig
 from harness.errors import UserError
 
 
-def default_threads() -> int:
+def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The device, the precision of the matrix products (weights stay fp32), and the number of CPU threads."""
+    """The device, the precision of the matrix products (weights stay fp32), the CPU threads of a process, its fellows.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``fp32`` or ``bf16``.
+        threads: of each process.
+        workers: stages at a time, each in a process of its own.
+    """
 
     device: str
     precision: str
     threads: int
+    workers: int = 1
 
     @classmethod
     def resolve(cls, config: HardwareConfig) -> Hardware:
@@ -41,9 +49,10 @@ class Hardware:
         precision = config.precision
         if precision == "auto":
             precision = "bf16" if device.startswith("cuda") else "fp32"
-        threads = config.threads or default_threads()
+        on_cpu = device == "cpu"
+        threads = config.threads or max(cores() // (2 if on_cpu else 1), 1)
         torch.set_num_threads(threads)
-        return cls(device, precision, threads)
+        return cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))
 
     def autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -70,4 +79,6 @@ class Hardware:
 
         if self.device.startswith("cuda"):
             return str(torch.cuda.get_device_name(self.device))
-        return f"{platform.machine()} CPU, {self.threads} threads"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        at_once = f", {self.workers} stages at a time" if self.workers > 1 else ""
+        return f"{platform.machine()} CPU, {threads}{at_once}"

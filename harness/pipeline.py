@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.ahead import working_ahead
 from harness.cards import write_cards
 from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
 from harness.context import Job
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
-from harness.graph import build_graph
+from harness.graph import Graph, build_graph, planned_stages
 from harness.hardware import Hardware
 from harness.plan import plan_rows
 from harness.progress import Progress
@@ -125,25 +127,41 @@ def run(request: Request, progress: Progress) -> None:
         progress.plan(plan_rows(job, graph, runner))
         return
     progress.message(f"{config.task.name} · {request.candidate} · seed {config.seed} · {job.hardware.description()}")
-    planned = (stage for last in (*graph.rows.values(), graph.candidate) for stage in all_stages(last))
-    if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned):
+    if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph)):
         progress.plan(plan_rows(job, graph, runner))
     try:
         runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
         if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
             runner.run(graph.parts["answers"])
         # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
-        for row, stage in (*graph.rows.items(), (None, graph.candidate)):
-            finished = runner.run(stage)
-            made = record(request, job, graph, stage, finished, runner, row)
-            write(output_dir, made)
-            write_cards(request, graph, runner, row, made)
+        with working_ahead(_work_ahead(job, graph, runner), progress):
+            for row, stage in (*graph.rows.items(), (None, graph.candidate)):
+                finished = runner.run(stage)
+                made = record(request, job, graph, stage, finished, runner, row)
+                write(output_dir, made)
+                write_cards(request, graph, runner, row, made)
     except Exception as error:
         fail(request, job, graph, error)
         write_cards(request, graph, runner, None, None)
         raise
     if config.hub.push:
         push_models(request, graph, runner, progress)
+
+
+def _work_ahead(job: Job, graph: Graph, runner: StageRunner) -> Callable[[Progress], None] | None:
+    """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made."""
+    last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
+    if job.hardware.workers < 2 or last is None:
+        return None
+    own = {stage.fingerprint for stage in all_stages(graph.parts[last])}
+    missing = {stage.fingerprint for stage in planned_stages(graph) if runner.cached(stage) is None}
+    return partial(_run_part, job.config, last) if missing & own and missing - own else None
+
+
+def _run_part(config: Config, name: str, progress: Progress) -> None:
+    """Make one part of a job and what it needs."""
+    job = make_job(config)
+    StageRunner(Path(config.output_dir), progress).run(build_graph(job).parts[name])
 
 
 def publish(config: Config, progress: Progress) -> None:

@@ -7,6 +7,7 @@ left alone.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -117,6 +118,7 @@ class Progress:
         self._log = _open_log(log_file)
         self._console: Console | None = None
         self._bars: Bars | None = None
+        self._lock = threading.RLock()  # stages of another process are shown by a thread of this one
         self.mode: Mode = mode
         if mode == "rich" and not _shows_rich(self._out):
             self.mode = "plain"
@@ -141,13 +143,12 @@ class Progress:
         self._grid("Plan", heads, cells, right=(3, 4, 5))
 
     def stage(self, name: str, total: int | None, unit: str = "steps") -> AbstractContextManager[Stage]:
-        """A bar while the context is open; the stages of a run may nest."""
+        """A bar while the context is open; the stages of a run may nest and overlap."""
         return self._stage_bar(name, total, unit)
 
     @contextmanager
     def _stage_bar(self, name: str, total: int | None, unit: str) -> Iterator[Stage]:
         said = self._clock()
-        owner = self.mode == "rich" and self._bars is None
         bar: TaskID | None = None
 
         def show(stage: Stage) -> None:
@@ -167,11 +168,8 @@ class Progress:
         try:
             yield Stage(name, total, unit, show, self._clock)
         finally:
-            with suppress(Exception):
-                if self._bars is not None and bar is not None:
-                    self._bars.remove_task(bar)
-            if owner:
-                self._stop_bars()
+            if bar is not None:
+                self._end_bar(bar)
 
     def finished(self, name: str, seconds: float, summary: str = "", cached: bool = False) -> None:
         """One line for a finished stage: its time, or that it was cached, and what came of it."""
@@ -226,16 +224,37 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        if self._bars is None:
-            text = TextColumn("{task.fields[unit]}", markup=False), TextColumn("{task.fields[metrics]}", markup=False)
-            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), *text, TimeElapsedColumn(), TimeRemainingColumn())
-            title = TextColumn("{task.description}", markup=False)
-            self._bars = Bars(title, *columns, console=self._rich(), transient=True, refresh_per_second=4)
-            self._bars.start()
-        return self._bars.add_task(f"{name:<14}", total=total, unit=unit, metrics="")
+        with self._lock:
+            if self._bars is None:
+                text = (
+                    TextColumn("{task.fields[unit]}", markup=False),
+                    TextColumn("{task.fields[metrics]}", markup=False),
+                )
+                columns = (
+                    BarColumn(bar_width=24),
+                    MofNCompleteColumn(),
+                    *text,
+                    TimeElapsedColumn(),
+                    TimeRemainingColumn(),
+                )
+                title = TextColumn("{task.description}", markup=False)
+                self._bars = Bars(title, *columns, console=self._rich(), transient=True, refresh_per_second=4)
+                self._bars.start()
+            return self._bars.add_task(f"{name:<14}", total=total, unit=unit, metrics="")
+
+    def _end_bar(self, bar: TaskID) -> None:
+        """Take a bar away, and with the last one the display: stages may overlap."""
+        with self._lock:
+            if self._bars is None:
+                return
+            with suppress(Exception):
+                self._bars.remove_task(bar)
+            if not self._bars.tasks:
+                self._stop_bars()
 
     def _stop_bars(self) -> None:
-        bars, self._bars = self._bars, None
+        with self._lock:
+            bars, self._bars = self._bars, None
         if bars is not None:
             with suppress(Exception):
                 bars.stop()

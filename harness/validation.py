@@ -308,10 +308,10 @@ def _check_evaluation(config: Config) -> None:
         raise UserError(
             "hardware.device", config.hardware.device, "is no device", "choose auto, cpu, cuda or cuda:N (cuda:0)"
         )
-    if config.hardware.threads is not None and config.hardware.threads < 1:
-        raise UserError(
-            "hardware.threads", config.hardware.threads, "must be at least 1", "leave it out to use every core"
-        )
+    for name in ("threads", "workers"):
+        count = getattr(config.hardware, name)
+        if count is not None and count < 1:
+            raise UserError(f"hardware.{name}", count, "must be at least 1", "leave it out: the cores decide")
 
 
 def _check_hub(config: Config) -> None:

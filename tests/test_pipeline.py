@@ -105,6 +105,19 @@ def begun(finished: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pa
 # ---- one run
 
 
+def test_two_stages_at_a_time_make_the_same_numbers(finished: Callable[[str], Path], tmp_path: Path) -> None:
+    """The candidate's models in a second process, judge and controls in this one: the same stages, the same scores."""
+    alone = finished("qa")
+    done = run_apart(tmp_path, "task=qa", f"output_dir={tmp_path}", "hardware.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert "2 stages at a time" in done.stdout
+    assert labels(tmp_path) == labels(alone)
+    (one,), (other,) = candidates(alone), candidates(tmp_path)
+    assert one["metrics"] == other["metrics"]
+    samples = [next(folder.glob(f"stages/{labels(folder, 'ppo').pop()}/probes.jsonl")) for folder in (alone, tmp_path)]
+    assert samples[0].read_text() == samples[1].read_text()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loop_of_every_task(task: str, finished: Callable[[str], Path]) -> None:
     folder = finished(task)

@@ -1,0 +1,115 @@
+"""Work in a second process: what it shows arrives, its failures stay its own, and it ends with the context."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from harness.ahead import working_ahead
+from harness.progress import Progress
+
+DEADLINE_SECONDS = 60.0
+
+
+def until(path: Path) -> None:
+    """Wait for a file that the other process writes."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} did not come"
+        time.sleep(0.01)
+
+
+def shows(folder: Path, progress: Progress) -> None:
+    with progress.stage("sft", 10, "steps") as bar:
+        bar.update(3, loss=1.5)
+        time.sleep(0.3)
+        bar.update(7, loss=0.5)
+    progress.message("a message")
+    progress.warning("a warning")
+    progress.finished("sft-1234", 2.0, "loss 0.5")
+    progress.finished("data-5678", 2.0, "rows", cached=True)
+    (folder / "done").write_text(str(os.getpid()))
+
+
+def fails(folder: Path, progress: Progress) -> None:
+    (folder / "tried").write_text("")
+    raise RuntimeError("out of luck")
+
+
+def never_ends(folder: Path, progress: Progress) -> None:
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(10 * DEADLINE_SECONDS)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").is_dir() else True
+
+
+def test_what_it_says_is_shown_here(tmp_path: Path) -> None:
+    log, screen = tmp_path / "log", io.StringIO()
+    with working_ahead(partial(shows, tmp_path), Progress("plain", log, stream=screen)):
+        until(tmp_path / "done")
+        time.sleep(0.2)  # the pipe is read by a thread
+    assert int((tmp_path / "done").read_text()) != os.getpid()
+    said = screen.getvalue()
+    assert "a message" in said
+    assert "warning: a warning" in said
+    assert "+ sft-1234" in said
+    assert "data-5678" not in said  # this process tells of cached stages when it comes to them
+    assert "sft begins (10 steps)" in log.read_text()
+
+
+def test_a_failure_over_there_is_none_here(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    with working_ahead(partial(fails, tmp_path), Progress("plain", stream=screen)):
+        until(tmp_path / "tried")
+    assert screen.getvalue() == ""
+
+
+def test_it_ends_with_the_context(tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), working_ahead(partial(never_ends, tmp_path), Progress("quiet")):
+        until(tmp_path / "pid")
+        raise KeyboardInterrupt
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+ENDS_AT_ONCE = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from harness.ahead import working_ahead
+from harness.progress import Progress
+from test_ahead import never_ends, until
+
+if __name__ == "__main__":
+    with working_ahead(partial(never_ends, Path(sys.argv[1])), Progress("quiet")):
+        until(Path(sys.argv[1]) / "pid")
+        os._exit(1)  # as when it is killed: nothing is cleaned up
+"""
+
+
+def test_it_does_not_outlive_a_process_that_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(ENDS_AT_ONCE)
+    subprocess.run([sys.executable, script, tmp_path, Path(__file__).parent], check=False, timeout=DEADLINE_SECONDS)
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    with working_ahead(None, Progress("quiet")):
+        pass
