@@ -195,12 +195,13 @@ class RewardModelConfig:
 
 @dataclass
 class AnnotatorConfig:
-    """A simulated annotator: see ``harness.feedback.annotators.Annotator``."""
+    """A simulated annotator: see ``harness.feedback.annotators.Annotator``. ``metric``: null takes the task's."""
 
     temperature: float = 1.0
     indifference: float = 0.3
     noise: float = 0.0
     length_bias: float = 0.0
+    metric: str | None = None
 
 
 @dataclass

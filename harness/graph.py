@@ -185,10 +185,11 @@ def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> St
             name: config[name] for name in ("source", "responses", "samples_per_prompt", "heldout_pairs", "annotator")
         }
     config["content"] = content_identity(str(path)) if loads else None
+    metric = config["annotator"].pop("metric")
     model = None if loads else model_identity(job.config.judge.model, key="judge.model")
     config |= {"model": model, **_prompting(job)}
     if job.world is None and job.config.judge.responses == "samples" and not loads:
-        config["metric"] = job.smooth_metric()
+        config["metric"] = metric or job.smooth_metric()
     return Stage("judge", VERSION, config, {"data": parts["data"]}, seed, environment, partial(run_judge, job=job))
 
 

@@ -12,6 +12,7 @@ from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
 from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
+from harness.feedback.annotators import SMOOTH_METRICS
 from harness.needs import loaded_paths, needs_reward_model, trains
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -30,7 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracker.mode": ("rich", "plain", "quiet"),
     "algorithm.kl.estimator": ("k1", "k3"),
     "algorithm.value.kind": ("separate", "head"),
-    "feedback.metric": ("chrf", "f1"),
+    "feedback.metric": tuple(SMOOTH_METRICS),
+    "judge.annotator.metric": tuple(SMOOTH_METRICS),
 }
 
 POSITIVE = (

@@ -82,16 +82,15 @@ METRIC_POINTS_PER_NAT = 10.0
 
 
 def metric_utility(name: str) -> Utility:
-    """A smooth sentence metric against the references (``chrf`` or ``f1``), in tens of points."""
-    if name == "chrf":
-        score = _sentence_chrf()
-    elif name == "f1":
-        from harness.evaluation.metrics.squad import token_f1
+    """A smooth sentence metric of ``SMOOTH_METRICS`` against the references, in tens of points.
 
-        def score(response: str, references: Sequence[str]) -> float:
-            return 100 * max((token_f1(response, reference) for reference in references), default=0.0)
-    else:
-        raise UserError("feedback.metric", name, "is no smooth sentence metric that we know", "choose chrf or f1")
+    Raises:
+        UserError: ``feedback.metric`` is none of them.
+    """
+    if name not in SMOOTH_METRICS:
+        rule = "is no smooth sentence metric that we know"
+        raise UserError("feedback.metric", name, rule, f"choose among {', '.join(SMOOTH_METRICS)}")
+    score = SMOOTH_METRICS[name]()
 
     def utility(example: Example, responses: Sequence[str]) -> list[float]:
         references = example.references or [example.response]
@@ -100,15 +99,43 @@ def metric_utility(name: str) -> Utility:
     return utility
 
 
-def _sentence_chrf() -> Callable[[str, Sequence[str]], float]:
+SentenceMetric = Callable[[str, Sequence[str]], float]
+"""(response, references) -> 0-100, by the best reference or all of them together, as the metric has it."""
+
+
+def _sentence_chrf() -> SentenceMetric:
     from sacrebleu.metrics import CHRF
 
     metric: Any = CHRF()
+    return lambda response, references: float(metric.sentence_score(response, list(references)).score)
 
-    def score(response: str, references: Sequence[str]) -> float:
-        return float(metric.sentence_score(response, list(references)).score)
 
-    return score
+def _sentence_bleu() -> SentenceMetric:
+    """Of its effective order, smoothed: sacrebleu's own advice for single sentences."""
+    from sacrebleu.metrics import BLEU
+
+    metric: Any = BLEU(effective_order=True)
+    return lambda response, references: float(metric.sentence_score(response, list(references)).score)
+
+
+def _sentence_rouge() -> SentenceMetric:
+    from harness.evaluation.metrics.rouge import sentence_rouge
+
+    return sentence_rouge("rougeL")
+
+
+def _token_f1() -> SentenceMetric:
+    from harness.evaluation.metrics.squad import token_f1
+
+    return lambda response, references: 100 * max((token_f1(response, each) for each in references), default=0.0)
+
+
+SMOOTH_METRICS: dict[str, Callable[[], SentenceMetric]] = {
+    "bleu": _sentence_bleu,
+    "chrf": _sentence_chrf,
+    "f1": _token_f1,
+    "rougeL": _sentence_rouge,
+}
 
 
 def _sigmoid(value: float) -> float:

@@ -153,13 +153,15 @@ def _pairs(
         )
         return _candidates(codec.decode(rollout.tokens), rollout.tokens)
 
-    utility = gold_utility(_world(job)) if job.world is not None else metric_utility(job.smooth_metric())
+    manner = asdict(config.annotator)
+    metric = manner.pop("metric") or job.smooth_metric()
+    utility = gold_utility(_world(job)) if job.world is not None else metric_utility(metric)
     return collect_pairs(
         examples,
         prompts,
         prompt_tokens,
         respond=from_mixture if source == "mixture" else from_samples,
-        annotator=Annotator(utility, **asdict(config.annotator)),
+        annotator=Annotator(utility, **manner),
         rng=Random(workspace.seed_for(f"{split}/labels")),
         per_prompt=max(config.samples_per_prompt // 2, math.ceil(count / max(len(examples), 1))),
         max_pairs=count,

@@ -123,11 +123,31 @@ def test_metric_utility_chrf_is_sacrebleus_sentence_score():
     assert expected[2] == pytest.approx(10.0)
 
 
+def test_metric_utility_bleu_is_sacrebleus_sentence_score():
+    from sacrebleu import sentence_bleu
+
+    responses = ["the cat sat", "dog", "the cat sat down", ""]
+    expected = [sentence_bleu(text, EXAMPLE.references).score / 10 for text in responses]
+    assert metric_utility("bleu")(EXAMPLE, responses) == pytest.approx(expected)
+    assert expected[2] == pytest.approx(10.0)
+
+
+def test_metric_utility_rouge_is_rouge_scores_best_f1():
+    """Stems of "cats sat": 2 of 2 in order, of 4: F1 2/3; "a dog": 2 of 2, of 3: 0.8."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    responses = ["cats sat", "a dog", "blue", ""]
+    best = [max(scorer.score(each, text)["rougeL"].fmeasure for each in EXAMPLE.references) for text in responses]
+    assert best == pytest.approx([2 / 3, 0.8, 0.0, 0.0])
+    assert metric_utility("rougeL")(EXAMPLE, responses) == pytest.approx([10 * value for value in best])
+
+
 def test_without_references_the_demonstration_is_compared_with():
     example = Example(id="x", fields={}, response="cat sat", references=[], facts=None)
     assert metric_utility("f1")(example, ["the cat sat"]) == [10.0]
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(UserError, match=r"feedback\.metric=bleu is no smooth sentence metric"):
-        metric_utility("bleu")
+    with pytest.raises(UserError, match=r"feedback\.metric=meteor is no smooth sentence metric"):
+        metric_utility("meteor")

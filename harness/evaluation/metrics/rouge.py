@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 
@@ -47,6 +47,17 @@ class Rouge(TextModule, evaluate.Metric):  # type: ignore[misc]
             )
             for name in self.columns
         }
+
+
+def sentence_rouge(column: str) -> Callable[[str, Sequence[str]], float]:
+    """(response, references) -> one variant's F1 against the best of the references, 0-100."""
+    scorer = RougeScorer([column], tokenizer=_StemsOnce())
+
+    def score(response: str, references: Sequence[str]) -> float:
+        lines = [sentence_lines(reference) for reference in references]
+        return 100.0 * float(scorer.score_multi(lines, sentence_lines(response))[column].fmeasure)
+
+    return score
 
 
 class _StemsOnce(tokenizers.Tokenizer):  # type: ignore[misc]
