@@ -314,7 +314,7 @@ class PPOConfig(AlgorithmConfig):
     missing_eos_penalty: float | None = 1.0
     value: ValueConfig = field(default_factory=ValueConfig)
     checks: ChecksConfig = field(default_factory=ChecksConfig)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=2e-4, warmup=0.0))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-4, warmup=0.0))
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+QUANTITIES = ("kl", "entropy", "response_length", "score")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +33,24 @@ class CollapseMonitor:
         if self.max_length_share is not None and not self.max_response_tokens:
             raise ValueError(f"max_length_share={self.max_length_share} needs max_response_tokens, to be a share of it")
 
-    def reason(self, metrics: Mapping[str, float]) -> str | None:
+    def reason(self, metrics: Mapping[str, float], quantities: Sequence[str] = QUANTITIES) -> str | None:
         """Why the run must stop after this logged step, or None.
 
         A value on the limit is within it. A quantity that is no finite number has left every limit, stated or not.
 
         Args:
-            metrics: one logged step, with ``kl``, ``entropy``, ``response_length`` and ``score``.
+            metrics: one logged step, with every one of ``quantities``.
+            quantities: which are held against their limits.
 
         >>> monitor = CollapseMonitor(max_kl=30.0)
         >>> monitor.reason({"kl": 41.5, "entropy": 1.0, "response_length": 9.0, "score": 2.0})
         'kl=41.5 is above max_kl=30'
         """
-        watched = {name: float(metrics[name]) for name in ("kl", "entropy", "response_length", "score")}
+        watched = {name: float(metrics[name]) for name in quantities}
         for name, value in watched.items():
             if not math.isfinite(value):
                 return f"{name}={value} is not a finite number"
-        if self.max_response_tokens:
+        if self.max_response_tokens and "response_length" in watched:
             watched["length_share"] = watched["response_length"] / self.max_response_tokens
         limits = (
             ("kl", "above", "max_kl", self.max_kl),
@@ -57,7 +60,7 @@ class CollapseMonitor:
             ("score", "below", "min_score", self.min_score),
         )
         for quantity, side, limit_name, limit in limits:
-            if limit is None:
+            if limit is None or quantity not in watched:
                 continue
             value = watched[quantity]
             if (value > limit) if side == "above" else (value < limit):

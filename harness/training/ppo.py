@@ -100,8 +100,8 @@ class PPO:
         state = self._start(setup)
         flags = self._check_gates(setup, state)
         probe_every = max(1, self.steps() // max(config.checks.probes, 1))
-        best = (-np.inf, {}) if not config.checks.probes else self._best((-np.inf, {}), setup, state)
         monitor = self._monitor(setup)
+        best = (-np.inf, {}) if not config.checks.probes else self._best((-np.inf, {}), setup, state, monitor)
         reason: str | None = None
         while state.iteration < self.steps() and reason is None:
             try:
@@ -115,7 +115,7 @@ class PPO:
             setup.log({name: value if math.isfinite(value) else None for name, value in metrics.items()})
             setup.advance(1, score=metrics["score"], kl=metrics["kl"], tokens_per_second=metrics["tokens_per_second"])
             if config.checks.probes and (state.iteration % probe_every == 0 or state.iteration == self.steps()):
-                probed = self._best(best, setup, state)
+                probed = self._best(best, setup, state, monitor)
                 best = probed if reason is None else best  # what has left the limits is no checkpoint to keep
         if reason is not None and best[1]:
             state.policy.load_state_dict(best[1])
@@ -346,10 +346,18 @@ class PPO:
 
         gates.require_unit_ratio(update, logprobs, setup.hardware)
 
-    def _best(self, best: tuple[float, dict[str, Any]], setup: Setup, state: PPOState) -> tuple[float, dict[str, Any]]:
-        """Probe the policy; returns the better of the best so far and this one, by held-out proxy score."""
+    def _best(
+        self, best: tuple[float, dict[str, Any]], setup: Setup, state: PPOState, monitor: CollapseMonitor
+    ) -> tuple[float, dict[str, Any]]:
+        """Probe the policy; returns the better of the best so far and this one, by held-out proxy score.
+
+        A trained policy that leaves the limits on held-out prompts is never the best: the proxy may like it.
+        """
         row = setup.probe(setup.policy, state.iteration)
         if not row or not row["proxy"] > best[0]:  # so that NaN is never the best
+            return best
+        measured = {"kl": row["kl"], "response_length": row["length"], "score": row["proxy"]}
+        if state.iteration and monitor.reason(measured, tuple(measured)) is not None:
             return best
         return row["proxy"], {name: tensor.detach().clone() for name, tensor in state.policy.state_dict().items()}
 

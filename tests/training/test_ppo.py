@@ -479,15 +479,16 @@ def test_steps_and_passes():
 
 
 class Course:
-    """A probe with the proxy scores of a script, which keeps the weights that it saw."""
+    """A probe with the proxy scores and KLs of a script, which keeps the weights that it saw."""
 
-    def __init__(self, proxies: list[float]) -> None:
+    def __init__(self, proxies: list[float], kls: list[float] | None = None) -> None:
         self.proxies, self.weights, self.iterations = proxies, [], []
+        self.kls = kls or [0.0] * len(proxies)
 
     def __call__(self, policy: Any, iteration: int) -> dict[str, Any]:
         self.weights.append(copy.deepcopy(policy.model.state_dict()))
         self.iterations.append(iteration)
-        return {"proxy": self.proxies[len(self.weights) - 1]}
+        return {"proxy": self.proxies[len(self.weights) - 1], "kl": self.kls[len(self.weights) - 1], "length": 2.0}
 
 
 class Falling(Planted):
@@ -533,6 +534,16 @@ def test_a_run_that_leaves_its_limits_stops_and_keeps_the_best_probes_weights(
     assert probe.iterations == [0, 1, 2, 3]
     assert same(setup.policy.model, probe.weights[best])
     assert not any(same(setup.policy.model, probe.weights[i]) for i in range(4) if i != best)
+
+
+def test_a_probe_outside_the_limits_is_no_checkpoint_to_keep(make_setup, make_scorer, hardware):
+    """The held-out KL shows a step too far before the next rollout does, and the proxy may like what it reads."""
+    probe = Course([0.0, 1.0, 9.0, 0.5], kls=[0.0, 2.0, 55.0, 3.0])
+    setup, _ = make_setup(reward=Falling(make_scorer(), hardware), probe=probe)
+    settings = limited()
+    settings.checks.limits.max_kl = 50.0
+    assert PPO(settings).train(setup).status == "collapsed"
+    assert same(setup.policy.model, probe.weights[1])
 
 
 def test_a_gradient_that_is_no_number_is_a_collapse_too(make_setup, make_scorer, hardware, monkeypatch):
