@@ -152,7 +152,7 @@ class SFTConfig:
 
     source: str = "train"
     path: str | None = None
-    epochs: float = 2.0
+    epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int | None = None

@@ -7,16 +7,13 @@ tokens, is run for its keys and values alone: no logits are computed for it, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.training.masks import left_pad, position_ids, right_pad
 
 if TYPE_CHECKING:
     import torch
-
-PLAIN_MLP = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox")
-"""Families whose layers have an ``mlp`` that returns one tensor."""
 
 
 class Batch(NamedTuple):
@@ -142,7 +139,7 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
 
 
 def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, shared: int = 1) -> Any:
-    """The keys and values of a prompt, to go on from; its hidden states are not computed to the end.
+    """The keys and values of a prompt, to go on from; nothing is computed that they do not need.
 
     Args:
         model: any model with a trunk.
@@ -154,7 +151,7 @@ def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: t
     cache = DynamicCache(config=model.config)
     if ids.shape[1] == 0:
         return cache
-    with _without_last_mlp(model.base_model):
+    with _until_last_keys(cache):
         model.base_model(
             input_ids=ids[::shared],
             attention_mask=mask[::shared].long(),
@@ -167,16 +164,26 @@ def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: t
     return cache
 
 
+class _LastKeysKnown(Exception):
+    """Ends a forward pass whose cache is complete."""
+
+
 @contextmanager
-def _without_last_mlp(trunk: Any) -> Iterator[None]:
-    """Skip the last layer's feed-forward block, which no key or value depends on, in the families that we know."""
-    layers = getattr(trunk, "h", None) or getattr(trunk, "layers", None)
-    if trunk.config.model_type not in PLAIN_MLP or layers is None:
-        yield
-        return
-    mlp = layers[-1].mlp
-    mlp.forward = lambda hidden, *_: hidden
+def _until_last_keys(cache: Any) -> Iterator[None]:
+    """End the forward pass inside as soon as the last layer has put its keys and values into ``cache``.
+
+    That layer's attention and feed-forward block, and all that follows, would be computed for nothing. Where the last
+    layer keeps no keys (a state space, say), the pass goes on to its end.
+    """
+    last = cache.layers[-1]
+
+    def update_and_stop(*args: Any, **kwargs: Any) -> Any:
+        type(last).update(last, *args, **kwargs)
+        raise _LastKeysKnown
+
+    last.update = update_and_stop
     try:
-        yield
+        with suppress(_LastKeysKnown):
+            yield
     finally:
-        del mlp.forward
+        del last.update
