@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+# The files of tests run at the same time, a process for each core: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # `evaluate` copies what it loads into one package for the whole process: let that be a folder of the tests' own.
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="harness-tests-modules-")
 
