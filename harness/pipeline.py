@@ -124,7 +124,9 @@ def run(request: Request, progress: Progress) -> None:
     output_dir = Path(config.output_dir)
     runner = StageRunner(output_dir, progress)
     if config.plan:
-        progress.plan(plan_rows(job, graph, runner))
+        rows = plan_rows(job, graph, runner)
+        progress.plan(rows)
+        progress.memory(rows)
         return
     progress.message(f"{config.task.name} · {request.candidate} · seed {config.seed} · {job.hardware.description()}")
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph)):
