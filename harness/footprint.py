@@ -92,9 +92,9 @@ def activations(shape: Shape, batch: Batch) -> float:
     layer = _layer(shape, c)
     if not shape.encoder_layers:
         kept = shape.layers * layer * (batch.prompt_tokens + batch.response_tokens)
-        # A shared prompt's keys and values are repeated, and once more where the response's are put behind them.
+        # A shared prompt's keys and values stand before each of its responses.
         again = 2 * shape.keys * batch.rows * batch.prompt * c * shape.layers if batch.shared > 1 else 0
-        return float(kept + 2 * again)
+        return float(kept + again)
     encoder = shape.encoder_layers * layer * batch.prompt_tokens
     decoder = shape.layers * (layer + (FULL + 2.5 * c) * d) * batch.response_tokens
     cross = shape.layers * 2 * shape.queries * c * batch.prompt_tokens
@@ -120,16 +120,17 @@ def passing(shape: Shape, batch: Batch) -> float:
     return float(tokens * width)
 
 
-def cache(shape: Shape, batch: Batch) -> float:
-    """Keys and values of prompt and response in every layer, and one layer's again while a token is put behind them.
+def cache(shape: Shape, batch: Batch, *, grows: bool = False) -> float:
+    """Keys and values of prompt and response in every layer.
 
-    Rotary positions are fp32, and so are the keys that they turn. A decoder has its own keys and values of the response
-    and, of each layer, those of the prompt that it looks across to.
+    Where positions are rotations, these are fp32, and so are keys and values with them. A decoder has its own keys and
+    values of the response and, in each layer, those of the prompt that it looks across to.
+
+    Args:
+        grows: a token is put behind them, which makes one layer's anew.
     """
-    key = FULL if shape.rotary else batch.compute
-    token = (key + batch.compute) * shape.keys
-    tokens = batch.rows * (batch.prompt + batch.response)
-    return float(token * tokens * (shape.layers + 1))
+    token = 2 * shape.keys * (FULL if shape.rotary else batch.compute)
+    return float(token * batch.rows * (batch.prompt + batch.response) * (shape.layers + grows))
 
 
 def logits(shape: Shape, batch: Batch, *, copies: float, prompts: bool = False) -> float:

@@ -220,20 +220,26 @@ class Memory:
         batch = self.batch(rows)
         on_gpu = self.job.hardware.device.startswith("cuda")
         chosen = rows * shape.vocab_size * FULL * (1 if on_gpu else CHOSEN_LOGITS)
-        prompt = {
-            "activations": passing(shape, batch._replace(response=0)),
-            "cache": cache(shape, batch._replace(response=0)),
-        }
-        return [{**held, **prompt}, {**held, "cache": cache(shape, batch), "logits": float(chosen)}]
+        last = {"cache": cache(shape, batch, grows=True), "logits": float(chosen)}
+        return [self._prompt(shape, held, batch), {**held, **last}]
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
+        """The prompt's pass, whose keys and values stay, then the response's."""
         batch = self.batch(SCORED_ROWS)
-        return [{**held, "activations": passing(shape, batch), "cache": cache(shape, batch)}]
+        response = passing(shape, batch._replace(prompt=0))
+        grown = cache(shape, batch, grows=True)
+        return [self._prompt(shape, held, batch), {**held, "activations": response, "cache": grown}]
 
     def _read(self, shape: Shape, held: Phase, batch: Batch) -> list[Phase]:
-        """Logprobs of responses without gradient: the pass with its logits, then what is computed from those alone."""
-        once = logits(shape, batch, copies=1 if self.compute == FULL else 0)
+        """Logprobs of responses without gradient: both passes, the logits, then what is computed from those alone."""
+        response = {"activations": passing(shape, batch._replace(prompt=0)), "cache": cache(shape, batch, grows=True)}
         return [
-            {**held, "activations": passing(shape, batch), "cache": cache(shape, batch), "logits": once},
+            self._prompt(shape, held, batch),
+            {**held, **response},
+            {**held, "cache": cache(shape, batch), "logits": logits(shape, batch, copies=1)},
             {**held, "logits": FULL * READ_LOGITS * float(batch.response_tokens * shape.vocab_size)},
         ]
+
+    def _prompt(self, shape: Shape, held: Phase, batch: Batch) -> Phase:
+        prompt = batch._replace(response=0)
+        return {**held, "activations": passing(shape, prompt), "cache": cache(shape, prompt)}
