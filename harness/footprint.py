@@ -114,10 +114,12 @@ def _layer(shape: Shape, compute: int) -> float:
 
 
 def passing(shape: Shape, batch: Batch) -> float:
-    """What a forward pass without gradient holds at once: one layer's tensors, of the prompt or of the responses."""
+    """What a forward pass without gradient holds at once: of the prompt or of the responses, one feed-forward block.
+
+    That is the residual stream, the normed and the attention's output, and what is between the block's matrices.
+    """
     tokens = max(batch.prompt_tokens, batch.response_tokens)
-    width = 2 * FULL * shape.width + batch.compute * (4 * shape.queries + 2 * shape.inner)
-    return float(tokens * width)
+    return float(tokens * (FULL * 3 * shape.width + batch.compute * (3 if shape.gated else 2) * shape.inner))
 
 
 def cache(shape: Shape, batch: Batch, *, grows: bool = False) -> float:
