@@ -105,6 +105,6 @@ def row_counts(config: Config) -> Mapping[str, int]:
         total = sum(data.shares.values())
         for split in TRAIN_SPLITS if "train" in data.max_rows and total else ():
             counts[split] = int(data.max_rows["train"] * data.shares.get(split, 0.0) / total)
-    for split, limit in data.limits.items():
-        counts[split] = min(limit, counts.get(split, limit))
+    for name, limit in data.limits.items():
+        counts[name] = min(limit, counts.get(name, limit))
     return counts

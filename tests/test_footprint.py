@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import ModelConfig, OptimizerConfig
+from harness.config import Config, DataConfig, LocalDataConfig, ModelConfig, OptimizerConfig
 from harness.footprint import FULL, HALF, Batch, activations, by_role, cache, copies, logits, optimiser, peak
 from harness.models.forward import make_batch, prompt_cache, response_logits
 from harness.models.shape import measured, shape_of
+from harness.plan import row_counts
 from harness.training.masks import position_ids
 from harness.training.updates import Updates
 
@@ -176,6 +177,16 @@ def test_the_peak_is_the_fullest_phase_and_roles_are_each_at_their_most() -> Non
     phases = [{"policy": 4.0, "activations": 9.0}, {"policy": 4.0, "gradients": 4.0, "logits": 0.0}]
     assert peak(phases) == 13.0
     assert by_role(phases) == {"policy": 4.0, "gradients": 4.0, "activations": 9.0}
+
+
+def test_rows_are_known_from_sizes_limits_and_the_most_that_are_read() -> None:
+    local = LocalDataConfig(source="local", shares={"sft": 3.0, "rl": 1.0}, max_rows={"train": 1000, "test": 70})
+    assert row_counts(Config(data=local)) == {"sft": 750, "preference": 0, "judge": 0, "rl": 250, "test": 70}
+    local.limits = {"sft": 100, "rl": 900, "validation": 5}
+    limited = row_counts(Config(data=local))
+    assert (limited["sft"], limited["rl"], limited["validation"]) == (100, 250, 5)
+    assert row_counts(Config(data=LocalDataConfig(source="local"))) == {}
+    assert row_counts(Config(data=DataConfig(source="controlled", sizes={"sft": 9}))) == {"sft": 9}
 
 
 MEASURE = Path(__file__).parent / "reference" / "measure_memory.py"
