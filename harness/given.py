@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from harness.config import Config
+from harness.config import Config, ModelConfig, TaskConfig
 from harness.errors import UserError
 from harness.models.codec import Codec, same_tokens
 from harness.models.loading import load_codec, load_config, require_head, require_positions
@@ -40,6 +40,23 @@ def require_given(config: Config) -> None:
         require_same_tokens(codecs["algorithm.path"], policy, str(loaded_paths(config)["algorithm.path"]))
     if "reward_model.path" in codecs:
         require_value_of_its_own(config, foreign=not same_tokens(codecs["reward_model.path"], policy))
+
+
+def require_base(model: ModelConfig, task: TaskConfig, key: str) -> None:
+    """Read files, tokenizer and configuration of a base model, but no weights.
+
+    Raises:
+        UserError: naming ``key``: it cannot be loaded, is no language model, or knows fewer positions than the task's
+            limits ask for.
+    """
+    path = Path(str(model.name)).expanduser()
+    if path.exists():
+        require_files(path, key)
+    load_codec(str(model.name), key=key, revision=model.revision)
+    if path.exists():
+        require_language_model(path, key)
+    base = SimpleNamespace(config=load_config(str(model.name), key=key, revision=model.revision))
+    require_positions(base, task, key=key)
 
 
 def require_language_model(folder: Path, key: str) -> None:

@@ -64,9 +64,8 @@ def make_task(config: TaskConfig) -> Task:
 
 
 def _require_models(config: Config) -> None:
-    """Find out now, not after minutes of work, that a model which was named cannot be loaded: read its tokenizer."""
-    from harness.given import require_given
-    from harness.models.loading import load_codec
+    """Find out now, not after minutes of work, that a model which was named cannot be loaded."""
+    from harness.given import require_base, require_given
 
     if isinstance(config.model, APIModelConfig):
         from harness.api.stage import model_endpoint
@@ -77,7 +76,7 @@ def _require_models(config: Config) -> None:
         models.append(("judge.model.name", config.judge.model))
     for key, model in models:
         if model.kind == "hf":
-            load_codec(str(model.name), key=key, revision=model.revision)
+            require_base(model, config.task, key)
     require_given(config)
 
 
@@ -124,7 +123,9 @@ def run(request: Request, progress: Progress) -> None:
     output_dir = Path(config.output_dir)
     runner = StageRunner(output_dir, progress)
     if config.plan:
-        progress.plan(plan_rows(job, graph, runner))
+        rows = plan_rows(job, graph, runner)
+        progress.plan(rows)
+        progress.memory(rows)
         return
     progress.message(f"{config.task.name} · {request.candidate} · seed {config.seed} · {job.hardware.description()}")
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph)):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from collections.abc import Mapping
 
-from harness.config import Config, ModelConfig, PPOConfig
+from harness.config import Config, LocalDataConfig, ModelConfig, PPOConfig
 from harness.context import Job
+from harness.footprint import by_role, peak
 from harness.graph import Graph
+from harness.models.shape import Shape, shape_of
 from harness.needs import loaded_paths, takes_finished_policy
 from harness.progress import PlanRow
+from harness.stage_memory import Memory
 from harness.stages import Stage, StageRunner, all_stages
-
-BASE_MEMORY_MB = 550.0
-"""Resident memory of Python with torch and transformers imported."""
-TRAINED_BYTES, KEPT_BYTES = 16, 4
-"""Per parameter: fp32 weight, gradient and AdamW's two moments; fp32 weight alone."""
+from harness.types import TRAIN_SPLITS
 
 
 def plan_rows(job: Job, graph: Graph, runner: StageRunner) -> list[PlanRow]:
-    """One row per stage in the order of work. Memory and tokens are upper estimates, from sizes and limits alone."""
+    """One row per stage in the order of work. Memory and tokens are upper estimates, from sizes and limits alone.
+
+    Raises:
+        UserError: the configuration of a model that is named cannot be read.
+    """
     ordered: dict[str, Stage] = {}
     for last in (*graph.rows.values(), graph.candidate):
         for stage in all_stages(last):
@@ -31,77 +33,32 @@ def _row(job: Job, stage: Stage, runner: StageRunner) -> PlanRow:
     name = f"evaluation of {stage.config['row'] or 'candidate'}" if stage.name == "evaluation" else stage.name
     if stage.name == "sft" and "response_passes" in stage.config:
         name = "sft (more)"
+    cached = runner.cached(stage) is not None
     if stage.name == "data":
-        return PlanRow(name, stage.fingerprint, runner.cached(stage) is not None, None, None, None)
-    model = _model(job.config, stage)
-    parameters = parameter_estimate(model)
-    return PlanRow(
-        name,
-        stage.fingerprint,
-        runner.cached(stage) is not None,
-        parameters,
-        None if parameters is None else _memory_mb(job, stage, model, parameters),
-        _tokens(job, stage),
-    )
+        return PlanRow(name, stage.fingerprint, cached, None, None, None)
+    judge = None if job.config.judge.source == "none" else _shape(job.config, "judge.path", job.config.judge.model)
+    policy = _policy_shape(job.config, stage)
+    shape = judge if stage.name == "judge" else policy
+    if shape is None or policy is None:
+        return PlanRow(name, stage.fingerprint, cached, None, None, _tokens(job, stage))
+    phases = Memory(job, policy, judge).phases(stage, loaded=_is_loaded(job.config, stage))
+    roles = {role: size / 1e6 for role, size in by_role(phases).items()}
+    memory = round(peak(phases) / 1e6, 0)
+    return PlanRow(name, stage.fingerprint, cached, shape.parameters, memory, _tokens(job, stage), roles)
 
 
-def _model(config: Config, stage: Stage) -> ModelConfig:
-    """The model that a stage works with: a finished one's size is read from its own configuration."""
-    paths = loaded_paths(config)
-    part = {"judge": "judge.path", "reward_model": "reward_model.path"}.get(stage.name, "sft.path")
-    if path := paths.get("algorithm.path" if stage.name == config.algorithm.name else part):
-        return ModelConfig(kind="hf", name=path)
-    return config.judge.model if stage.name == "judge" else config.model
+def _policy_shape(config: Config, stage: Stage) -> Shape | None:
+    """The shape of the policy that a stage works with."""
+    paths, model = loaded_paths(config), config.model
+    part = "algorithm.path" if stage.name == config.algorithm.name else f"{stage.name}.path"
+    return _shape(config, part if part in paths and part != "judge.path" else "sft.path", model)
 
 
-@functools.cache
-def _counted(kind: str, name: str | None, revision: str | None, sizes: tuple[Any, ...]) -> int | None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        if kind == "nano":
-            from harness.models.nano import new_model
-
-            architecture, layers, width, heads, vocab_size, context = sizes
-            shape = ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context)
-            model = new_model(shape, vocab_size=vocab_size, eos_id=0, pad_id=1, seed=0)
-        else:
-            hf_config = AutoConfig.from_pretrained(str(name), revision=revision, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(hf_config)
-    total: int = sum(parameter.numel() for parameter in model.parameters())
-    return total
-
-
-def parameter_estimate(model: ModelConfig) -> int | None:
-    """Parameters of the model, built without memory on torch's meta device; nano's vocabulary counts as full.
-
-    None for a model behind an endpoint.
-    """
-    if model.kind == "api":
-        return None
-    sizes = (model.architecture, model.layers, model.width, model.heads, model.vocab_size, model.context)
-    return _counted(model.kind, model.name, model.revision, sizes)
-
-
-def _memory_mb(job: Job, stage: Stage, model: ModelConfig, parameters: int) -> float:
-    """Weights by role, plus logits and activations of one batch."""
-    config, task = job.config, job.config.task
-    length = task.max_prompt_tokens + task.max_response_tokens
-    roles = {"sft": (1, 0), "reward_model": (1, 0), "judge": (1, 0), "ppo": (2, 2), "feedback": (0, 1)}
-    trained, kept = (0, 1) if _is_loaded(config, stage) else roles.get(stage.name, (0, 3))
-    weights = parameters * (trained * TRAINED_BYTES + kept * KEPT_BYTES)
-    batch = {
-        "sft": config.sft.batch_size,
-        "reward_model": 2 * config.reward_model.batch_size,
-        "judge": 2 * config.judge.batch_size,
-    }
-    rows = batch.get(stage.name, config.evaluation.batch_size)
-    if isinstance(config.algorithm, PPOConfig) and stage.name == config.algorithm.name:
-        rows = max(config.algorithm.batch_size, config.algorithm.minibatch_size)
-    logits = rows * task.max_response_tokens * model.vocab_size * 4 * (3 if trained else 1)
-    activations = rows * length * model.width * model.layers * 4 * (20 if trained else 4)
-    return round(BASE_MEMORY_MB + (weights + logits + activations) / 1e6, 0)
+def _shape(config: Config, part: str, model: ModelConfig) -> Shape | None:
+    """A finished model's size is read from its own configuration."""
+    if path := loaded_paths(config).get(part):
+        return shape_of(ModelConfig(kind="hf", name=path), key=part)
+    return shape_of(model, key="judge.model.name" if part == "judge.path" else "model.name")
 
 
 def _is_loaded(config: Config, stage: Stage) -> bool:
@@ -115,16 +72,12 @@ def _is_loaded(config: Config, stage: Stage) -> bool:
 def _tokens(job: Job, stage: Stage) -> int | None:
     """Tokens that the stage reads or writes at most: rows times limits."""
     config, task = job.config, job.config.task
-    sizes, limits = config.data.sizes, config.data.limits
+    counts = row_counts(config)
     length = task.max_prompt_tokens + task.max_response_tokens
-
-    def rows(split: str) -> int | None:
-        return sizes.get(split) or limits.get(split)
-
     if _is_loaded(config, stage):
         return None
     if stage.name == "sft":
-        count = rows("sft")
+        count = counts.get("sft")
         return stage.config.get("response_passes", 0) * length or (
             None if count is None else int(config.sft.epochs * count * length)
         )
@@ -136,5 +89,22 @@ def _tokens(job: Job, stage: Stage) -> int | None:
         return int(2 * config.judge.epochs * config.judge.max_pairs * length)
     if isinstance(config.algorithm, PPOConfig) and stage.name == config.algorithm.name:
         return config.algorithm.episodes * config.algorithm.epochs * length
-    count = rows("test")
+    count = counts.get("test")
     return None if count is None else count * length
+
+
+def row_counts(config: Config) -> Mapping[str, int]:
+    """Rows of each split at most, where the configuration states them.
+
+    A world's sizes, ``data.limits``, and ``data.max_rows``, whose train rows are shared out.
+    """
+    data = config.data
+    counts = dict(data.sizes)
+    if isinstance(data, LocalDataConfig):
+        counts = {split: count for split, count in data.max_rows.items() if split != "train"}
+        total = sum(data.shares.values())
+        for split in TRAIN_SPLITS if "train" in data.max_rows and total else ():
+            counts[split] = int(data.max_rows["train"] * data.shares.get(split, 0.0) / total)
+    for name, limit in data.limits.items():
+        counts[name] = min(limit, counts.get(name, limit))
+    return counts

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
 from harness.errors import UserError
+from harness.footprint import ROLES
 from harness.result_table import result_table
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ _EVERY_SECONDS = 10.0
 
 
 class PlanRow(NamedTuple):
-    """One stage of the plan; None where a number does not apply or is not known."""
+    """One stage of the plan; None where a number does not apply or is not known.
+
+    ``memory_mb`` is the peak; ``roles`` holds the most that each role has of it, at one time or another.
+    """
 
     stage: str
     fingerprint: str
@@ -37,6 +41,7 @@ class PlanRow(NamedTuple):
     parameters: int | None
     memory_mb: float | None
     tokens: int | None
+    roles: Mapping[str, float] = {}
 
 
 class Stage:
@@ -141,6 +146,14 @@ class Progress:
             for row in rows
         ]
         self._grid("Plan", heads, cells, right=(3, 4, 5))
+
+    def memory(self, rows: Sequence[PlanRow]) -> None:
+        """By stage and role, what memory is expected to be for; roles that no stage has are left out."""
+        roles = list(dict.fromkeys(role for role in ROLES if any(role in row.roles for row in rows)))
+        shown = [row for row in rows if row.roles]
+        cells = [(row.stage, *(_count(row.roles.get(role)) for role in roles)) for row in shown]
+        if cells:
+            self._grid("Memory by role (MB)", ("stage", *roles), cells, right=range(1, len(roles) + 1))
 
     def stage(self, name: str, total: int | None, unit: str = "steps") -> AbstractContextManager[Stage]:
         """A bar while the context is open; the stages of a run may nest and overlap."""

@@ -13,6 +13,10 @@ class Summarize(TemplateTask):
     """Summarise ``source``. A source that is too long loses whole sentences or lines at its end.
 
     Where the first sentence alone is too long, it loses words at its end.
+
+    Args:
+        ending: what the sources of a data set end with and the template says again, such as ``TL;DR:``; it is taken
+            off, so that a source which is cut has it too.
     """
 
     name: str = "summarize"
@@ -25,8 +29,18 @@ class Summarize(TemplateTask):
         template: str = "{source}\nTL;DR:",
         metrics: Sequence[str] = ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu"),
         main_metric: str = "rougeL",
+        ending: str = "",
     ) -> None:
         super().__init__(template=template, metrics=metrics, main_metric=main_metric)
+        self.ending = ending
+
+    def prompt(self, fields: Fields) -> str:
+        """The template filled with the source, less its ending."""
+        return super().prompt({**fields, "source": self._source(fields)})
+
+    def _source(self, fields: Fields) -> str:
+        source = str(fields["source"])
+        return source.removesuffix(self.ending).rstrip() if self.ending and source.endswith(self.ending) else source
 
     def cut(self, example: Example, fits: Callable[[str], bool]) -> Cut:
         """The prompt with as many leading sentences of the source as fit."""
@@ -34,7 +48,7 @@ class Summarize(TemplateTask):
         if fits(prompt):
             return Cut(prompt, was_cut=False, lost_answer=False)
         source = longest_start(
-            example.fields["source"], lambda text: fits(self.prompt({"source": text})), whole_sentences=True
+            self._source(example.fields), lambda text: fits(self.prompt({"source": text})), whole_sentences=True
         )
         if source is None:
             raise nothing_fits(example.id)
@@ -42,4 +56,4 @@ class Summarize(TemplateTask):
 
     def copy_of_input(self, fields: Fields) -> str:
         """The source itself."""
-        return str(fields["source"])
+        return self._source(fields)

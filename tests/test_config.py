@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -303,7 +304,16 @@ def test_the_plan_is_shown_and_nothing_is_done(
     lines = captured.out.splitlines()
     assert lines[0] == "Plan"
     assert lines[1].split() == ["stage", "fingerprint", "cached", "parameters", "memory", "(MB)", "tokens"]
-    rows = {line[:26].rstrip(): line[26:].split() for line in lines[3:]}
+    end = lines.index("Memory by role (MB)")
+    rows = {line[:26].rstrip(): line[26:].split() for line in lines[3:end]}
     assert {"data", "judge", "sft", "feedback", "reward_model", "ppo", "evaluation of candidate"} <= set(rows)
     assert all(cells[1] == "no" for cells in rows.values())
+    heads = re.split(r" {2,}", lines[end + 1])
+    assert heads[:4] == ["stage", "policy", "reference", "reward model"]
+    roles = {line.split()[0]: line.split()[1:] for line in lines[end + 3 :] if not line.startswith("evaluation")}
+    held = dict(zip(heads[1:], roles["ppo"], strict=True))
+    assert held["policy"] == held["reference"]
+    assert held["judge"] == "-"
+    peak = float(rows["ppo"][3].replace(",", ""))
+    assert 550 < peak <= sum(float(size.replace(",", "")) for size in held.values() if size != "-") + len(held)
     assert not list(tmp_path.rglob("manifest.json"))

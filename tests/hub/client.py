@@ -6,9 +6,40 @@ The libraries read HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when they are importe
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+
+class Process:
+    """This file as a process of its own, to be called with a task and its configuration."""
+
+    def __init__(self, endpoint: str, home: Path, **environment: str) -> None:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "TRANSFORMERS_VERBOSITY": "error", **environment}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**kept, **settings},
+        )
+
+    def __call__(self, task: str, config: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([task, config]) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
 
 
 def prepare(config: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +100,60 @@ def fingerprint(config: dict[str, Any]) -> dict[str, Any]:
     return {"fingerprint": build_graph(make_job(made)).parts["data"].fingerprint}
 
 
-TASKS = {"prepare": prepare, "model": model, "fingerprint": fingerprint}
+def composed(typed: list[str]) -> Any:
+    """A whole set-up as the command line would make it, validated."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from harness.config import register_schemas
+    from harness.validation import validate
+
+    register_schemas()
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        made: Any = OmegaConf.to_object(compose("config", overrides=typed))
+    validate(made)
+    return made
+
+
+def plan(config: dict[str, Any]) -> dict[str, Any]:
+    """The rows of the plan of a whole set-up."""
+    from harness.graph import build_graph
+    from harness.hub import resolve_commit
+    from harness.pipeline import make_job
+    from harness.plan import plan_rows
+    from harness.progress import Progress
+    from harness.stages import StageRunner
+
+    resolve_commit.cache_clear()
+    made = composed(config["typed"])
+    job = make_job(made)
+    runner = StageRunner(Path(made.output_dir), Progress("quiet"))
+    return {"rows": [row._asdict() for row in plan_rows(job, build_graph(job), runner)]}
+
+
+def rows(config: dict[str, Any]) -> dict[str, Any]:
+    """How many rows and pairs each split of a set-up's data has, and its first test prompt and pair."""
+    from harness.data.prepared import prepare
+    from harness.pipeline import make_task
+
+    made = composed(config["typed"])
+    data, task = made.data, make_task(made.task)
+    mapped = {
+        name: getattr(data, name) for name in ("path", "columns", "pairs_path", "pairs_columns", "shares", "limits")
+    }
+    options = {"max_rows": data.max_rows, "cleaning": data.cleaning, "speakers": tuple(data.transcript_speakers)}
+    ready = prepare(task, source="hub", **mapped, **options, max_bad_rows=0, hub=data)
+    first, pairs = ready.splits["test"][0], [pair for split in ready.pairs.values() for pair in split]
+    return {
+        "counts": ready.report["counts"],
+        "pairs": len(pairs),
+        "prompt": task.prompt(first.fields),
+        "references": first.references,
+        "pair": [task.prompt(pairs[0].fields), pairs[0].chosen, pairs[0].rejected] if pairs else None,
+    }
+
+
+TASKS = {"prepare": prepare, "model": model, "fingerprint": fingerprint, "plan": plan, "rows": rows}
 
 
 def main() -> None:

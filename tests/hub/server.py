@@ -89,8 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.owner.requests.append(f"{self.command} {path}")
+        path = urlsplit(self.path).path  # a revision such as refs/pr/1 is one part of it, its slashes quoted
+        self.owner.requests.append(f"{self.command} {unquote(path)}")
         if self.owner.broken == "hang":
             time.sleep(30)
         if self.owner.broken == "503":
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._api(*match.groups())
         elif match := re.fullmatch(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             kind, name, revision, file = match.groups()
-            self._file(kind or "models", name, revision, file)
+            self._file(kind or "models", name, unquote(revision), unquote(file))
         else:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         return repository, commit
 
     def _api(self, kind: str, name: str, what: str | None, rest: str | None) -> None:
-        revision, _, folder = (rest or "main").partition("/")
+        revision, folder = (unquote(part) for part in (rest or "main").partition("/")[::2])
         found = self._found(kind, name, revision)
         if found is None:
             return

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -26,6 +24,9 @@ def _module(name: str) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+Process = _module("client").Process
 
 
 def jsonl(start: int, count: int, text: str = "sentence") -> bytes:
@@ -92,34 +93,6 @@ configs:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("hub-home")
-
-
-class Process:
-    """A client process; see client.py."""
-
-    def __init__(self, endpoint: str, home: Path, **environment: str) -> None:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "TRANSFORMERS_VERBOSITY": "error", **environment}
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "client.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**kept, **settings},
-        )
-
-    def __call__(self, task: str, config: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([task, config]) + "\n")
-        self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(10)
 
 
 @pytest.fixture(scope="module")

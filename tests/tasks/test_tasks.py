@@ -33,6 +33,8 @@ def at_most(words: int) -> Callable[[str], bool]:
     ("task", "fields", "prompt", "copy"),
     [
         (Summarize(), {"source": "A {long} text."}, "A {long} text.\nTL;DR:", "A {long} text."),
+        (Summarize(ending="TL;DR:"), {"source": "A text.\n\nTL;DR:"}, "A text.\nTL;DR:", "A text."),
+        (Summarize(ending="TL;DR:"), {"source": "TL;DR: a text."}, "TL;DR: a text.\nTL;DR:", "TL;DR: a text."),
         (Translate(), {"source": "A dog."}, "A dog.\nGerman:", "A dog."),
         (QA(), {"context": "C.", "question": "Q?"}, "C.\nQ: Q?\nA:", "C."),
         (Dialogue(), {"turns": ["Hi."]}, "Customer: Hi.\nAgent:", "Hi."),
@@ -85,6 +87,7 @@ def test_wrong_speakers_are_refused(speakers: list[str]) -> None:
     ("task", "fields", "words", "expected"),
     [
         (Summarize(), {"source": "One two. Three four. Five six."}, 6, "One two. Three four.\nTL;DR:"),
+        (Summarize(ending="END"), {"source": "One two. Three four. Five six. END"}, 6, "One two. Three four.\nTL;DR:"),
         (Summarize(), {"source": "#A: hi\n#B: ho\n#A: hu"}, 5, "#A: hi\n#B: ho\nTL;DR:"),
         (Summarize(), {"source": "One two three four. Five."}, 3, "One two\nTL;DR:"),
         (Translate(), {"source": "One two. Three four."}, 4, "One two. Three\nGerman:"),

@@ -1,0 +1,146 @@
+"""What a stage is expected to hold in memory, by role: bytes from a model's sizes and a batch's, formula by formula.
+
+``docs/memory.md`` holds the formulas against measured peaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from harness.config import OptimizerConfig
+from harness.models.shape import Shape
+
+FULL, HALF = 4, 2
+"""Bytes of fp32, in which weights, gradients and the optimiser are whatever the precision, and of bf16."""
+
+ROLES = (
+    *("policy", "reference", "reward model", "value", "judge", "adapters", "best policy"),
+    *("gradients", "optimiser", "bf16 copies", "activations", "logits", "cache", "libraries"),
+)
+"""What memory is for, in the order in which it is shown; a role that no stage has is not."""
+
+Phase = Mapping[str, float]
+"""Role -> bytes that are held at the same time."""
+
+
+class Batch(NamedTuple):
+    """Rows of one forward pass, as long as the limits admit.
+
+    Args:
+        rows: responses.
+        prompt: tokens of a prompt.
+        response: tokens of a response.
+        compute: bytes of a number in matrix products: 4, or 2 under bf16 autocast.
+        shared: responses that share one prompt, which is computed once for them.
+    """
+
+    rows: int
+    prompt: int
+    response: int
+    compute: int
+    shared: int = 1
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.rows * self.prompt // self.shared
+
+    @property
+    def response_tokens(self) -> int:
+        return self.rows * self.response
+
+
+def peak(phases: Iterable[Phase]) -> float:
+    """Bytes at the fullest moment."""
+    return max((sum(phase.values()) for phase in phases), default=0.0)
+
+
+def by_role(phases: Iterable[Phase]) -> dict[str, float]:
+    """The most that each role holds in any phase; not all of them do at the same moment."""
+    most: dict[str, float] = {}
+    for phase in phases:
+        for role, size in phase.items():
+            most[role] = max(most.get(role, 0.0), size)
+    return {role: most[role] for role in ROLES if most.get(role)}
+
+
+def weights(parameters: int) -> float:
+    return float(FULL * parameters)
+
+
+def optimiser(shape: Shape, parameters: int, config: OptimizerConfig) -> float:
+    """AdamW keeps two moments of each parameter, Muon one of each matrix inside the layers."""
+    matrices = shape.matrices if config.kind == "muon" else 0
+    return float(2 * FULL * (parameters - matrices) + FULL * matrices)
+
+
+def copies(parameters: int, compute: int) -> float:
+    """Weights as autocast casts them, kept by the graph until the backward pass is over."""
+    return float(parameters * compute) if compute < FULL else 0.0
+
+
+def activations(shape: Shape, batch: Batch) -> float:
+    """What a forward pass keeps for the gradient.
+
+    A layer keeps, of each token, with width d and inner width f: with layer norms 3 d in fp32 (the residual stream
+    before each norm) and 6 d (normed, queries, keys, values, attention's output) and 2 f in the precision of matrix
+    products; with root-mean-square norms, whose steps are in fp32, 9 d and 2 d. A gated block keeps 4 f for 2 f, a GELU
+    that is written out in Python 3.5 f more. A decoder's token keeps 3.5 d for cross attention, whose keys and values
+    are 2 d of each token of the prompt. A learned bias on attention scores keeps these too, in fp32.
+    """
+    d, c = shape.width, batch.compute
+    layer = _layer(shape, c)
+    if not shape.encoder_layers:
+        kept = shape.layers * layer * (batch.prompt_tokens + batch.response_tokens)
+        # A shared prompt's keys and values stand before each of its responses.
+        again = 2 * shape.keys * batch.rows * batch.prompt * c * shape.layers if batch.shared > 1 else 0
+        return float(kept + again)
+    encoder = shape.encoder_layers * layer * batch.prompt_tokens
+    decoder = shape.layers * (layer + (FULL + 2.5 * c) * d) * batch.response_tokens
+    cross = shape.layers * 2 * shape.queries * c * batch.prompt_tokens
+    scores = 0.0
+    if shape.biased:
+        scores = FULL * shape.heads * shape.encoder_layers * batch.prompt_tokens * batch.prompt
+        scores += FULL * shape.heads * shape.layers * batch.response_tokens * batch.response
+    return encoder + decoder + cross + scores
+
+
+def _layer(shape: Shape, compute: int) -> float:
+    """Bytes that one layer keeps of one token."""
+    d, f = shape.width, shape.inner
+    full, half = (9 * d, 2 * d) if shape.rms else (3 * d, 6 * d)
+    half += f * ((4 if shape.gated else 2) + (3.5 if shape.written_out else 0))
+    return FULL * full + compute * half
+
+
+def passing(shape: Shape, batch: Batch) -> float:
+    """What a forward pass without gradient holds at once: of the prompt or of the responses, one feed-forward block.
+
+    That is the residual stream, the normed and the attention's output, and what is between the block's matrices.
+    """
+    tokens = max(batch.prompt_tokens, batch.response_tokens)
+    return float(tokens * (FULL * 3 * shape.width + batch.compute * (3 if shape.gated else 2) * shape.inner))
+
+
+def cache(shape: Shape, batch: Batch, *, grows: bool = False) -> float:
+    """Keys and values of prompt and response in every layer.
+
+    Where positions are rotations, these are fp32, and so are keys and values with them. A decoder has its own keys and
+    values of the response and, in each layer, those of the prompt that it looks across to.
+
+    Args:
+        grows: a token is put behind them, which makes one layer's anew.
+    """
+    token = 2 * shape.keys * (FULL if shape.rotary else batch.compute)
+    return float(token * batch.rows * (batch.prompt + batch.response) * (shape.layers + grows))
+
+
+def logits(shape: Shape, batch: Batch, *, copies: float, prompts: bool = False) -> float:
+    """Scores of the whole vocabulary, in fp32, of response tokens alone (with ``prompts``, of all).
+
+    Args:
+        copies: how many there are at once; the model's own output is one more where it is in half precision.
+    """
+    tokens = batch.response_tokens + (batch.prompt_tokens if prompts else 0)
+    own = batch.compute if batch.compute < FULL else 0
+    return tokens * shape.vocab_size * (FULL * copies + own)

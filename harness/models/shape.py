@@ -1,0 +1,126 @@
+"""The sizes of a language model that its memory depends on, without its weights: it is built on torch's meta device."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from harness.config import ModelConfig
+
+
+class Shape(NamedTuple):
+    """Sizes of a causal or encoder–decoder language model.
+
+    Args:
+        parameters: all of them, tied ones once.
+        head: those among them in an output layer that is not tied to the embedding; a classifier has none.
+        matrices: those among them in the matrices of the layers, which Muon trains.
+        vocab_size: rows of the output layer.
+        width: of the hidden states.
+        inner: width of the feed-forward blocks.
+        queries: attention heads times their width.
+        keys: key–value heads times their width.
+        heads: attention heads.
+        layers: of the decoder, or of a model without encoder.
+        encoder_layers: 0 without encoder.
+        gated: whether a feed-forward block multiplies two projections.
+        rms: whether norms are root mean squares, computed in fp32 step by step.
+        written_out: whether the activation function is a formula in Python, whose every step is kept for the gradient.
+        rotary: whether positions are rotations of queries and keys.
+        biased: whether positions are a learned bias on attention scores, which must then be kept.
+    """
+
+    parameters: int
+    head: int
+    matrices: int
+    vocab_size: int
+    width: int
+    inner: int
+    queries: int
+    keys: int
+    heads: int
+    layers: int
+    encoder_layers: int
+    gated: bool
+    rms: bool
+    written_out: bool
+    rotary: bool
+    biased: bool
+
+    @property
+    def scorer_parameters(self) -> int:
+        """Parameters of a sequence classifier with one label on the same trunk."""
+        return self.parameters - self.head + self.width
+
+
+def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
+    """The shape of a model; nano's vocabulary counts as full. None for a model behind an endpoint.
+
+    Raises:
+        UserError: naming ``key``: its configuration cannot be read.
+    """
+    if model.kind == "api":
+        return None
+    sizes = (model.architecture, model.layers, model.width, model.heads, model.vocab_size, model.context)
+    return _shape(model.kind, model.name, model.revision, sizes, key)
+
+
+@functools.cache
+def _shape(kind: str, name: str | None, revision: str | None, sizes: tuple[Any, ...], key: str) -> Shape:
+    import torch
+
+    with torch.device("meta"):
+        if kind == "nano":
+            from harness.models.nano import new_model
+
+            architecture, layers, width, heads, vocab_size, context = sizes
+            nano = ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context)
+            model = new_model(nano, vocab_size=vocab_size, eos_id=0, pad_id=1, seed=0)
+        else:
+            model = _empty_model(str(name), revision, key)
+    return measured(model)
+
+
+def _empty_model(name: str, revision: str | None, key: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from harness.models.loading import load_config
+
+    config = load_config(name, key=key, revision=revision)
+    factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return factory.from_config(config)
+
+
+def measured(model: Any) -> Shape:
+    """The shape of a language model of transformers, whatever device it is on."""
+    from harness.training.schedule import is_hidden_matrix
+
+    config, output = model.config, model.get_output_embeddings().weight
+    named, parts = list(model.named_parameters()), {type(part).__name__ for part in model.modules()}
+    names = {name for name, _ in model.named_modules()}
+    width, heads = int(config.hidden_size), int(config.num_attention_heads)
+    head_width = int(_first(config, "head_dim", "d_kv") or width // heads)
+    layers = int(config.num_hidden_layers)
+    both = bool(config.is_encoder_decoder)
+    return Shape(
+        parameters=sum(parameter.numel() for _, parameter in named),
+        head=0 if output is model.get_input_embeddings().weight else output.numel(),
+        matrices=sum(parameter.numel() for name, parameter in named if is_hidden_matrix(name, parameter)),
+        vocab_size=output.shape[0],
+        width=width,
+        inner=int(_first(config, "intermediate_size", "d_ff", "decoder_ffn_dim", "n_inner") or 4 * width),
+        queries=heads * head_width,
+        keys=int(_first(config, "num_key_value_heads") or heads) * head_width,
+        heads=heads,
+        layers=int(_first(config, "decoder_layers", "num_decoder_layers") or layers) if both else layers,
+        encoder_layers=int(_first(config, "encoder_layers") or layers) if both else 0,
+        gated=any(name.endswith(("gate_proj", "gate_up_proj", "wi_1")) for name in names),
+        rms=any("RMSNorm" in part or part == "T5LayerNorm" for part in parts),
+        written_out="NewGELUActivation" in parts,
+        rotary=any("Rotary" in part for part in parts),
+        biased=any("relative_attention_bias" in name for name, _ in named),
+    )
+
+
+def _first(config: Any, *names: str) -> Any:
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
