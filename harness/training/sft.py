@@ -130,7 +130,7 @@ def _finish(
     held_out, _ = token_examples(job, data.splits["validation"][:VALIDATION_EXAMPLES], policy.codec)
     loss = validation_loss(policy, held_out, job.hardware) if held_out else math.nan
     parameters, adapter = adapted_count(policy.model)
-    of_them = f", {adapter / 1e6:.2f} M of them in an adapter" if adapter else ""
+    of_them = f", {adapter:,} of them in an adapter" if adapter else ""
     return {
         **trained,
         "validation_loss": loss if math.isfinite(loss) else None,
