@@ -90,7 +90,8 @@ def _memory_mb(job: Job, stage: Stage, model: ModelConfig, parameters: int) -> f
     length = task.max_prompt_tokens + task.max_response_tokens
     roles = {"sft": (1, 0), "reward_model": (1, 0), "judge": (1, 0), "ppo": (2, 2), "feedback": (0, 1)}
     trained, kept = (0, 1) if _is_loaded(config, stage) else roles.get(stage.name, (0, 3))
-    weights = parameters * (trained * TRAINED_BYTES + kept * KEPT_BYTES)
+    adapted = (config.judge.model if stage.name == "judge" else config.model).lora.rank is not None
+    weights = parameters * (KEPT_BYTES if adapted else trained * TRAINED_BYTES + kept * KEPT_BYTES)  # one for all roles
     batch = {
         "sft": config.sft.batch_size,
         "reward_model": 2 * config.reward_model.batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,33 @@ def test_a_hub_id_is_recorded_with_its_commit(monkeypatch, tmp_path):
     assert configured_base(made, tmp_path) == Base("org/model", "commit of org/model@v1")
     folder = ModelConfig(kind="hf", name=str(tmp_path))
     assert configured_base(folder, tmp_path / "unused") == Base(str(tmp_path.resolve()))
+
+
+def test_a_base_whose_tokenizer_had_to_grow(make_lm, ragged, codec, hardware, tmp_path):
+    """Without a pad token of its own it gets one, and the embedding a row: here, merged, and through peft."""
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from harness.models.loading import load_language_model
+
+    save(make_lm(), tmp_path / "hub")
+    settings = tmp_path / "hub" / "tokenizer_config.json"
+    known = json.loads(settings.read_text())
+    known.pop("pad_token")
+    settings.write_text(json.dumps(known))
+    made = ModelConfig(kind="hf", name=str(tmp_path / "hub"), lora=LoraConfig(rank=3))
+    policy = load_language_model(tmp_path / "hub")
+    assert policy.codec.pad_id == len(codec)
+    add_adapter(policy.model, made.lora, configured_base(made, tmp_path), seed=0)
+    move(policy.model, 1)
+    keep(policy, tmp_path / "sft", made.lora)
+    expected = scorer(policy, tmp_path, hardware).scores(*ragged)
+    loaded = load_policy(tmp_path / "sft", made, device="cpu")
+    pad = loaded.codec.pad_id
+    assert torch.equal(logits(loaded.model, ragged, pad), logits(policy.model, ragged, pad))
+    np.testing.assert_allclose(load_kept_scorer(tmp_path / "rm", made, hardware).scores(*ragged), expected, atol=1e-6)
+    whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm" / "model")
+    np.testing.assert_allclose(plain_scores(whole, ragged, pad) - 0.375, expected, atol=1e-4)
+    apart = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "rm" / "adapter", num_labels=1)
+    apart.config.pad_token_id = AutoTokenizer.from_pretrained(tmp_path / "rm" / "adapter").pad_token_id
+    np.testing.assert_allclose(plain_scores(apart, ragged, pad) - 0.375, expected, atol=1e-4)

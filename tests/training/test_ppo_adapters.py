@@ -77,6 +77,12 @@ def make_setup(make_lm: Any, hardware: Any, tmp_path: Any) -> Any:
     return make
 
 
+def probing(proxies: list[float]) -> Any:
+    """A probe that finds these held-out scores, one after the other."""
+    found = iter(proxies)
+    return lambda policy, iteration: {"proxy": next(found), "kl": 0.0, "length": 5.0}
+
+
 def logprobs(lm: LanguageModel, batch: Any) -> torch.Tensor:
     with torch.inference_mode():
         return sequence_logprobs(response_logits(lm.model, batch), batch.response, 1.0).clone()
@@ -127,9 +133,8 @@ def test_the_reference_and_the_base_stay_while_the_policy_moves(architecture, ma
 
 
 def test_a_collapsed_run_goes_back_to_its_best_adapter(make_setup, ragged, codec):
-    proxies = iter([1.0, 0.0, -1.0, -2.0])
     limits = LimitsConfig(max_kl=-1e9, min_entropy=None, min_length=None, max_length_share=None)
-    setup = make_setup("gpt2", probe=lambda policy, iteration: {"proxy": next(proxies)})
+    setup = make_setup("gpt2", probe=probing([1.0, 0.0, -1.0, -2.0]))
     batch = make_batch(*ragged, codec.pad_id)
     before = logprobs(setup.policy, batch)
     result = PPO(config(checks=ChecksConfig(probes=3, limits=limits))).train(setup)
@@ -138,8 +143,8 @@ def test_a_collapsed_run_goes_back_to_its_best_adapter(make_setup, ragged, codec
 
 
 def test_the_checkpoint_holds_the_adapter_alone(make_setup):
-    setup = make_setup("gpt2", probe=lambda policy, iteration: {"proxy": 1.0})
+    setup = make_setup("gpt2", probe=probing([1.0]))
     algorithm = PPO(config())
-    _, kept = algorithm._best((-1.0, {}), setup, algorithm._start(setup))
+    _, kept = algorithm._best((-1.0, {}), setup, algorithm._start(setup), algorithm._monitor(setup))
     assert kept.keys() == trainable(setup.policy.model).keys()
     assert all("lora_" in name for name in kept)
