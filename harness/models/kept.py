@@ -136,10 +136,10 @@ def load_kept_scorer(
     return Scorer(model, _scorer_codec(base), hardware, reads)
 
 
-def load_optimised_reward(
+def load_start_of_value(
     directory: Path, config: ModelConfig, hardware: Hardware, *, policy: LanguageModel, seed: int
 ) -> Scorer:
-    """As ``load_kept_scorer``, for a value network to start from: a whole one gets an adapter, where those are on."""
+    """A reward model that a value network starts from: a whole one gets an adapter for it, where adapters are on."""
     reward = load_kept_scorer(directory, config, hardware, policy=policy)
     if config.lora.rank is not None and not is_adapted(reward.model):
         add_adapter(reward.model, config.lora, Base(str(model_directory(directory).resolve())), seed=seed)

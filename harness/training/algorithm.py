@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from harness.config import AlgorithmConfig
+from harness.config import AlgorithmConfig, PPOConfig
 from harness.context import Job
 from harness.hardware import Hardware
 from harness.models.adapters import twin
-from harness.models.kept import keep, load_optimised_reward, load_trainable_policy
+from harness.models.kept import keep, load_kept_scorer, load_start_of_value, load_trainable_policy
 from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
@@ -107,9 +107,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
         workspace.inputs["sft"].directory, config.model, device=job.hardware.device, seed=workspace.seed_for("adapter")
     )
     reference = LanguageModel(twin(policy.model).requires_grad_(False), policy.codec)
-    reward = load_optimised_reward(
-        reward_stage.directory, config.model, job.hardware, policy=policy, seed=workspace.seed_for("reward adapter")
-    )
+    reward = _load_reward(workspace, job, policy)
     examples, held_out = data.splits["rl"], data.splits["validation"]
     prompts, _ = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()
@@ -152,6 +150,14 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
         "flags": result.flags,
         "line": f"{result.status}: held-out {shown}" if shown else result.status,
     }
+
+
+def _load_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer:
+    config, directory = job.config, workspace.inputs["reward_model"].directory
+    if isinstance(config.algorithm, PPOConfig) and config.algorithm.value.kind == "separate":
+        seed = workspace.seed_for("reward adapter")
+        return load_start_of_value(directory, config.model, job.hardware, policy=policy, seed=seed)
+    return load_kept_scorer(directory, config.model, job.hardware, policy=policy)
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

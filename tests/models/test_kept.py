@@ -21,8 +21,8 @@ from harness.models.kept import (
     keep,
     load_kept_scorer,
     load_new_scorer,
-    load_optimised_reward,
     load_policy,
+    load_start_of_value,
     load_trainable_policy,
     start_scorer,
 )
@@ -188,10 +188,10 @@ def test_a_whole_reward_model_gets_an_adapter_that_changes_no_score(make_lm, mak
     given.model.config.reward_shift = 0.5
     save(given, tmp_path / "rm" / "model")
     policy = adapted(make_lm, tmp_path)
-    reward = load_optimised_reward(tmp_path / "rm", config(), hardware, policy=policy, seed=0)
+    reward = load_start_of_value(tmp_path / "rm", config(), hardware, policy=policy, seed=0)
     np.testing.assert_array_equal(reward.scores(*ragged), Scorer(*given, hardware).scores(*ragged))
     assert all("lora_" in name or name == "score.weight" for name in trainable(reward.model))
-    whole = load_optimised_reward(tmp_path / "rm", config(rank=None), hardware, policy=policy, seed=0)
+    whole = load_start_of_value(tmp_path / "rm", config(rank=None), hardware, policy=policy, seed=0)
     assert not is_adapted(whole.model)
 
 
