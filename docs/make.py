@@ -188,6 +188,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "heads": "nano: attention heads.",
         "vocab_size": "nano: most tokens of the tokenizer, which is trained on the SFT split.",
         "context": "nano: positions; at least prompt and response limit together.",
+        "lora": "Adapters in place of full fine-tuning.",
+        "quantization": "hf: `8bit` or `4bit` base weights under an adapter; needs a GPU and bitsandbytes.",
+    },
+    "LoraConfig": {
+        "rank": "Train adapters of this rank on a frozen base (docs/lora.md); null: train all weights.",
+        "alpha": "An adapter's contribution is scaled by `alpha` / `rank`.",
+        "dropout": "Share of an adapter's inputs dropped in SFT and in the reward model's training; never in RL.",
+        "target_modules": "Layers that get one, by the last part of their names; null: all linear layers in the model.",
+        "merge": "Save whole models, adapters beside them; `false`: adapters alone, which name their base.",
     },
     "OptimizerConfig": {
         "kind": "`adamw`, or `muon` for the matrices inside the layers (all else: AdamW), when training from nothing.",

@@ -10,6 +10,7 @@ from harness.config import Config
 from harness.context import model_directory
 from harness.graph import Graph
 from harness.models.card import CARD, UNKNOWN_LICENSE, CardFacts, Measured, stated_license, write_card
+from harness.models.kept import CLASSIFIER, adapter_folder
 from harness.needs import loaded_paths
 from harness.provenance import git_commit, versions
 from harness.records import Record
@@ -42,8 +43,22 @@ score = pipeline("text-classification", model=FOLDER_OR_REPOSITORY, function_to_
 score(PROMPT + " " + RESPONSE{eos})
 ```
 """
+ADAPTER_USAGE = """
+The folder holds an adapter, which names the model that it belongs on. peft loads both:
+
+```python
+from peft import {peft_class}
+from transformers import AutoTokenizer, pipeline
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER_OR_REPOSITORY)
+model = {peft_class}.from_pretrained(FOLDER_OR_REPOSITORY{labels}).merge_and_unload()
+model.config.pad_token_id = tokenizer.pad_token_id
+```
+
+In the lines above, give both: `pipeline(…, model=model, tokenizer=tokenizer)`.
+"""
 SHIFT_USAGE = """
-The harness subtracts `reward_shift` = {shift} (in `config.json`) from it, so that references average 0.
+The harness subtracts `reward_shift` = {shift} (in `{file}`) from it, so that references average 0.
 """
 
 
@@ -89,6 +104,7 @@ def card_facts(
         base_model=_base_model(config, name),
         measured=measured,
         usage=_usage(config, finished, scorer=scorer),
+        library="peft" if _is_adapter(finished) else "transformers",
         facts={
             "task": config.task.name,
             "seed": finished.manifest["seed"],
@@ -136,12 +152,21 @@ def _base_model(config: Config, name: str) -> str | None:
 
 
 def _usage(config: Config, finished: Finished, *, scorer: bool) -> str:
+    adapter = _is_adapter(finished)
+    peft_class = "AutoPeftModelForSequenceClassification" if scorer else "AutoPeftModelForCausalLM"
+    usage = ADAPTER_USAGE.replace("{peft_class}", peft_class).replace("{labels}", ", num_labels=1" if scorer else "")
     if not scorer:
-        return POLICY_USAGE.replace("{tokens}", str(config.task.max_response_tokens))
-    saved = json.loads((model_directory(finished.directory) / "config.json").read_text(encoding="utf-8"))
+        return POLICY_USAGE.replace("{tokens}", str(config.task.max_response_tokens)) + usage * adapter
+    file = CLASSIFIER if adapter else "config.json"
+    saved = json.loads((model_directory(finished.directory) / file).read_text(encoding="utf-8"))
     reads_eos, shift = saved.get("reward_reads_eos", True), saved.get("reward_shift")
-    text = SCORER_USAGE.replace("{eos}", " + score.tokenizer.eos_token" if reads_eos else "")
-    return text + (SHIFT_USAGE.replace("{shift}", f"{shift:.6f}") if shift is not None else "")
+    text = SCORER_USAGE.replace("{eos}", " + score.tokenizer.eos_token" if reads_eos else "") + usage * adapter
+    shifted = SHIFT_USAGE.replace("{shift}", f"{shift:.6f}" if shift is not None else "").replace("{file}", file)
+    return text + (shifted if shift is not None else "")
+
+
+def _is_adapter(finished: Finished) -> bool:
+    return adapter_folder(finished.directory) == model_directory(finished.directory)
 
 
 def _scored(made: Record) -> list[Measured]:

@@ -90,6 +90,20 @@ class HubDataConfig(LocalDataConfig):
 
 
 @dataclass
+class LoraConfig:
+    """Adapters of low rank on a frozen base (arXiv 2106.09685), in place of training all weights; see docs/lora.md.
+
+    Off where ``rank`` is None. ``target_modules``: by the last part of their names; None: all linear layers.
+    """
+
+    rank: int | None = None
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: list[str] | None = None
+    merge: bool = True
+
+
+@dataclass
 class ModelConfig:
     """The base model: ``nano`` is made from a transformers config, ``hf`` is loaded from a folder or the hub."""
 
@@ -102,6 +116,8 @@ class ModelConfig:
     heads: int = 2
     vocab_size: int = 2048
     context: int = 256
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    quantization: str | None = None
 
 
 @dataclass

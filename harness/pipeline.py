@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.adapting import require_adaptable
 from harness.ahead import working_ahead
 from harness.cards import write_cards
 from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
@@ -39,8 +40,10 @@ def make_job(config: Config) -> Job:
     leaderboard_function("evaluation.leaderboard", config.evaluation.leaderboard)
     if config.evaluation.extra_metrics:
         metrics_for(config.task.metrics, config.evaluation.extra_metrics)
+    hardware = Hardware.resolve(config.hardware)
     _require_models(config)
-    return Job(config, task, world, Hardware.resolve(config.hardware))
+    require_adaptable(config, hardware)
+    return Job(config, task, world, hardware)
 
 
 def make_task(config: TaskConfig) -> Task:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from harness.adapting import QUANTIZATIONS, check_adapters
 from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
 from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
@@ -20,12 +21,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.cleaning.deduplicate": ("rows", "prompts", "none"),
     "model.kind": ("nano", "hf", "api"),
     "model.architecture": ("gpt2", "llama"),
+    "model.quantization": QUANTIZATIONS,
     "sft.source": ("train", "load"),
     "feedback.kind": ("gold", "pairs", "metric"),
     "reward_model.source": ("train", "load"),
     "judge.source": ("train", "load", "none"),
     "judge.model.kind": ("nano", "hf"),
     "judge.model.architecture": ("gpt2", "llama"),
+    "judge.model.quantization": QUANTIZATIONS,
     "judge.responses": ("mixture", "pairs", "samples"),
     "hardware.precision": ("auto", "fp32", "bf16"),
     "tracker.mode": ("rich", "plain", "quiet"),
@@ -277,6 +280,7 @@ def _check_models(config: Config) -> None:
             raise UserError(
                 f"{key}.kind", model.kind, "does not fit the other keys", f"choose it as {key}={model.kind}"
             )
+        check_adapters(key, model)
         if isinstance(model, APIModelConfig):
             validate_api(key, model.base_url, model.name, model.api)
             continue

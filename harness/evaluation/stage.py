@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.context import Job, model_directory
+from harness.context import Job
 from harness.data.prepared import PreparedData
 from harness.evaluation.answers import (
     best_of_n,
@@ -30,6 +30,7 @@ from harness.evaluation.curves import best_of_n_curve, probe_curve
 from harness.evaluation.registry import load_metric, metrics_for
 from harness.evaluation.text_quality import text_quality
 from harness.evaluation.wins import compare_scores, length_controlled_win_rate, win_rate
+from harness.models.kept import load_kept_scorer, load_policy
 from harness.models.loading import LanguageModel, load_language_model
 from harness.models.scorer import Scorer
 from harness.stages import Finished, Workspace
@@ -113,15 +114,15 @@ def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
     finished = workspace.inputs.get("judge")
     if finished is None or not finished.summary["available"]:
         return None
-    return Scorer.load(model_directory(finished.directory), job.hardware, key="judge.path")
+    return load_kept_scorer(finished.directory, job.config.judge.model, job.hardware)
 
 
-def load_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer | None:
+def optimised_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer | None:
     """The optimised reward model, which reads the policy's tokens, or None where there is none."""
     finished = workspace.inputs.get("reward_model")
     if finished is None:
         return None
-    return Scorer.load(model_directory(finished.directory), job.hardware, reads=policy.codec)
+    return load_kept_scorer(finished.directory, job.config.model, job.hardware, policy=policy)
 
 
 def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
@@ -213,7 +214,7 @@ def _model_answers(
     prompts, cuts = job.prompts(examples, policy.codec)
     extra: dict[str, Any] = {"test_cuts": cuts._asdict()}
     if row == "best-of-n":
-        reward = load_reward(workspace, job, policy)
+        reward = optimised_reward(workspace, job, policy)
         assert reward is not None  # this row is there where it is
         answers = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
         held_out = data.splits["validation"][: job.config.evaluation.curve_prompts]
@@ -231,10 +232,13 @@ def _policy(workspace: Workspace, job: Job, row: str | None) -> LanguageModel:
     inputs, model, device = workspace.inputs, job.config.model, job.hardware.device
     if row == "base":
         return load_language_model(
-            base_directory(inputs["sft"].directory, model), device=device, revision=model.revision
+            base_directory(inputs["sft"].directory, model),
+            device=device,
+            revision=model.revision,
+            quantization=model.quantization,
         )
     trained = {"best-of-n": "sft", None: "algorithm"}.get(row, str(row))
-    return load_language_model(model_directory(inputs[trained].directory), device=device)
+    return load_policy(inputs[trained].directory, model, device=device)
 
 
 def _gold_bleu_correlation(job: Job, policy: LanguageModel, part: Sequence[Example], seed: int) -> float | None:
@@ -271,9 +275,10 @@ def _with_candidate(
     """Add what only a candidate has: proxy scores, KL, curves, status and flags."""
     assert before is not None
     inputs, device = workspace.inputs, job.hardware.device
-    policy = load_language_model(model_directory(inputs["algorithm"].directory), device=device)
-    sft = load_language_model(model_directory(inputs["sft"].directory), device=device)
-    reward = load_reward(workspace, job, sft)
+    model = job.config.model
+    policy = load_policy(inputs["algorithm"].directory, model, device=device)
+    sft = load_policy(inputs["sft"].directory, model, device=device, beside=policy)
+    reward = optimised_reward(workspace, job, sft)
     prompts = prompt_tokens(job, sft.codec, examples)
     sampling = job.training_sampling()
     rollout = draw(job, policy, prompts, sampling, workspace.seed_for("kl"))

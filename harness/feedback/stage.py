@@ -20,7 +20,8 @@ from harness.feedback.pairs import (
     write_pairs,
 )
 from harness.models.codec import Codec
-from harness.models.loading import LanguageModel, load_codec, load_language_model
+from harness.models.kept import load_policy
+from harness.models.loading import LanguageModel, load_codec
 from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
@@ -31,14 +32,14 @@ VERSION = 3
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
     """Write ``pairs.jsonl`` (to train on) and ``heldout.jsonl`` (fresh, from validation prompts, labelled alike)."""
     config, data = job.config.feedback, job.data(workspace)
-    policy_directory = model_directory(workspace.inputs["sft"].directory)
+    sft = workspace.inputs["sft"]
     with workspace.progress.stage(workspace.name, config.max_pairs + config.heldout_pairs, "pairs") as bar:
         if config.kind == "pairs":
-            codec = load_codec(policy_directory)
+            codec = load_codec(model_directory(sft.directory))
             trained = own_pairs(job, data.pairs["preference"], codec, config.max_pairs)
             held_out = own_pairs(job, data.pairs["validation"], codec, config.heldout_pairs)
         else:
-            policy = load_language_model(policy_directory, device=job.hardware.device)
+            policy = load_policy(sft.directory, job.config.model, device=job.hardware.device)
             annotator = make_annotator(job)
             trained = sample_pairs(
                 workspace, job, policy, annotator, data.splits["preference"], "train", config.max_pairs

@@ -51,6 +51,7 @@ class CardFacts:
         base_model: hub id or name of what it was trained from; None where that is a new model.
         measured: its scores.
         usage: how it is used, in Markdown.
+        library: the hub's name of what loads it.
         facts: further lines of the table of facts.
     """
 
@@ -66,6 +67,7 @@ class CardFacts:
     base_model: str | None
     measured: Sequence[Measured]
     usage: str
+    library: str = "transformers"
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -98,7 +100,7 @@ def model_card(facts: CardFacts) -> Any:
     ]
     data = ModelCardData(
         model_name=facts.name,
-        library_name="transformers",
+        library_name=facts.library,
         pipeline_tag=facts.pipeline,
         license=facts.license,
         base_model=facts.base_model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def model_identity(config: ModelConfig, *, key: str = "model") -> dict[str, Any]
         UserError: naming ``key``: a hub id that cannot be resolved to a commit.
     """
     if config.kind == "nano":
-        return {
+        return adapted_identity(config) | {
             "kind": "nano",
             "architecture": config.architecture,
             "layers": config.layers,
@@ -28,7 +29,14 @@ def model_identity(config: ModelConfig, *, key: str = "model") -> dict[str, Any]
             "vocab_size": config.vocab_size,
             "context": config.context,
         }
-    return {"kind": config.kind, "content": content_identity(str(config.name), config.revision, key=f"{key}.name")}
+    content = content_identity(str(config.name), config.revision, key=f"{key}.name")
+    return adapted_identity(config) | {"kind": config.kind, "content": content}
+
+
+def adapted_identity(config: ModelConfig) -> dict[str, Any]:
+    """What adapters and quantisation decide, and how they are saved; nothing where all weights are trained."""
+    found: dict[str, Any] = {"lora": asdict(config.lora)} if config.lora.rank is not None else {}
+    return found | ({"quantization": config.quantization} if config.quantization is not None else {})
 
 
 def content_identity(name: str, revision: str | None = None, *, key: str = "model.name") -> str:

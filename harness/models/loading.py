@@ -22,9 +22,14 @@ class LanguageModel(NamedTuple):
 
 
 def load_language_model(
-    path: str | Path, *, device: str = "cpu", key: str = "model.name", revision: str | None = None
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    key: str = "model.name",
+    revision: str | None = None,
+    quantization: str | None = None,
 ) -> LanguageModel:
-    """Load a causal language model and its tokenizer, in fp32 and without dropout.
+    """Load a causal language model and its tokenizer, in fp32 (or quantised to 8bit or 4bit) and without dropout.
 
     Raises:
         UserError: naming ``key``: nothing there, no safetensors, weights that the configuration does not describe, no
@@ -34,7 +39,7 @@ def load_language_model(
 
     codec = load_codec(path, key=key, revision=revision)
     codec.tokenizer.padding_side = "left"  # so that other tools, which read it from disk, generate after the prompt
-    model = _load_model(AutoModelForCausalLM, path, key, revision=revision)
+    model = _load_model(AutoModelForCausalLM, path, key, revision=revision, **quantized(quantization, device))
     _fit_vocabulary(model, codec, str(path), key)
     model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
     return LanguageModel(_ready(model, device), codec)
@@ -61,7 +66,6 @@ def load_scorer(
     Raises:
         UserError: as ``load_language_model``; or the classifier has more than one label.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification
 
     codec = load_codec(path, key=key, revision=revision)
@@ -77,11 +81,7 @@ def load_scorer(
     model.config.pad_token_id = codec.pad_id
     _fit_vocabulary(model, codec, str(path), key)
     if head_seed is not None:
-        head = score_head(model)
-        generator = torch.Generator().manual_seed(head_seed)
-        with torch.no_grad():
-            head.weight.normal_(0.0, 1 / math.sqrt(head.in_features + 1), generator=generator)
-        model.config.reward_shift = 0.0
+        new_head(model, head_seed)
     return LanguageModel(_ready(model, device), codec)
 
 
@@ -151,7 +151,7 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
     """The base model that ``model=hf`` names."""
     if not config.name:
         raise UserError("model.name", None, "is missing", "give a folder or a hub id: model=hf model.name=...")
-    return load_language_model(config.name, device=device, revision=config.revision)
+    return load_language_model(config.name, device=device, revision=config.revision, quantization=config.quantization)
 
 
 def positions(model: Any) -> int | None:
@@ -193,8 +193,43 @@ def score_head(model: Any) -> Any:
     )
 
 
+def new_head(model: Any, seed: int) -> None:
+    """Draw a classifier's scalar head anew, and forget its shift; see ``load_scorer``."""
+    import torch
+
+    head = score_head(model)
+    drawn = torch.empty(head.weight.shape)
+    drawn.normal_(0.0, 1 / math.sqrt(head.in_features + 1), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        head.weight.copy_(drawn)
+    model.config.reward_shift = 0.0
+
+
 def parameter_count(model: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def quantized(kind: str | None, device: str) -> dict[str, Any]:
+    """How transformers is told to hold the layers' matrices in 8 or 4 bits (NF4, twice quantised); None: not at all.
+
+    Source: Dettmers et al. 2022 (arXiv 2208.07339) and 2023 (arXiv 2305.14314), by bitsandbytes.
+    """
+    if kind is None:
+        return {}
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    how = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if kind == "8bit"
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    )
+    return {"quantization_config": how, "device_map": {"": device}}
 
 
 def _load_model(factory: Any, path: str | Path, key: str, *, new: tuple[str, ...] = (), **options: Any) -> Any:
@@ -323,4 +358,4 @@ def _ready(model: Any, device: str) -> Any:
     for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout"):
         if hasattr(model.config, name):
             setattr(model.config, name, 0.0)
-    return model.to(device).eval()
+    return model.eval() if getattr(model, "hf_quantizer", None) is not None else model.to(device).eval()

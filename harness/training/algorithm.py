@@ -6,17 +6,18 @@ Another algorithm is one file with a class like ``PPO`` and one YAML in ``conf/a
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from harness.config import AlgorithmConfig
-from harness.context import Job, model_directory
+from harness.config import AlgorithmConfig, PPOConfig
+from harness.context import Job
 from harness.hardware import Hardware
-from harness.models.loading import LanguageModel, load_language_model, save
+from harness.models.adapters import twin
+from harness.models.kept import keep, load_kept_scorer, load_start_of_value, load_trainable_policy
+from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.stages import Workspace
@@ -101,12 +102,12 @@ def make_algorithm(config: AlgorithmConfig) -> Algorithm:
 def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     """Train the SFT policy against the reward model into ``model/``; probes go to ``probes.jsonl``."""
     config = job.config
-    sft, data = model_directory(workspace.inputs["sft"].directory), job.data(workspace)
-    device = job.hardware.device
-    policy = load_language_model(sft, device=device)
-    reference = LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec)
-    reward_stage = workspace.inputs["reward_model"]
-    reward = Scorer.load(model_directory(reward_stage.directory), job.hardware, reads=policy.codec)
+    data, reward_stage = job.data(workspace), workspace.inputs["reward_model"]
+    policy = load_trainable_policy(
+        workspace.inputs["sft"].directory, config.model, device=job.hardware.device, seed=workspace.seed_for("adapter")
+    )
+    reference = LanguageModel(twin(policy.model).requires_grad_(False), policy.codec)
+    reward = _load_reward(workspace, job, policy)
     examples, held_out = data.splits["rl"], data.splits["validation"]
     prompts, _ = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()
@@ -138,7 +139,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
                 advance=bar.update,
             )
         )
-    save(policy, model_directory(workspace.directory))
+    keep(policy, workspace.directory, config.model.lora)
     _write_lines(workspace.directory / "probes.jsonl", probe.rows)
     last = probe.rows[-1] if probe.rows else {}
     shown = ", ".join(f"{key} {last[key]:.2f}" for key in ("proxy", "gold", "kl") if last.get(key) is not None)
@@ -149,6 +150,14 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
         "flags": result.flags,
         "line": f"{result.status}: held-out {shown}" if shown else result.status,
     }
+
+
+def _load_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer:
+    config, directory = job.config, workspace.inputs["reward_model"].directory
+    if isinstance(config.algorithm, PPOConfig) and config.algorithm.value.kind == "separate":
+        seed = workspace.seed_for("reward adapter")
+        return load_start_of_value(directory, config.model, job.hardware, policy=policy, seed=seed)
+    return load_kept_scorer(directory, config.model, job.hardware, policy=policy)
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -17,6 +17,8 @@ from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator, gold_utility, metric_utility
 from harness.feedback.pairs import Candidates, Collected, LabelledPair, collect_pairs, examinable
 from harness.feedback.stage import encode_pairs, own_pairs
+from harness.models.adapters import dropping, is_adapted
+from harness.models.kept import keep, start_scorer
 from harness.models.loading import LanguageModel, load_scorer, require_positions, save
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
@@ -24,7 +26,7 @@ from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps
 from harness.training.preferences import Comparison, learn_preferences
 from harness.training.reward_model import card_line, examine, shift_on_references
-from harness.training.sft import base_model, token_examples
+from harness.training.sft import adapt, base_model, token_examples
 from harness.types import Example, Split, World
 
 VERSION = 4
@@ -44,6 +46,7 @@ def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
         return {"available": True, **_examine_loaded(workspace, job, judge, data)}
     backbone = base_model(config.model, job.task, data.splits["judge"], workspace.seed_for("init"), job.hardware)
     require_positions(backbone.model, job.config.task, key="judge.model.name")
+    adapt(backbone, config.model, workspace, key="judge.model")
     _train_backbone(workspace, job, backbone, data)
     pairs = _pairs(workspace, job, backbone, data, "judge", config.max_pairs).pairs
     held_out = _pairs(workspace, job, backbone, data, "validation", config.heldout_pairs).pairs
@@ -52,7 +55,7 @@ def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
         return {"available": False, "reason": reason, "line": f"no judge: {reason}"}
     judge = _train_judge(workspace, job, backbone, pairs, data)
     card = examine(judge, held_out, workspace.seed_for("bootstrap"))
-    save(LanguageModel(judge.model, judge.codec), model_directory(workspace.directory))
+    keep(LanguageModel(judge.model, judge.codec), workspace.directory, config.model.lora)
     return {"available": True, "report_card": card, "line": f"{len(pairs)} pairs, {card_line(card)}"}
 
 
@@ -89,7 +92,8 @@ def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, dat
         optimizer=config.backbone_optimizer,
         shared=config.samples_per_prompt if config.responses == "mixture" else 1,
     )
-    with workspace.progress.stage("judge backbone", total_steps(len(tokens), settings), "steps") as bar:
+    dropout = dropping(backbone.model, workspace.seed_for("backbone dropout"))
+    with workspace.progress.stage("judge backbone", total_steps(len(tokens), settings), "steps") as bar, dropout:
         imitate(
             backbone,
             tokens,
@@ -211,13 +215,16 @@ def _train_judge(
     workspace: Workspace, job: Job, backbone: LanguageModel, pairs: list[LabelledPair], data: PreparedData
 ) -> Scorer:
     config = job.config.judge
-    save(backbone, workspace.directory / "backbone")
-    language_model = load_scorer(
-        workspace.directory / "backbone", device=job.hardware.device, head_seed=workspace.seed_for("head")
-    )
+    head_seed = workspace.seed_for("head")
+    if is_adapted(backbone.model):
+        language_model = start_scorer(backbone, head_seed=head_seed)
+    else:
+        save(backbone, workspace.directory / "backbone")
+        language_model = load_scorer(workspace.directory / "backbone", device=job.hardware.device, head_seed=head_seed)
     settings = Comparison(epochs=config.epochs, batch_size=config.batch_size, optimizer=config.optimizer)
     steps = settings.steps(len(pairs))
-    with workspace.progress.stage("judge", steps, "steps") as bar:
+    dropout = dropping(language_model.model, workspace.seed_for("dropout"))
+    with workspace.progress.stage("judge", steps, "steps") as bar, dropout:
         learn_preferences(
             language_model,
             [pair.tokens() for pair in pairs],

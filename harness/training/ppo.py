@@ -19,6 +19,7 @@ import torch
 from harness.config import PPOConfig
 from harness.errors import RunFailed
 from harness.memory import peak_memory_mb
+from harness.models.adapters import trainable, twin
 from harness.models.forward import Batch, make_batch, response_logits, token_values
 from harness.rollouts.sampler import sample
 from harness.training import gates
@@ -118,7 +119,7 @@ class PPO:
                 probed = self._best(best, setup, state, monitor)
                 best = probed if reason is None else best  # what has left the limits is no checkpoint to keep
         if reason is not None and best[1]:
-            state.policy.load_state_dict(best[1])
+            state.policy.load_state_dict(best[1], strict=False)  # all that was trained
         return Result("ok" if reason is None else "collapsed", reason, state.tokens, flags)
 
     def _start(self, setup: Setup) -> PPOState:
@@ -134,7 +135,7 @@ class PPO:
             torch.nn.init.zeros_(head.bias)
             updates = Updates(policy, head, config=config.optimizer, total=total)
             return PPOState(policy, policy, head, updates, None, controller, generator, [])
-        value = copy.deepcopy(setup.reward.model)
+        value = twin(setup.reward.model)
         value_updates = Updates(value, config=config.optimizer, total=total, lr=config.value.lr)
         updates = Updates(policy, config=config.optimizer, total=total)
         return PPOState(policy, value, None, updates, value_updates, controller, generator, [])
@@ -359,7 +360,7 @@ class PPO:
         measured = {"kl": row["kl"], "response_length": row["length"], "score": row["proxy"]}
         if state.iteration and monitor.reason(measured, tuple(measured)) is not None:
             return best
-        return row["proxy"], {name: tensor.detach().clone() for name, tensor in state.policy.state_dict().items()}
+        return row["proxy"], {name: tensor.detach().clone() for name, tensor in trainable(state.policy).items()}
 
     def _monitor(self, setup: Setup) -> CollapseMonitor:
         limits = asdict(self.config.checks.limits)

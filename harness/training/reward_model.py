@@ -11,7 +11,9 @@ from harness.config import Config, PPOConfig, RewardModelConfig
 from harness.context import Job, model_directory
 from harness.errors import UserError
 from harness.feedback.pairs import LabelledPair, read_pairs
-from harness.models.loading import load_codec, load_scorer, require_positions, save
+from harness.models.adapters import dropping
+from harness.models.kept import keep, load_new_scorer
+from harness.models.loading import load_codec, require_positions
 from harness.models.scorer import Scorer
 from harness.stages import Workspace
 from harness.training.preferences import Comparison, learn_preferences, report_card, shift_scores
@@ -35,10 +37,17 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
         shifted = getattr(reward_model.model.config, "reward_shift", None) is not None
     else:
         shifted = False
-        language_model = load_scorer(sft, device=job.hardware.device, head_seed=workspace.seed_for("head"))
+        language_model = load_new_scorer(
+            workspace.inputs["sft"].directory,
+            job.config.model,
+            device=job.hardware.device,
+            seed=workspace.seed_for("adapter"),
+            head_seed=workspace.seed_for("head"),
+        )
         settings = comparison_settings(config)
         steps = settings.steps(len(pairs))
-        with workspace.progress.stage(workspace.name, steps, "steps") as bar:
+        dropout = dropping(language_model.model, workspace.seed_for("dropout"))
+        with workspace.progress.stage(workspace.name, steps, "steps") as bar, dropout:
             trained = learn_preferences(
                 language_model,
                 [pair.tokens() for pair in pairs],
@@ -53,7 +62,7 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
         splits = job.data(workspace).splits
         examples = splits["preference"] or splits["validation"]
         trained |= shift_on_references(reward_model, job, examples, pairs, scale=config.scale_scores)
-    save(_language_model(reward_model), model_directory(workspace.directory))
+    keep(_language_model(reward_model), workspace.directory, job.config.model.lora)
     if feedback is None:
         return {**trained, "line": "loaded; no pairs to examine it on"}
     card = examine(reward_model, read_pairs(feedback.directory / "heldout.jsonl"), workspace.seed_for("bootstrap"))

@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import ModelConfig, SFTConfig
-from harness.context import Job, model_directory
+from harness.context import Job
 from harness.data.prepared import PreparedData
 from harness.hardware import Hardware
+from harness.models.adapters import adapted_count, add_adapter, dropping
 from harness.models.codec import Codec
-from harness.models.loading import (
-    LanguageModel,
-    load_base,
-    load_language_model,
-    parameter_count,
-    require_positions,
-    save,
-)
+from harness.models.kept import configured_base, keep, load_trainable_policy
+from harness.models.loading import LanguageModel, load_base, load_language_model, require_positions, save
 from harness.models.nano import new_model, train_tokenizer
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
@@ -40,6 +35,7 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
     require_positions(policy.model, config.task)
     if config.model.kind == "nano":
         save(policy, workspace.directory / "base")
+    adapt(policy, config.model, workspace)
     examples, cuts = token_examples(job, data.splits["sft"], policy.codec)
     settings = imitation_settings(config.sft)
     trained = _imitate(workspace, job, policy, examples, settings)
@@ -49,7 +45,12 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
 def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[str, Any]:
     """Continue SFT over as many responses as the algorithm trains on: what the same budget buys without feedback."""
     data = job.data(workspace)
-    policy = load_language_model(model_directory(workspace.inputs["sft"].directory), device=job.hardware.device)
+    policy = load_trainable_policy(
+        workspace.inputs["sft"].directory,
+        job.config.model,
+        device=job.hardware.device,
+        seed=workspace.seed_for("adapter"),
+    )
     examples, _ = token_examples(job, data.splits["sft"], policy.codec)
     settings = imitation_settings(job.config.sft, epochs=response_passes / len(examples))
     trained = _imitate(workspace, job, policy, examples, settings)
@@ -80,6 +81,16 @@ def base_model(
     return LanguageModel(model.to(hardware.device).eval(), codec)
 
 
+def adapt(policy: LanguageModel, config: ModelConfig, workspace: Workspace, *, key: str = "model") -> None:
+    """Put an adapter on a base model where one is asked for; a nano base is kept in ``base/`` for it."""
+    if config.lora.rank is None:
+        return
+    folder = workspace.directory / "base"
+    if config.kind == "nano" and not folder.is_dir():
+        save(policy, folder)
+    add_adapter(policy.model, config.lora, configured_base(config, folder), seed=workspace.seed_for("adapter"), key=key)
+
+
 def base_directory(sft_directory: Path, config: ModelConfig) -> str:
     """Where the base model of an SFT policy is: beside it (nano), or what ``model.name`` says."""
     return str(sft_directory / "base") if config.kind == "nano" else str(config.name)
@@ -98,7 +109,9 @@ def token_examples(job: Job, examples: list[Example], codec: Codec) -> tuple[lis
 def _imitate(
     workspace: Workspace, job: Job, policy: LanguageModel, examples: list[TokenExample], settings: Imitation
 ) -> dict[str, float]:
-    with workspace.progress.stage(workspace.name, total_steps(len(examples), settings), "steps") as bar:
+    steps = total_steps(len(examples), settings)
+    dropout = dropping(policy.model, workspace.seed_for("dropout"))
+    with workspace.progress.stage(workspace.name, steps, "steps") as bar, dropout:
         return imitate(
             policy,
             examples,
@@ -113,13 +126,15 @@ def _imitate(
 def _finish(
     workspace: Workspace, job: Job, data: PreparedData, policy: LanguageModel, trained: dict[str, float]
 ) -> dict[str, Any]:
-    save(policy, model_directory(workspace.directory))
+    keep(policy, workspace.directory, job.config.model.lora)
     held_out, _ = token_examples(job, data.splits["validation"][:VALIDATION_EXAMPLES], policy.codec)
     loss = validation_loss(policy, held_out, job.hardware) if held_out else math.nan
-    parameters = parameter_count(policy.model)
+    parameters, adapter = adapted_count(policy.model)
+    of_them = f", {adapter:,} of them in an adapter" if adapter else ""
     return {
         **trained,
         "validation_loss": loss if math.isfinite(loss) else None,
         "parameters": parameters,
-        "line": f"{parameters / 1e6:.2f} M parameters, {trained['steps']} steps, validation loss {loss:.3f}",
+        "adapter_parameters": adapter or None,
+        "line": f"{parameters / 1e6:.2f} M parameters{of_them}, {trained['steps']} steps, validation loss {loss:.3f}",
     }
