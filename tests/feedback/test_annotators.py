@@ -132,6 +132,18 @@ def test_metric_utility_bleu_is_sacrebleus_sentence_score():
     assert expected[2] == pytest.approx(10.0)
 
 
+def test_metric_utility_gleu_is_the_smaller_of_precision_and_recall():
+    """All 6 n-grams of "the cat sat" are among the 10 of "the cat sat down": 6/10, and the same the other way round.
+
+    Of the 6 of "a dog dog", three (a, dog, a dog) are among the 6 of "a dog ran".
+    """
+    example = Example(id="x", fields={}, response="", references=["the cat sat down", "a dog ran"], facts=None)
+    values = metric_utility("gleu")(example, ["the cat sat", "the cat sat down", "a dog dog", "blue", ""])
+    assert values == pytest.approx([6.0, 10.0, 5.0, 0.0, 0.0])
+    longer = Example(id="x", fields={}, response="", references=["the cat sat"], facts=None)
+    assert metric_utility("gleu")(longer, ["the cat sat down"]) == pytest.approx([6.0])
+
+
 def test_metric_utility_rouge_is_rouge_scores_best_f1():
     """Stems of "cats sat": 2 of 2 in order, of 4: F1 2/3; "a dog": 2 of 2, of 3: 0.8."""
     from rouge_score.rouge_scorer import RougeScorer
