@@ -97,7 +97,7 @@ class LoraConfig:
     """
 
     rank: int | None = None
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] | None = None
     merge: bool = True

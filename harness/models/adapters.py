@@ -60,6 +60,7 @@ def add_adapter(model: Any, lora: LoraConfig, base: Base, *, seed: int, key: str
     import torch
     from peft import LoraConfig as Settings
 
+    assert lora.rank is not None
     targets = target_names(model, lora.target_modules, key=key)
     settings = Settings(
         r=lora.rank,
