@@ -27,14 +27,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=1)
-    parser.add_argument("--way", choices=("full", "lora"), help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=("base", "full", "lora"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way is not None:
         print(json.dumps(measure(given)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        rows = [_apart(way, folder, sys.argv[1:]) for way in ("full", "lora")]
+        _, *rows = [_apart(way, folder, sys.argv[1:]) for way in ("base", "full", "lora")]
     print(f"{'':32}{'full':>12}{'lora':>12}")
     for name in rows[0]:
         print(f"{name:32}" + "".join(f"{row[name]:>12,.1f}" for row in rows))
@@ -65,8 +65,9 @@ def measure(given: Any) -> dict[str, float]:
     size = {"layers": given.layers, "width": given.width, "heads": given.width // 64, "context": 128}
     config = ModelConfig(kind="nano", **size, lora=LoraConfig(rank=given.rank if given.way == "lora" else None))
     sft = given.folder / "sft"
-    if not sft.exists():
+    if given.way == "base":
         _save_base(config, sft / "model")
+        return {}
     torch.set_num_threads(1)
     hardware = Hardware("cpu", "fp32", 1)
     reset_peak_memory()

@@ -186,6 +186,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "layers": "nano: transformer blocks.",
         "width": "nano: hidden size; a multiple of `heads`.",
         "heads": "nano: attention heads.",
+        "chat": "hf: prompts in the tokenizer's chat template, a dialogue's turns as messages.",
+        "system": "hf: with `chat`, a system message before every prompt.",
         "vocab_size": "nano: most tokens of the tokenizer, which is trained on the SFT split.",
         "context": "nano: positions; at least prompt and response limit together.",
         "lora": "Adapters in place of full fine-tuning.",

@@ -89,10 +89,9 @@ def _require_targets(key: str, model: ModelConfig, given: str | None) -> None:
     if model.lora.target_modules is None:
         return
     import torch
-    from transformers import AutoModelForCausalLM
 
     from harness.models.adapters import target_names
-    from harness.models.loading import load_config
+    from harness.models.loading import language_model_class, load_config
     from harness.models.nano import new_model
 
     with torch.device("meta"):
@@ -100,5 +99,6 @@ def _require_targets(key: str, model: ModelConfig, given: str | None) -> None:
             shape = new_model(model, vocab_size=model.vocab_size, eos_id=0, pad_id=1, seed=0)
         else:
             name, revision = (given, None) if given else (str(model.name), model.revision)
-            shape = AutoModelForCausalLM.from_config(load_config(str(name), revision=revision))
+            config = load_config(str(name), revision=revision)
+            shape = language_model_class(config.is_encoder_decoder).from_config(config)
     target_names(shape, model.lora.target_modules, key=key)

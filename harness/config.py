@@ -97,7 +97,7 @@ class LoraConfig:
     """
 
     rank: int | None = None
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] | None = None
     merge: bool = True
@@ -105,7 +105,10 @@ class LoraConfig:
 
 @dataclass
 class ModelConfig:
-    """The base model: ``nano`` is made from a transformers config, ``hf`` is loaded from a folder or the hub."""
+    """The base model: ``nano`` is made from a transformers config, ``hf`` is loaded from a folder or the hub.
+
+    ``chat`` puts prompts into the tokenizer's chat template, after ``system`` where that is given.
+    """
 
     kind: str = MISSING
     name: str | None = None
@@ -116,6 +119,8 @@ class ModelConfig:
     heads: int = 2
     vocab_size: int = 2048
     context: int = 256
+    chat: bool = False
+    system: str | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
     quantization: str | None = None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import Config
+from harness.data.messages import in_chat
 from harness.data.prepared import PreparedData
 from harness.data.prompts import CutReport, fit_prompts
 from harness.hardware import Hardware
@@ -30,10 +31,13 @@ class Job:
         return PreparedData.read(workspace.inputs["data"].directory)
 
     def prompts(self, examples: Sequence[Example], codec: Codec) -> tuple[list[str], CutReport]:
-        """The prompts of these examples, cut by the task's rule to what ``task.max_prompt_tokens`` allows."""
-        return fit_prompts(
-            self.task, examples, count_tokens=codec.count, max_prompt_tokens=self.config.task.max_prompt_tokens
-        )
+        """The prompts of these examples as the codec's model reads them: in the task's words, or as conversations.
+
+        They are cut by the task's rule to what ``task.max_prompt_tokens`` allows.
+        """
+        task = self.task if codec.chat is None else in_chat(self.task, codec.conversation, codec.chat["system"])
+        limit = self.config.task.max_prompt_tokens
+        return fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)
 
     def smooth_metric(self) -> str:
         """The sentence metric of a simulated annotator: token F1 where the task reports it, chrF elsewhere."""

@@ -109,8 +109,8 @@ def _layer(shape: Shape, compute: int) -> float:
     """Bytes that one layer keeps of one token."""
     d, f = shape.width, shape.inner
     full, half = (9 * d, 2 * d) if shape.rms else (3 * d, 6 * d)
-    half += f * ((4 if shape.gated else 2) + (3.5 if shape.written_out else 0))
-    return FULL * full + compute * half
+    between = f * ((4 if shape.gated else 2) + (3.5 if shape.written_out else 0))
+    return FULL * full + compute * (half + between)
 
 
 def passing(shape: Shape, batch: Batch) -> float:

@@ -1,18 +1,88 @@
-"""Finished models that a user gives in place of a stage: what cannot work is found before any work."""
+"""Models that a user names, to start from or in place of a stage: what cannot work is found before any work."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from harness.config import Config, ModelConfig, TaskConfig
+from harness.config import Config, ModelConfig
 from harness.errors import UserError
+from harness.models.classifier import classifier_name
 from harness.models.codec import Codec, same_tokens
-from harness.models.loading import load_codec, load_config, require_head, require_positions
-from harness.needs import loaded_paths
+from harness.models.loading import load_codec, load_config, require_head, require_positions, require_vocabulary
+from harness.needs import loaded_paths, needs_reward_model
 from harness.training.finished import require_same_tokens
 from harness.training.reward_model import require_value_of_its_own
+
+
+def require_base(config: Config, key: str, model: ModelConfig) -> None:
+    """Read files, tokenizer and configuration of a model that stages start from, but no weights.
+
+    Args:
+        config: of the job.
+        key: ``model.name`` or ``judge.model.name``.
+        model: what it names.
+
+    Raises:
+        UserError: naming ``key``: it cannot take part.
+    """
+    name = str(model.name)
+    path = Path(name).expanduser()
+    if path.exists():
+        require_files(path, key)
+    codec = load_codec(name, key=key, revision=model.revision)
+    if path.exists():
+        require_language_model(path, key)
+    if model.chat:
+        codec.converse(model.system, key=key.removesuffix(".name"))
+    found = load_config(name, key=key, revision=model.revision)
+    if (rows := getattr(found, "vocab_size", None)) is not None:
+        require_vocabulary(int(rows), codec, name, key)
+    if key == "judge.model.name":
+        require_scorable(found, codec, config, key)
+        require_positions(SimpleNamespace(config=found), config.task, key=key)
+    elif config.sft.source == "train":
+        require_positions(SimpleNamespace(config=found), config.task, key=key)
+        require_policy(found, codec, config, key)
+
+
+def require_policy(found: Any, codec: Codec, config: Config, key: str) -> None:
+    """What a policy's own configuration must allow, besides its positions.
+
+    Raises:
+        UserError: no reward model can be made of it, or its prompts cannot be trained on.
+    """
+    if needs_reward_model(config) and config.reward_model.source == "train":
+        require_scorable(found, codec, config, key)
+    if found.is_encoder_decoder and config.sft.train_on_prompt and config.sft.source == "train":
+        rule = f"asks for what {key} cannot do: an encoder–decoder model predicts no token of its prompt"
+        raise UserError("sft.train_on_prompt", True, rule, "set it to false")
+
+
+def require_scorable(found: Any, codec: Codec, config: Config, key: str) -> None:
+    """A model that a classifier is to be made of has a class for it, which the task's limits fit.
+
+    Args:
+        found: the model's configuration.
+        codec: its tokenizer.
+        config: of the job.
+        key: what to name in an error.
+
+    Raises:
+        UserError: naming ``key``.
+    """
+    made = copy.copy(found)
+    name = classifier_name(made)
+    if name is None:
+        rule = f"is a {type(found).__name__.removesuffix('Config')}, of which no sequence classifier can be made"
+        remedy = "use another model, or bring a finished one" if key.startswith("judge") else "give reward_model=load"
+        raise UserError(key, found.name_or_path or None, rule, remedy)
+    made.architectures = [name]
+    made.reward_separator = codec.between() if found.is_encoder_decoder else []
+    require_positions(SimpleNamespace(config=made), config.task, key=key)
 
 
 def require_given(config: Config) -> None:
@@ -26,37 +96,32 @@ def require_given(config: Config) -> None:
         path = Path(str(given))
         require_files(path, key)
         codecs[key] = load_codec(path, key=key)
+        if config.model.chat and key in ("sft.path", "algorithm.path"):
+            codecs[key].converse(config.model.system)
         if key in ("reward_model.path", "judge.path"):
             require_head(path, key)
         else:
             require_language_model(path, key)
-        require_positions(SimpleNamespace(config=load_config(path, key=key)), config.task, key=key)
+        found = load_config(path, key=key)
+        require_positions(SimpleNamespace(config=found), config.task, key=key)
+        if key == "sft.path":
+            require_policy(found, codecs[key], config, key)
     policy = codecs.get("sft.path")
     if policy is None and config.model.kind == "hf":
         policy = load_codec(str(config.model.name), revision=config.model.revision)
+        if config.model.chat:
+            policy.converse(config.model.system)
     if policy is None:
         return  # its tokenizer is trained here, and compared when it is
     if "algorithm.path" in codecs:
         require_same_tokens(codecs["algorithm.path"], policy, str(loaded_paths(config)["algorithm.path"]))
     if "reward_model.path" in codecs:
-        require_value_of_its_own(config, foreign=not same_tokens(codecs["reward_model.path"], policy))
-
-
-def require_base(model: ModelConfig, task: TaskConfig, key: str) -> None:
-    """Read files, tokenizer and configuration of a base model, but no weights.
-
-    Raises:
-        UserError: naming ``key``: it cannot be loaded, is no language model, or knows fewer positions than the task's
-            limits ask for.
-    """
-    path = Path(str(model.name)).expanduser()
-    if path.exists():
-        require_files(path, key)
-    load_codec(str(model.name), key=key, revision=model.revision)
-    if path.exists():
-        require_language_model(path, key)
-    base = SimpleNamespace(config=load_config(str(model.name), key=key, revision=model.revision))
-    require_positions(base, task, key=key)
+        foreign = not same_tokens(codecs["reward_model.path"], policy)
+        require_value_of_its_own(config, foreign=foreign)
+        if foreign and policy.chat is not None:
+            rule = "has another tokenizer than the policy, whose prompts are conversations with marks of its own"
+            remedy = "give one with the policy's tokenizer, or leave out model.chat"
+            raise UserError("reward_model.path", str(loaded_paths(config)["reward_model.path"]), rule, remedy)
 
 
 def require_language_model(folder: Path, key: str) -> None:

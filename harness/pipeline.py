@@ -67,7 +67,7 @@ def make_task(config: TaskConfig) -> Task:
 
 
 def _require_models(config: Config) -> None:
-    """Find out now, not after minutes of work, that a model which was named cannot be loaded."""
+    """Find out now, not after minutes of work, that a model which was named cannot be loaded or cannot take part."""
     from harness.given import require_base, require_given
 
     if isinstance(config.model, APIModelConfig):
@@ -79,7 +79,7 @@ def _require_models(config: Config) -> None:
         models.append(("judge.model.name", config.judge.model))
     for key, model in models:
         if model.kind == "hf":
-            require_base(model, config.task, key)
+            require_base(config, key, model)
     require_given(config)
 
 

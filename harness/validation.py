@@ -283,6 +283,13 @@ def _check_models(config: Config) -> None:
         check_adapters(key, model)
         if isinstance(model, APIModelConfig):
             validate_api(key, model.base_url, model.name, model.api)
+        if model.system is not None and not model.chat:
+            other = f"{key}.api.system" if model.kind == "api" else f"{key}.chat=true"
+            raise UserError(f"{key}.system", model.system, "stands in no prompt without a chat", f"set {other}")
+        if model.chat and model.kind != "hf" and (key != "model" or config.sft.source == "train"):
+            rule = f"does not fit {key}={model.kind}"
+            raise UserError(f"{key}.chat", True, rule, f"leave it out, or choose {key}=hf")
+        if model.kind == "api":
             continue
         if model.kind == "hf":
             if not model.name:

@@ -115,17 +115,36 @@ def ragged() -> tuple[list[list[int]], list[list[int]]]:
     return prompts, responses
 
 
-@pytest.fixture
-def endpoint() -> Any:
-    """(say, faults) -> a server on the loopback address, closed when the test ends: see its own file."""
+def reference(name: str) -> Any:
+    """A module of tests/reference, however pytest was started."""
     import importlib.util
 
-    path = Path(__file__).parent / "reference" / "loopback_endpoint.py"
-    spec = importlib.util.spec_from_file_location("loopback_endpoint", path)
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "reference" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """(family, changes of its configuration) -> the folder of a tiny random model: see tests/reference."""
+    families, made = reference("tiny_families"), dict[str, Path]()
+
+    def folder(family: str, **changes: Any) -> Path:
+        name = f"{family}{sorted(changes.items())}"
+        if name not in made:
+            made[name] = families.write_family(family, tmp_path_factory.mktemp(family), **changes)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def endpoint() -> Any:
+    """(say, faults) -> a server on the loopback address, closed when the test ends: see its own file."""
+    module = reference("loopback_endpoint")
     started: list[Any] = []
 
     def start(*arguments: Any, **options: Any) -> Any:

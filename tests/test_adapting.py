@@ -22,7 +22,7 @@ MISTAKES = {
     "model.lora.rank=0": (
         "model.lora.rank=0 must be above 0; give a rank such as 16, or leave it out to train all weights"
     ),
-    f"{ON} model.lora.alpha=0": "model.lora.alpha=0.0 must be above 0; give 32",
+    f"{ON} model.lora.alpha=0": "model.lora.alpha=0 must be above 0; give 32",
     f"{ON} model.lora.dropout=1": "model.lora.dropout=1.0 must be at least 0 and below 1; give 0 or 0.05",
     f"{ON} model.lora.target_modules=[]": (
         "model.lora.target_modules=[] names no layer; leave it out for all linear layers"
@@ -38,7 +38,7 @@ MISTAKES = {
         "judge.model.lora.target_modules=wte is no linear layer of this model; choose among c_attn, c_fc, c_proj"
     ),
     "model.lora.alpha=8": (
-        "model.lora.alpha=8.0 decides nothing without model.lora.rank; set model.lora.rank=16, or leave it out"
+        "model.lora.alpha=8 decides nothing without model.lora.rank; set model.lora.rank=16, or leave it out"
     ),
     "judge.model.lora.merge=false": (
         "judge.model.lora.merge=False decides nothing without judge.model.lora.rank;"

@@ -83,7 +83,7 @@ def test_the_loop_ends_well(merged: Path, base: Path) -> None:
     for name in ("reward_model", "ppo"):
         settings = json.loads((stage(merged, name) / "adapter" / "adapter_config.json").read_text())
         assert settings["base_model_name_or_path"] == str(base)
-        assert (settings["r"], settings["lora_alpha"], settings["lora_dropout"]) == (4, 32.0, 0.1)
+        assert (settings["r"], settings["lora_alpha"], settings["lora_dropout"]) == (4, 32, 0.1)
         assert sorted(settings["target_modules"]) == ["c_attn", "c_fc", "c_proj"]
     for path in merged.glob("stages/sft-*"):  # SFT, and SFT continued
         known = summary(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.types import Fields, Task
@@ -26,6 +28,19 @@ def chat_messages(task: Task, fields: Fields, *, system: str | None = None) -> l
     turns: list[Any] = list(fields["turns"])
     roles = ["user" if (len(turns) - place) % 2 else "assistant" for place in range(len(turns))]
     return [*before, *(_message(role, turn) for role, turn in zip(roles, turns, strict=True))]
+
+
+def in_chat(task: Task, write: Callable[[Sequence[Mapping[str, str]]], str], system: str | None) -> Task:
+    """The task with its prompts written as conversations; they are cut by the same rule.
+
+    Args:
+        task: whose ``cut`` makes prompts by its ``prompt``.
+        write: messages as a text.
+        system: as for ``chat_messages``.
+    """
+    made = copy.copy(task)
+    made.prompt = lambda fields: write(chat_messages(task, fields, system=system))  # type: ignore[method-assign]
+    return made
 
 
 def _message(role: str, content: str) -> Message:

@@ -231,12 +231,15 @@ def _policy(workspace: Workspace, job: Job, row: str | None) -> LanguageModel:
     """The model that a row answers with."""
     inputs, model, device = workspace.inputs, job.config.model, job.hardware.device
     if row == "base":
-        return load_language_model(
+        base = load_language_model(
             base_directory(inputs["sft"].directory, model),
             device=device,
             revision=model.revision,
             quantization=model.quantization,
         )
+        if model.chat:
+            base.codec.converse(model.system)
+        return base
     trained = {"best-of-n": "sft", None: "algorithm"}.get(row, str(row))
     return load_policy(inputs[trained].directory, model, device=device)
 

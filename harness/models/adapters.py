@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import LoraConfig
 from harness.errors import UserError
+from harness.models.classifier import ensure_classifier
 from harness.models.loading import HEADS, LanguageModel, new_head, score_head
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def add_adapter(model: Any, lora: LoraConfig, base: Base, *, seed: int, key: str
     import torch
     from peft import LoraConfig as Settings
 
+    assert lora.rank is not None
     targets = target_names(model, lora.target_modules, key=key)
     settings = Settings(
         r=lora.rank,
@@ -68,17 +70,25 @@ def add_adapter(model: Any, lora: LoraConfig, base: Base, *, seed: int, key: str
         fan_in_fan_out=_is_transposed(model, targets[0]),
         base_model_name_or_path=base.name,
         revision=base.revision,
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject(model, settings)
 
 
+def task_type(model: Any) -> str:
+    """What peft calls a language model of this kind."""
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+
+
 def inject(model: Any, settings: Any) -> None:
     """Put the adapter on that peft's ``settings`` describe; its weights are new."""
     from peft import inject_adapter_in_model
 
+    heads = [name for name, module in model.named_modules() if _is_linear(module) and name.split(".")[0] in HEADS]
+    if any("." in name for name in heads):  # its layers may be called as the trunk's are
+        settings.exclude_modules = heads
     inject_adapter_in_model(settings, model.requires_grad_(False), adapter_name=NAME)
     for name in HEADS:
         if hasattr(model, name):
@@ -93,8 +103,8 @@ def target_names(model: Any, wanted: list[str] | None, *, key: str = "model") ->
         UserError: naming ``lora.target_modules``: one is not among them.
     """
     output = model.get_output_embeddings()
-    heads = [module for module in (output, *(getattr(model, name, None) for name in HEADS)) if module is not None]
-    linear = {name for name, module in model.named_modules() if _is_linear(module) and module not in heads}
+    layers = [(name, m) for name, m in model.named_modules() if _is_linear(m) and m is not output]
+    linear = {name for name, _ in layers if name.split(".")[0] not in HEADS}
     known = sorted({name.rpartition(".")[2] for name in linear})
     for name in wanted or ():
         if name not in known:
@@ -186,6 +196,7 @@ def classifier(policy: LanguageModel) -> Any:
     source = bare(policy.model)
     config = copy.deepcopy(source.config)
     config.num_labels = 1
+    ensure_classifier(config)
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     for name, child in source.base_model.named_children():

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UserError
+
+APART = "harness_apart"
+"""Under which the tokenizer's own configuration keeps that it belongs to an encoder–decoder model."""
+CHAT = "harness_chat"
+"""Under which the tokenizer's own configuration keeps that prompts are conversations, with the system message."""
 
 
 class Codec:
     """A tokenizer with the conventions of this project.
 
     A prompt is encoded as the tokenizer does it (BOS where it adds one), less a trailing EOS. A response follows after
-    a single space and ends in EOS. Pad is never EOS: a tokenizer without a pad token of its own gets one.
+    a single space and ends in EOS. Pad is never EOS: a tokenizer without a pad token of its own gets one. For an
+    encoder–decoder model the two are texts apart: the prompt keeps its EOS, and no space stands before the response,
+    which is encoded as a target where the tokenizer makes a difference. Where prompts are conversations (``converse``)
+    the chat template writes all marks of a prompt, and no space stands before the response.
 
     Args:
         tokenizer: a transformers tokenizer with an EOS token.
         name: what to call it in an error.
+        apart: True for an encoder–decoder model.
     """
 
-    def __init__(self, tokenizer: Any, name: str = "tokenizer") -> None:
+    def __init__(self, tokenizer: Any, name: str = "tokenizer", *, apart: bool = False) -> None:
         if tokenizer.eos_token_id is None:
             raise UserError(
                 "model.name", name, "has a tokenizer without an EOS token", "set eos_token in its tokenizer_config.json"
             )
-        self.tokenizer = tokenizer
+        self.tokenizer, self.apart = tokenizer, apart
+        if apart:
+            tokenizer.init_kwargs[APART] = True
+        self.chat: Mapping[str, Any] | None = tokenizer.init_kwargs.get(CHAT)
         self.eos_id = int(tokenizer.eos_token_id)
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id == self.eos_id:
             self._choose_pad()
@@ -37,14 +50,56 @@ class Codec:
         else:
             self.tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
 
+    def converse(self, system: str | None = None, *, key: str = "model") -> None:
+        """Take prompts for conversations from now on, also when the tokenizer is saved and loaded again.
+
+        Args:
+            system: what a conversation begins with, by the role of that name; None for nothing.
+            key: the group to name in an error.
+
+        Raises:
+            UserError: there is no chat template, or it refuses a system message.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            rule = "needs a tokenizer with a chat template"
+            raise UserError(f"{key}.chat", True, rule, "name a model that has one, or leave it out")
+        self.chat = self.tokenizer.init_kwargs[CHAT] = {"system": system}
+        if system is not None:
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": "a"}]
+            if system not in self.conversation(messages, key=key):
+                raise UserError(f"{key}.system", system, "does not appear in the chat template's text", "leave it out")
+
+    def follow(self, other: Codec) -> None:
+        """Word prompts as another codec with the same tokens does."""
+        if other.chat is not None:
+            self.tokenizer.chat_template = other.tokenizer.chat_template
+            self.chat = self.tokenizer.init_kwargs[CHAT] = other.chat
+
+    def conversation(self, messages: Sequence[Mapping[str, str]], *, key: str = "model") -> str:
+        """A conversation as the chat template writes it, up to where the answer begins.
+
+        Raises:
+            UserError: the template refuses these roles in this order.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            rule = f"has a chat template that refuses the roles {roles} ({error})"
+            raise UserError(f"{key}.chat", True, rule, "leave out what it refuses, or the chat") from None
+        return text
+
     def __len__(self) -> int:
         return len(self.tokenizer)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
-        encoded: list[list[int]] = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return [ids[:-1] if ids and ids[-1] == self.eos_id else ids for ids in encoded]
+        marks = {"add_special_tokens": self.chat is None}  # a template writes BOS itself
+        encoded: list[list[int]] = self.tokenizer(list(texts), truncation=False, verbose=False, **marks)["input_ids"]
+        return encoded if self.apart else [ids[:-1] if ids and ids[-1] == self.eos_id else ids for ids in encoded]
 
     def encode_responses(
         self, texts: Sequence[str], *, max_tokens: int | None = None, ended: Sequence[bool] | None = None
@@ -58,9 +113,9 @@ class Codec:
         """
         if not texts:
             return []
-        encoded = self.tokenizer(
-            [f" {text}" if text else "" for text in texts], add_special_tokens=False, verbose=False
-        )["input_ids"]
+        space = "" if self.apart or self.chat is not None else " "
+        given = {"text_target" if self.apart else "text": [f"{space}{text}" if text else "" for text in texts]}
+        encoded = self.tokenizer(**given, add_special_tokens=False, verbose=False)["input_ids"]
         ends = [True] * len(texts) if ended is None else ended
         full = [[*ids, self.eos_id] if end else list(ids) for ids, end in zip(encoded, ends, strict=True)]
         return full if max_tokens is None else [ids[:max_tokens] for ids in full]
@@ -77,6 +132,16 @@ class Codec:
     def count(self, text: str) -> int:
         return len(self.encode_prompts([text])[0])
 
+    def between(self) -> list[int]:
+        """What the tokenizer puts between two texts that it encodes as a pair, besides each one's own marks.
+
+        BART's puts one more EOS there, T5's nothing.
+        """
+        pair = self.tokenizer("a", "b", verbose=False)["input_ids"]
+        (first,), (second,) = self.encode_prompts(["a"]), self.encode_responses(["b"])
+        alike = pair[: len(first)] == first and pair[-len(second) :] == second
+        return list(pair[len(first) : -len(second)]) if alike and len(pair) >= len(first) + len(second) else []
+
 
 PROBE = "Answer in 12 words: Ünïcode, (tabs)\tand\nnew lines?"
 
@@ -85,10 +150,14 @@ def same_tokens(first: Codec, second: Codec) -> bool:
     """Whether two tokenizers give texts the same ids.
 
     Tokens that only one of them was given afterwards (a pad token, marks of a chat) make no difference: a trainer adds
-    them to what it saves.
+    them to what it saves. Nor does it whether prompts are conversations, which are texts of these tokens like others.
     """
+    first, second = copy.copy(first), copy.copy(second)
+    first.chat = second.chat = None
     one, other = (codec.tokenizer.get_vocab() for codec in (first, second))
     added = {*first.tokenizer.get_added_vocab(), *second.tokenizer.get_added_vocab()}
     if not one.keys() ^ other.keys() <= added or any(one[token] != other[token] for token in one.keys() & other.keys()):
+        return False
+    if first.encode_responses([PROBE]) != second.encode_responses([PROBE]):
         return False
     return first.encode_prompts([PROBE]) == second.encode_prompts([PROBE])

@@ -19,18 +19,23 @@ def model_identity(config: ModelConfig, *, key: str = "model") -> dict[str, Any]
     Raises:
         UserError: naming ``key``: a hub id that cannot be resolved to a commit.
     """
+    chat = {"chat": {"system": config.system}} if config.chat else {}
     if config.kind == "nano":
-        return adapted_identity(config) | {
-            "kind": "nano",
-            "architecture": config.architecture,
-            "layers": config.layers,
-            "width": config.width,
-            "heads": config.heads,
-            "vocab_size": config.vocab_size,
-            "context": config.context,
-        }
+        return (
+            chat
+            | adapted_identity(config)
+            | {
+                "kind": "nano",
+                "architecture": config.architecture,
+                "layers": config.layers,
+                "width": config.width,
+                "heads": config.heads,
+                "vocab_size": config.vocab_size,
+                "context": config.context,
+            }
+        )
     content = content_identity(str(config.name), config.revision, key=f"{key}.name")
-    return adapted_identity(config) | {"kind": config.kind, "content": content}
+    return chat | adapted_identity(config) | {"kind": config.kind, "content": content}
 
 
 def adapted_identity(config: ModelConfig) -> dict[str, Any]:

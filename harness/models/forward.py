@@ -1,7 +1,9 @@
 """Forward passes over (prompt, response) batches: prompts left-padded, responses right-padded, positions from the mask.
 
-So a response starts in the same column in every row, and no architecture needs a special case. The prompt, most of the
-tokens, is run for its keys and values alone: no logits are computed for it, and no more of the last layer than those.
+So a response starts in the same column in every row. A causal model, whose part is here, and an encoder–decoder model,
+whose part is in ``encoder_decoder``, are asked the same: who asks need not know which it holds. In a causal model the
+prompt, most of the tokens, is run for its keys and values alone: no logits are computed for it, and no more of the last
+layer than those.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.models import encoder_decoder
 from harness.training.masks import left_pad, position_ids, right_pad
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ def make_batch(
 
 def response_logits(model: Any, batch: Batch) -> torch.Tensor:
     """(B, R, V) float32: the logits from which each response token is chosen."""
+    if model.config.is_encoder_decoder:
+        return encoder_decoder.response_logits(model, batch).float()
     size = batch.response_mask.shape[1]
     logits: torch.Tensor = _after_prompt(model, model, batch, stop=batch.ids.shape[1] - 1)[:, -size:].float()
     return logits
@@ -87,11 +92,14 @@ def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
 
     from harness.models.loading import score_head
 
-    hidden = _after_prompt(model, model.base_model, batch)
-    mask = batch.mask[:, -hidden.shape[1] :]
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    last = (columns * mask).argmax(-1)  # the prompt's last column where the response is empty
-    pooled = hidden[torch.arange(len(last), device=last.device), last]
+    if model.config.is_encoder_decoder:
+        pooled = encoder_decoder.last_states(model, batch)
+    else:
+        hidden = _after_prompt(model, model.base_model, batch)
+        mask = batch.mask[:, -hidden.shape[1] :]
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        last = (columns * mask).argmax(-1)  # the prompt's last column where the response is empty
+        pooled = hidden[torch.arange(len(last), device=last.device), last]
     scores: torch.Tensor = score_head(model)(pooled).squeeze(-1).float()
     return scores - float(getattr(model.config, "reward_shift", 0.0))
 
@@ -106,8 +114,11 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
     """
     from harness.models.loading import score_head
 
-    size = batch.response_mask.shape[1]
-    before = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
+    if model.config.is_encoder_decoder:
+        before = encoder_decoder.states_before(model, batch)
+    else:
+        size = batch.response_mask.shape[1]
+        before = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
     values: torch.Tensor = (head if head is not None else score_head(model))(before).squeeze(-1).float()
     return values
 

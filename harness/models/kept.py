@@ -23,14 +23,19 @@ from harness.models.adapters import (
     is_adapted,
     merged,
     scorer_on,
+    task_type,
     trainable,
 )
+from harness.models.codec import Codec
 from harness.models.content import resolve_model
-from harness.models.loading import LanguageModel, load_codec, load_language_model, load_scorer, save
+from harness.models.loading import LanguageModel, join_texts, load_codec, load_language_model, load_scorer, save
 from harness.models.scorer import Scorer
 
 SETTINGS, WEIGHTS, CLASSIFIER = "adapter_config.json", "adapter_model.safetensors", "classifier.json"
-CLASSIFIER_KEYS = ("num_labels", "pad_token_id", "reward_shift", "reward_reads_eos")
+CLASSIFIER_KEYS = (
+    *("num_labels", "pad_token_id", "reward_shift", "reward_reads_eos"),
+    *("reward_separator", "eos_token_id", "decoder_start_token_id", "decoder_prefix"),
+)
 """What a classifier's configuration says beyond its base's; peft has no place for it."""
 
 
@@ -89,6 +94,7 @@ def load_policy(
     found = _on_base(base, config, device, beside)
     if folder is not None:
         _put_on(found.model, folder, base)
+        found.codec.follow(load_codec(folder))
     elif config.lora.rank is not None:
         found.model.requires_grad_(False)  # a base, which others may share
     return found
@@ -111,7 +117,10 @@ def load_new_scorer(directory: Path, config: ModelConfig, *, device: str, seed: 
 
 def start_scorer(policy: LanguageModel, *, head_seed: int) -> LanguageModel:
     """A classifier to be trained on an adapted policy's base, with its adapter and a new head."""
-    return LanguageModel(scorer_on(policy, head_seed=head_seed), _scorer_codec(base_of(policy.model)))
+    scorer = LanguageModel(scorer_on(policy, head_seed=head_seed), _scorer_codec(base_of(policy.model), policy.codec))
+    if scorer.codec.apart:
+        join_texts(scorer.model, scorer.codec)
+    return scorer
 
 
 def load_kept_scorer(
@@ -133,7 +142,7 @@ def load_kept_scorer(
     _put_on(model, folder, base)
     for name, value in json.loads((folder / CLASSIFIER).read_text(encoding="utf-8")).items():
         setattr(model.config, name, value)
-    return Scorer(model, _scorer_codec(base), hardware, reads)
+    return Scorer(model, _scorer_codec(base, load_codec(folder)), hardware, reads)
 
 
 def load_start_of_value(
@@ -197,7 +206,7 @@ def _put_on(model: Any, folder: Path, base: Base) -> None:
     from safetensors.torch import load_file
 
     settings = Settings.from_pretrained(str(folder))
-    settings.modules_to_save, settings.task_type, settings.inference_mode = None, "CAUSAL_LM", False
+    settings.modules_to_save, settings.task_type, settings.inference_mode = None, task_type(model), False
     settings.base_model_name_or_path = base.name
     inject(model, settings)
     saved, wanted = load_file(folder / WEIGHTS), trainable(model)
@@ -212,7 +221,9 @@ def _peft_name(name: str) -> str:
     return PEFT_PREFIX + name.replace(f".{NAME}.", ".")
 
 
-def _scorer_codec(base: Base) -> Any:
+def _scorer_codec(base: Base, words: Codec) -> Codec:
+    """The base's codec, for a scorer that reads prompts in another one's words."""
     codec = load_codec(base.name, revision=base.revision)
+    codec.follow(words)
     codec.tokenizer.padding_side = "right"  # as ``load_scorer`` says
     return codec

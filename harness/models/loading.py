@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 from harness.config import ModelConfig, TaskConfig
 from harness.errors import UserError
-from harness.models.codec import Codec
+from harness.models.classifier import ensure_classifier, is_of_transformers
+from harness.models.codec import APART, Codec
 from harness.models.content import resolve_model
+from harness.models.encoder_decoder import decoder_prefix
+from harness.models.generation import prepare_decoder, require_start
 
 
 class LanguageModel(NamedTuple):
-    """A causal language model with its codec."""
+    """A causal or an encoder–decoder language model with its codec."""
 
     model: Any
     codec: Codec
@@ -29,19 +32,22 @@ def load_language_model(
     revision: str | None = None,
     quantization: str | None = None,
 ) -> LanguageModel:
-    """Load a causal language model and its tokenizer, in fp32 (or quantised to 8bit or 4bit) and without dropout.
+    """Load a language model, causal or encoder–decoder, and its tokenizer: fp32 or 8bit or 4bit, without dropout.
 
     Raises:
         UserError: naming ``key``: nothing there, no safetensors, weights that the configuration does not describe, no
-            EOS, or a tokenizer larger than the embedding.
+            EOS, a tokenizer larger than the embedding, or a decoder that nobody says how to start.
     """
-    from transformers import AutoModelForCausalLM
-
     codec = load_codec(path, key=key, revision=revision)
-    codec.tokenizer.padding_side = "left"  # so that other tools, which read it from disk, generate after the prompt
-    model = _load_model(AutoModelForCausalLM, path, key, revision=revision, **quantized(quantization, device))
+    # So that other tools, which read it from disk, generate after the prompt; an encoder counts from its first token.
+    codec.tokenizer.padding_side = "right" if codec.apart else "left"
+    model = _load_model(
+        language_model_class(codec.apart), path, key, revision=revision, **quantized(quantization, device)
+    )
     _fit_vocabulary(model, codec, str(path), key)
     model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
+    if codec.apart:
+        prepare_decoder(model, codec, str(path), key)
     return LanguageModel(_ready(model, device), codec)
 
 
@@ -69,24 +75,31 @@ def load_scorer(
     from transformers import AutoModelForSequenceClassification
 
     codec = load_codec(path, key=key, revision=revision)
+    if codec.apart:
+        ensure_classifier(load_config(path, key=key, revision=revision))
     # Other tools read it from disk and pass no positions: padded on the left, a GPT-2 would score other positions.
     codec.tokenizer.padding_side = "right"
     if head_seed is None:
         require_head(Path(path), key)
     new = () if head_seed is None else HEADS
     model = _load_model(AutoModelForSequenceClassification, path, key, new=new, num_labels=1, revision=revision)
-    if head_seed is None and model.config.pad_token_id == codec.eos_id:
+    if head_seed is None and not codec.apart and model.config.pad_token_id == codec.eos_id:
         # Trained with pad = EOS: transformers reads such a classifier before the EOS, which it takes for padding.
         model.config.reward_reads_eos = False
     model.config.pad_token_id = codec.pad_id
     _fit_vocabulary(model, codec, str(path), key)
     if head_seed is not None:
         new_head(model, head_seed)
+    if codec.apart:
+        require_start(model.config.decoder_start_token_id, str(path), key)
+        join_texts(model, codec)
     return LanguageModel(_ready(model, device), codec)
 
 
 def reads_at_the_last_token(path: str | Path, *, key: str, revision: str | None = None) -> bool:
-    """True for a sequence classifier on a causal model, False for one that reads a pooled token (BERT's family).
+    """True for a sequence classifier that is read as this project reads its own, at the last token; False for others.
+
+    Those read a text pair by their own forward pass: BERT's family, and BART's and T5's of another trainer.
 
     Raises:
         UserError: naming ``key``: there is no such configuration, or it is no sequence classifier with one label.
@@ -101,6 +114,9 @@ def reads_at_the_last_token(path: str | Path, *, key: str, revision: str | None 
         raise UserError(key, str(path), f"holds {architecture}, no sequence classifier", remedy)
     if config.num_labels != 1:
         raise UserError(key, str(path), f"is a classifier of {config.num_labels} labels", remedy)
+    ensure_classifier(config)
+    if config.is_encoder_decoder and getattr(config, "reward_shift", None) is not None:
+        return True
     with torch.device("meta"), _quiet():
         return hasattr(AutoModelForSequenceClassification.from_config(config), "score")
 
@@ -133,7 +149,16 @@ def load_codec(path: str | Path, *, key: str = "model.name", revision: str | Non
     tokenizer = _from_pretrained(AutoTokenizer, path, key, revision=revision)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up where the files are missing
         raise UserError(key, str(path), "holds no tokenizer", "put the tokenizer's files beside the model")
-    return Codec(tokenizer, str(path))
+    if getattr(tokenizer, "separate_vocabs", False):
+        rule, remedy = (
+            "has one vocabulary for prompts and another one for responses",
+            "use a model that has one for both",
+        )
+        raise UserError(key, str(path), rule, remedy)
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():  # an adapter's
+        return Codec(tokenizer, str(path), apart=bool(tokenizer.init_kwargs.get(APART)))
+    return Codec(tokenizer, str(path), apart=bool(load_config(path, key=key, revision=revision).is_encoder_decoder))
 
 
 def load_config(path: str | Path, *, key: str = "model.name", revision: str | None = None) -> Any:
@@ -147,11 +172,22 @@ def load_config(path: str | Path, *, key: str = "model.name", revision: str | No
     return _from_pretrained(AutoConfig, path, key, revision=revision)
 
 
+def language_model_class(encoder_decoder: bool) -> Any:
+    """The factory of transformers: encoder–decoder models have one of their own."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+
+
 def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
     """The base model that ``model=hf`` names."""
     if not config.name:
         raise UserError("model.name", None, "is missing", "give a folder or a hub id: model=hf model.name=...")
-    return load_language_model(config.name, device=device, revision=config.revision, quantization=config.quantization)
+    quantization = config.quantization
+    base = load_language_model(config.name, device=device, revision=config.revision, quantization=quantization)
+    if config.chat:
+        base.codec.converse(config.system)
+    return base
 
 
 def positions(model: Any) -> int | None:
@@ -160,16 +196,51 @@ def positions(model: Any) -> int | None:
     return None if count is None else int(count)
 
 
+def room_for_response(model: Any, prompt_tokens: int) -> int | None:
+    """How many tokens of a response the model can read beside a prompt; None where it states no limit."""
+    known = positions(model)
+    if known is None:
+        return None
+    between = getattr(model.config, "reward_separator", None) or []
+    taken = len(decoder_prefix(model.config)) if reads_apart(model) else prompt_tokens + len(between)
+    return max(known - taken, 0)
+
+
+def reads_apart(model: Any) -> bool:
+    """Whether prompt and response have positions of their own, in an encoder and a decoder.
+
+    They have not in a causal model, nor in an encoder–decoder classifier of transformers, which reads one text twice.
+
+    Args:
+        model: a model, or anything with its configuration.
+    """
+    if not model.config.is_encoder_decoder:
+        return False
+    names = {type(model).__name__, *(getattr(model.config, "architectures", None) or [])}
+    return not any(map(is_of_transformers, names))
+
+
 def require_positions(model: Any, task: TaskConfig, *, key: str = "model.name") -> None:
-    """The longest prompt and the longest response must fit into the model together.
+    """The longest prompt and the longest response must fit: into the model together, or into encoder and decoder.
 
     Raises:
         UserError: naming ``key``: they do not.
     """
-    known, tokens = positions(model), task.max_prompt_tokens + task.max_response_tokens
-    if known is not None and known < tokens:
-        rule = f"knows {known} positions, fewer than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
-        raise UserError(key, model.config.name_or_path or None, rule, f"lower these to {known} together")
+    known, prompt, response = positions(model), task.max_prompt_tokens, task.max_response_tokens
+    if known is None:
+        return
+    name = model.config.name_or_path or None
+    if not reads_apart(model):
+        tokens = prompt + response + len(getattr(model.config, "reward_separator", None) or [])
+        if known < tokens:
+            rule = f"knows {known} positions, fewer than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
+            raise UserError(key, name, rule, f"lower these to {known} together")
+        return
+    prefix = len(decoder_prefix(model.config))
+    for limit, tokens, least in (("prompt", prompt, known), ("response", response, known - prefix)):
+        if tokens > least:
+            rule = f"knows {known} positions, too few for task.max_{limit}_tokens = {tokens}"
+            raise UserError(key, name, rule, f"lower it to {least}")
 
 
 def save(language_model: LanguageModel, directory: Path) -> None:
@@ -179,30 +250,48 @@ def save(language_model: LanguageModel, directory: Path) -> None:
         language_model.codec.tokenizer.save_pretrained(directory)
 
 
-HEADS = ("score",)
-"""What causal classifiers call the layer that turns the last token's hidden state into a score."""
+HEADS = ("score", "classification_head")
+"""What classifiers call the part that turns the last token's hidden state into a score: causal ones and ours; BART's
+and T5's, which has two layers."""
 
 
 def score_head(model: Any) -> Any:
-    """The linear layer that turns a hidden state into a score, whatever the architecture calls it."""
+    """The part that turns a hidden state into a score, whatever the architecture calls it."""
     for name in HEADS:
         if hasattr(model, name):
             return getattr(model, name)
-    raise UserError(
-        "model.name", type(model).__name__, "has no score head that we know", "use a GPT-2, Llama, Qwen or NeoX model"
-    )
+    remedy = "use a GPT-2, Llama, Qwen, NeoX, T5, BART or Marian model"
+    raise UserError("model.name", type(model).__name__, "has no score head that we know", remedy)
+
+
+def head_layers(model: Any) -> list[Any]:
+    """The linear layers of ``score_head``, the one that puts out the score last."""
+    from torch import nn
+
+    return [module for module in score_head(model).modules() if isinstance(module, nn.Linear)]
 
 
 def new_head(model: Any, seed: int) -> None:
-    """Draw a classifier's scalar head anew, and forget its shift; see ``load_scorer``."""
+    """Draw a classifier's head anew, and forget its shift; see ``load_scorer``."""
     import torch
 
-    head = score_head(model)
-    drawn = torch.empty(head.weight.shape)
-    drawn.normal_(0.0, 1 / math.sqrt(head.in_features + 1), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(drawn)
+        for layer in head_layers(model):
+            drawn = torch.empty(layer.weight.shape).normal_(
+                0.0, 1 / math.sqrt(layer.in_features + 1), generator=generator
+            )
+            layer.weight.copy_(drawn)
+            if layer.bias is not None:
+                layer.bias.zero_()
     model.config.reward_shift = 0.0
+
+
+def join_texts(model: Any, codec: Codec) -> None:
+    """Write into an encoder–decoder classifier's configuration how it reads a prompt and a response as one text."""
+    model.config.eos_token_id = codec.eos_id  # where transformers' class reads its score
+    if getattr(model.config, "reward_separator", None) is None:
+        model.config.reward_separator = codec.between()
 
 
 def parameter_count(model: Any) -> int:
@@ -257,12 +346,22 @@ def _from_pretrained(factory: Any, path: str | Path, key: str, **options: Any) -
     try:
         with _quiet():
             return factory.from_pretrained(str(path), trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "mismatched_sizes" in first:
             first = "its weights have other shapes than its config.json says"
         remedy = "give a folder in Hugging Face format with safetensors weights, or a hub id that can be reached"
+        if isinstance(error, ImportError):
+            first, remedy = _missing_package(str(error)), "pip install it"
         raise UserError(key, str(path), f"could not be loaded ({first})", remedy) from error
+
+
+def _missing_package(message: str) -> str:
+    """Which package transformers says is not installed."""
+    import re
+
+    found = re.search(r"requires the (\S+) library", message) or re.search(r"No module named '(\S+)'", message)
+    return f"it needs the package {found[1]}" if found else message.strip().splitlines()[0]
 
 
 @contextmanager
@@ -282,7 +381,7 @@ def _quiet() -> Iterator[None]:
 
 
 def require_head(path: Path, key: str) -> None:
-    """A folder's configuration says that it holds a classifier with one label over a causal trunk.
+    """A folder's configuration says that it holds a classifier with one label that reads its score off a last token.
 
     Raises:
         UserError: naming ``key``: it does not.
@@ -300,21 +399,22 @@ def require_head(path: Path, key: str) -> None:
         raise UserError(key, str(path), rule, "give a reward model: a sequence classifier with one label")
     if path.is_dir() and not _reads_last_token(path, key):
         rule = f"is a {architectures[0]}, which does not read its score off the last token"
-        raise UserError(key, str(path), rule, "give a GPT-2, Llama, Qwen, NeoX or other causal classifier")
+        raise UserError(key, str(path), rule, "give a GPT-2, Llama, Qwen, NeoX, T5, BART or other such classifier")
 
 
 def _reads_last_token(path: Path, key: str) -> bool:
-    """Whether transformers' class for this configuration has the head of a causal classifier."""
+    """Whether the class for this configuration has a head on a last token: a causal or an encoder–decoder model's."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(path, key=key)
+    ensure_classifier(config)
     try:
         with torch.device("meta"), _quiet():
             model = AutoModelForSequenceClassification.from_config(config)
     except ValueError:
         return False
-    return any(hasattr(model, name) for name in HEADS)
+    return any(hasattr(model, name) for name in (HEADS if config.is_encoder_decoder else HEADS[:1]))
 
 
 def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
@@ -324,15 +424,9 @@ def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
     output layer it reaches every probability.
     """
     rows = model.get_input_embeddings().weight.shape[0]
+    require_vocabulary(rows, codec, name, key)
     if len(codec) <= rows:
         return
-    if len(codec) - rows > 1:
-        raise UserError(
-            key,
-            name,
-            f"has {len(codec)} tokens but an embedding of {rows} rows",
-            "use the tokenizer that belongs to it",
-        )
     import torch
 
     with _quiet():
@@ -342,10 +436,34 @@ def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
             layer.weight[rows:] = layer.weight[:rows].mean(0)
             if getattr(layer, "bias", None) is not None:
                 layer.bias[rows:] = layer.bias[:rows].mean()
+        if (bias := getattr(model, "final_logits_bias", None)) is not None:  # BART's and Marian's, apart from the layer
+            bias[:, rows:] = bias[:, :rows].mean()
+
+
+def require_vocabulary(rows: int, codec: Codec, name: str, key: str) -> None:
+    """An embedding has a row for every token, but for a pad token that the codec had to add.
+
+    Raises:
+        UserError: naming ``key``: it has not.
+    """
+    if len(codec) - rows > 1:
+        rule, remedy = (
+            f"has {len(codec)} tokens but an embedding of {rows} rows",
+            "use the tokenizer that belongs to it",
+        )
+        raise UserError(key, name, rule, remedy)
 
 
 def _vocabulary_layers(model: Any) -> list[Any]:
     return [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+
+
+DROPOUTS = (
+    *("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout"),
+    *("dropout", "dropout_rate", "activation_dropout", "classifier_dropout"),
+    *("layerdrop", "encoder_layerdrop", "decoder_layerdrop"),
+)
+"""What configurations and layers call a share of what is left out in training."""
 
 
 def _ready(model: Any, device: str) -> Any:
@@ -355,7 +473,10 @@ def _ready(model: Any, device: str) -> Any:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    for name in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout"):
+        for name in DROPOUTS:  # encoder–decoder layers keep the rate themselves
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    for name in DROPOUTS:
         if hasattr(model.config, name):
             setattr(model.config, name, 0.0)
     return model.eval() if getattr(model, "hf_quantizer", None) is not None else model.to(device).eval()

@@ -21,7 +21,7 @@ def pair_scores(
     """(B,) scores of the chosen and of the rejected responses, less the recorded shift.
 
     Args:
-        model: a sequence classifier over a causal trunk.
+        model: a sequence classifier.
         prompts: B lists of token ids.
         chosen: B responses.
         rejected: likewise.

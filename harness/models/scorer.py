@@ -9,7 +9,7 @@ from harness.errors import RunFailed
 from harness.hardware import Hardware
 from harness.models.codec import Codec, same_tokens
 from harness.models.forward import make_batch, sequence_scores
-from harness.models.loading import load_scorer, positions
+from harness.models.loading import load_scorer, positions, room_for_response
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,8 @@ class Scorer:
     def __init__(self, model: Any, codec: Codec, hardware: Hardware, reads: Codec | None = None) -> None:
         self.model, self.codec, self.hardware = model, codec, hardware
         self.foreign = None if reads is None or can_read(model, codec, reads) else reads
+        if reads is not None and self.foreign is None:
+            codec.follow(reads)
 
     @classmethod
     def load(
@@ -92,10 +94,7 @@ class Scorer:
         """Responses in own tokens, as far as the model's positions go after their prompts."""
         ends = ended if self._reads_eos else [False] * len(responses)
         encoded = self.codec.encode_responses(responses, ended=ends, max_tokens=max_tokens)
-        known = positions(self.model)
-        if known is None:
-            return encoded
-        return [r[: max(known - len(p), 0)] for p, r in zip(prompts, encoded, strict=True)]
+        return [r[: room_for_response(self.model, len(p))] for p, r in zip(prompts, encoded, strict=True)]
 
     def _scores(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], batch_size: int

@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 from harness.config import ModelConfig
+from harness.models.classifier import classifier_name, is_of_transformers
 
 
 class Shape(NamedTuple):
@@ -28,6 +29,7 @@ class Shape(NamedTuple):
         written_out: whether the activation function is a formula in Python, whose every step is kept for the gradient.
         rotary: whether positions are rotations of queries and keys.
         biased: whether positions are a learned bias on attention scores, which must then be kept.
+        dense_head: whether a classifier has a layer more before its score, as T5's and BART's have.
     """
 
     parameters: int
@@ -46,11 +48,13 @@ class Shape(NamedTuple):
     written_out: bool
     rotary: bool
     biased: bool
+    dense_head: bool = False
 
     @property
     def scorer_parameters(self) -> int:
         """Parameters of a sequence classifier with one label on the same trunk."""
-        return self.parameters - self.head + self.width
+        head = self.width * self.width + 2 * self.width + 1 if self.dense_head else self.width
+        return self.parameters - self.head + head
 
 
 def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
@@ -82,13 +86,10 @@ def _shape(kind: str, name: str | None, revision: str | None, sizes: tuple[Any, 
 
 
 def _empty_model(name: str, revision: str | None, key: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    from harness.models.loading import load_config
+    from harness.models.loading import language_model_class, load_config
 
     config = load_config(name, key=key, revision=revision)
-    factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return factory.from_config(config)
+    return language_model_class(config.is_encoder_decoder).from_config(config)
 
 
 def measured(model: Any) -> Shape:
@@ -119,6 +120,7 @@ def measured(model: Any) -> Shape:
         written_out="NewGELUActivation" in parts,
         rotary=any("Rotary" in part for part in parts),
         biased=any("relative_attention_bias" in name for name, _ in named),
+        dense_head=both and is_of_transformers(classifier_name(config) or ""),
     )
 
 

@@ -12,7 +12,13 @@ from harness.errors import UserError
 from harness.evaluation.wins import WIN_MARGIN
 from harness.hardware import Hardware
 from harness.models.codec import Codec
-from harness.models.loading import load_pooled_classifier, load_scorer, positions, reads_at_the_last_token
+from harness.models.loading import (
+    load_pooled_classifier,
+    load_scorer,
+    positions,
+    reads_at_the_last_token,
+    room_for_response,
+)
 from harness.models.scorer import Scorer
 from harness.reward_bench.config import ScorerConfig
 from harness.reward_bench.verdicts import Examined, Verdicts
@@ -47,7 +53,7 @@ def load_classifier(config: ScorerConfig, task: Task, hardware: Hardware) -> Exa
         loaded = load_scorer(path, device=hardware.device, key=KEY, revision=config.revision)
         scorer = Scorer(*loaded, hardware)
         chat = _wants_chat(config, scorer.codec.tokenizer)
-        limit = config.max_tokens or positions(scorer.model)
+        limit = config.max_tokens or room_for_response(scorer.model, 0)
         reader = ChatReader(task, scorer.codec.tokenizer, limit) if chat else TaskReader(task, scorer.codec, limit)
 
         def score(texts: Sequence[Tokens], batch_size: int) -> np.ndarray:

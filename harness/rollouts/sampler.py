@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.models.forward import prompt_cache
-from harness.training.masks import left_pad, position_ids
+from harness.models.decoding import start_decoding
 
 if TYPE_CHECKING:
     import torch
@@ -64,11 +63,11 @@ def sample(
     """Sample one response for each prompt.
 
     Args:
-        model: a transformers causal language model.
+        model: a causal or an encoder–decoder language model of transformers.
         prompts: N lists of token ids.
         settings: how to choose tokens.
         eos_id: the token that ends a response.
-        pad_id: fills the left of shorter prompts.
+        pad_id: fills up shorter prompts.
         seed: of the rows' random streams: the same seed and row number give the same draws in any batch.
         autocast: a function that returns the context manager to run the model in; None for full precision.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
@@ -109,28 +108,17 @@ def _sample_batch(
 
     import torch
 
-    device = model.device
-    ids, mask = (tensor.to(device) for tensor in left_pad(prompts, pad_id))
-    batch, length = ids.shape[0], settings.max_new_tokens
+    batch, length, context = len(prompts), settings.max_new_tokens, autocast or nullcontext
     tokens = torch.full((batch, length), pad_id)
     logprobs = torch.zeros(batch, length)
     counts = torch.full((batch,), length)
     alive, done = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
-    positions, context = position_ids(mask), autocast or nullcontext
     with context():
-        cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
-    ids, positions = ids[:, -1:], positions[:, -1:]
+        decoding = start_decoding(model, prompts, pad_id, shared=shared)
     for step in range(length):
         with context():
-            out = model(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        chosen, chosen_logprobs = choose(out.logits[:, -1].float().cpu(), uniforms[alive, step], settings)
+            logits = decoding.logits()
+        chosen, chosen_logprobs = choose(logits.float().cpu(), uniforms[alive, step], settings)
         tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs
         ends = (chosen == eos_id) & ~done[alive]
         counts[alive[ends]] = step + 1
@@ -138,15 +126,11 @@ def _sample_batch(
         going = ~done[alive]
         if not bool(going.any()):
             break
-        keep = torch.arange(len(alive))
         if float(going.float().mean()) < 0.75:  # copying the cache pays once a quarter of the rows have ended
             keep = going.nonzero().squeeze(1)
-            cache.batch_select_indices(keep.to(device))
-        alive, chosen = alive[keep], chosen[keep]
-        keep = keep.to(device)
-        mask = torch.cat([mask[keep], torch.ones(len(keep), 1, dtype=mask.dtype, device=device)], dim=1)
-        positions = positions[keep, -1:] + 1
-        ids = chosen[:, None].to(device)
+            decoding.keep(keep)
+            alive, chosen = alive[keep], chosen[keep]
+        decoding.append(chosen)
     return _blank_after_end(tokens, logprobs, counts, pad_id)
 
 

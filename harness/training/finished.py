@@ -9,6 +9,7 @@ from harness.context import Job, model_directory
 from harness.errors import UserError
 from harness.models.codec import Codec, same_tokens
 from harness.models.loading import load_codec, load_language_model, parameter_count, require_positions, save
+from harness.models.soundness import require_sound
 from harness.stages import Workspace
 
 VERSION = 1
@@ -28,8 +29,10 @@ class FinishedPolicy:
         """Take the policy as it is into ``model/``."""
         policy = load_language_model(str(self.config.path), device=job.hardware.device, key="algorithm.path")
         require_positions(policy.model, job.config.task, key="algorithm.path")
+        require_sound(policy, key="algorithm.path")
         sft = load_codec(model_directory(workspace.inputs["sft"].directory), key="sft.path")
         require_same_tokens(policy.codec, sft, str(self.config.path))
+        policy.codec.follow(sft)
         save(policy, model_directory(workspace.directory))
         parameters = parameter_count(policy.model)
         line = f"loaded, {parameters / 1e6:.2f} M parameters"

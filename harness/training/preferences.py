@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
 from harness.hardware import Hardware
-from harness.models.loading import LanguageModel, score_head
+from harness.models.loading import LanguageModel, head_layers
 from harness.models.pair_forward import pair_scores
 from harness.models.scorer import Scorer
 from harness.training.losses import preference_loss
@@ -121,8 +121,8 @@ def shift_scores(
 ) -> dict[str, float]:
     """Make these responses' scores average 0 (and, with ``scale``, have standard deviation 1).
 
-    The scale is folded into the head's weight; the shift is kept in ``config.reward_shift``, since the head has no
-    bias: other tools' scores equal ours up to that constant.
+    The scale is folded into the head's last layer; the shift is kept in ``config.reward_shift``, since most heads have
+    no bias: other tools' scores equal ours up to that constant.
     """
     import torch
 
@@ -131,7 +131,9 @@ def shift_scores(
     deviation = float(scores.std()) if scale else 1.0
     if scale and deviation > 0:
         with torch.no_grad():
-            score_head(scorer.model).weight.div_(deviation)
+            last = head_layers(scorer.model)[-1]
+            for parameter in last.parameters():
+                parameter.div_(deviation)
         scores = scores / deviation
     scorer.model.config.reward_shift = float(scores.mean())
     return {"shift": float(scores.mean()), "scale": deviation}

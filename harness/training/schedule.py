@@ -97,6 +97,10 @@ def muon(matrices: Iterable[Parameter], *, lr: float, weight_decay: float) -> to
     return torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
 
+RELATIVE_POSITIONS = "relative_attention_bias"
+"""T5's embedding of distances, which stands in a layer."""
+
+
 def is_hidden_matrix(name: str, parameter: Parameter) -> bool:
     """Whether a parameter is a matrix of a layer: no embedding, no head, no norm, no bias.
 
@@ -107,4 +111,5 @@ def is_hidden_matrix(name: str, parameter: Parameter) -> bool:
     >>> [is_hidden_matrix(name, weight) for name in ("transformer.h.0.mlp.c_fc.weight", "transformer.wte.weight")]
     [True, False]
     """
-    return parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
+    parts = name.split(".")
+    return parameter.ndim == 2 and any(part.isdigit() for part in parts) and RELATIVE_POSITIONS not in parts

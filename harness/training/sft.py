@@ -15,6 +15,7 @@ from harness.models.codec import Codec
 from harness.models.kept import configured_base, keep, load_trainable_policy
 from harness.models.loading import LanguageModel, load_base, load_language_model, require_positions, save
 from harness.models.nano import new_model, train_tokenizer
+from harness.models.soundness import require_sound
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
 from harness.types import Example, Task
@@ -30,6 +31,9 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
     if config.sft.source == "load":
         policy = load_language_model(str(config.sft.path), device=job.hardware.device, key="sft.path")
         require_positions(policy.model, config.task, key="sft.path")
+        require_sound(policy, key="sft.path")
+        if config.model.chat:
+            policy.codec.converse(config.model.system)
         return _finish(workspace, job, data, policy, {"steps": 0, "tokens": 0})
     policy = base_model(config.model, job.task, data.splits["sft"], workspace.seed_for("init"), job.hardware)
     require_positions(policy.model, config.task)
@@ -74,7 +78,9 @@ def base_model(
 ) -> LanguageModel:
     """The untrained model: nano, with a tokenizer trained on these examples, or what ``model=hf`` names."""
     if config.kind == "hf":
-        return load_base(config, device=hardware.device)
+        base = load_base(config, device=hardware.device)
+        require_sound(base)
+        return base
     texts = (f"{task.prompt(example.fields)} {example.response}" for example in examples)
     codec = Codec(train_tokenizer(texts, config.vocab_size))
     model = new_model(config, vocab_size=len(codec), eos_id=codec.eos_id, pad_id=codec.pad_id, seed=seed)

@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "judge.path",
         edit("config.json", architectures=["BertForSequenceClassification"], model_type="bert"),
         "is a BertForSequenceClassification, which does not read its score off the last token; "
-        "give a GPT-2, Llama, Qwen, NeoX or other causal classifier",
+        "give a GPT-2, Llama, Qwen, NeoX, T5, BART or other such classifier",
     ),
     "an unknown architecture": (
         "algorithm.path",

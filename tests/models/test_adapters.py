@@ -36,7 +36,7 @@ LINEAR = {
 
 def adapt(lm: Any, seed: int = 0, **lora: Any) -> Any:
     """Put an adapter on, in place."""
-    add_adapter(lm.model, LoraConfig(**{"rank": 3, "alpha": 6.0, **lora}), Base("/base"), seed=seed)
+    add_adapter(lm.model, LoraConfig(**{"rank": 3, "alpha": 6, **lora}), Base("/base"), seed=seed)
     return lm
 
 
@@ -162,7 +162,7 @@ def test_a_scorer_reads_the_adapted_policys_last_hidden_state(architecture, make
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
     assert storages(scorer) - {p.data_ptr() for p in trainable(scorer).values()} == storages(bare(lm.model).base_model)
     assert {name for name in trainable(scorer) if "lora_" not in name} == {"score.weight"}
-    spread = float(score_head(scorer).weight.std()) * (score_head(scorer).in_features + 1) ** 0.5
+    spread = float(score_head(scorer).weight.detach().std()) * (score_head(scorer).in_features + 1) ** 0.5
     assert 0.5 < spread < 1.5
 
 

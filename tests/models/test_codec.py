@@ -150,3 +150,89 @@ class TestSameTokens:
             )
 
         assert not same_tokens(codec, self.changed(codec, with_bos))
+
+
+CHATML = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+CHATML += "{% if add_generation_prompt %}<s>b:{% endif %}"
+
+
+class TestChat:
+    """Prompts as conversations, in the tokenizer's own template."""
+
+    @pytest.fixture
+    def chatting(self) -> Codec:
+        tokenizer = word_tokenizer(eos_token="</s>", unk_token="<unk>", bos_token="<s>")
+        tokenizer.chat_template = CHATML
+        return Codec(tokenizer)
+
+    def test_the_template_writes_all_marks_and_responses_follow_without_a_space(self, codec):
+        import copy
+
+        tokenizer = copy.deepcopy(codec.tokenizer)
+        tokenizer.chat_template = CHATML.replace("<s>", "<|endoftext|>")
+        talking = Codec(tokenizer)
+        talking.converse("be kind")
+        messages = [{"role": "user", "content": "why ?"}]
+        text = talking.conversation([{"role": "system", "content": "be kind"}, *messages])
+        theirs = tokenizer.apply_chat_template(
+            [{"role": "system", "content": "be kind"}, *messages], add_generation_prompt=True, return_dict=False
+        )
+        assert talking.encode_prompts([text]) == [theirs]
+        assert talking.encode_responses(["it can ."]) == [[*tokenizer("it can .")["input_ids"], talking.eos_id]]
+        assert codec.encode_responses(["it can ."]) == [[*tokenizer(" it can .")["input_ids"], talking.eos_id]]
+
+    def test_bos_stands_once(self, chatting):
+        chatting.converse()
+        (ids,) = chatting.encode_prompts([chatting.conversation([{"role": "user", "content": "a"}])])
+        assert ids[0] == 0
+        assert ids[1] != 0
+
+    def test_it_is_kept_with_the_tokenizer(self, chatting, tmp_path):
+        from transformers import AutoTokenizer
+
+        chatting.converse("c")
+        chatting.tokenizer.save_pretrained(tmp_path)
+        assert Codec(AutoTokenizer.from_pretrained(tmp_path)).chat == {"system": "c"}
+
+    def test_it_makes_no_other_tokens(self, chatting):
+        plain = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>", bos_token="<s>"))
+        chatting.converse("c")
+        assert same_tokens(chatting, plain)
+        plain.follow(chatting)
+        messages = [{"role": "user", "content": "a"}]
+        assert plain.chat == {"system": "c"}
+        assert plain.conversation(messages) == chatting.conversation(messages)
+
+    def test_without_a_template_there_is_no_chat(self, codec):
+        with pytest.raises(UserError, match=r"model\.chat=True needs a tokenizer with a chat template"):
+            codec.converse()
+
+    def test_a_template_that_refuses_or_drops_a_system_message_is_told_so(self, chatting):
+        chatting.tokenizer.chat_template = CHATML.replace("messages", "messages[1:]")
+        with pytest.raises(UserError, match=r"model\.system=hi does not appear"):
+            chatting.converse("hi")
+        chatting.tokenizer.chat_template = "{{ raise_exception('no system here') }}"
+        with pytest.raises(UserError, match=r"refuses the roles system, user \(no system here\)"):
+            chatting.converse("hi")
+
+
+class TestApart:
+    """Prompts and responses of an encoder–decoder model are texts by themselves."""
+
+    def test_a_prompt_keeps_its_eos_and_no_space_stands_before_a_response(self, codec):
+        tokenizer = word_tokenizer(eos_token="</s>", unk_token="<unk>")
+        assert Codec(tokenizer, apart=True).encode_prompts(["a b"]) == [[0, 3, 4, 1]]
+        apart = Codec(codec.tokenizer, apart=True)
+        assert apart.encode_responses(["it can ."]) == [[*codec.tokenizer("it can .")["input_ids"], codec.eos_id]]
+        assert not same_tokens(codec, apart)
+
+    def test_what_stands_between_two_texts_of_a_pair(self):
+        from tokenizers import processors
+
+        tokenizer = word_tokenizer(eos_token="</s>", unk_token="<unk>")
+        marks = [("<s>", 0), ("</s>", 1)]
+        for pair, between in (("<s> $A </s> </s> $B </s>", [1]), ("<s> $A </s> $B </s>", []), ("$A $B", [])):
+            tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+                single="<s> $A </s>", pair=pair, special_tokens=marks
+            )
+            assert Codec(tokenizer, apart=True).between() == between

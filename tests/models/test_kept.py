@@ -246,14 +246,19 @@ def test_a_hub_id_is_recorded_with_its_commit(monkeypatch, tmp_path):
     assert configured_base(folder, tmp_path / "unused") == Base(str(tmp_path.resolve()))
 
 
-def test_a_base_whose_tokenizer_had_to_grow(make_lm, ragged, codec, hardware, tmp_path):
+def test_a_base_whose_tokenizer_had_to_grow(make_model, ragged, codec, hardware, monkeypatch, tmp_path):
     """Without a pad token of its own it gets one, and the embedding a row: here, merged, and through peft."""
     from peft import AutoPeftModelForSequenceClassification
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    from harness.models.codec import Codec
     from harness.models.loading import load_language_model
+    from harness.models.nano import train_tokenizer
 
-    save(make_lm(), tmp_path / "hub")
+    monkeypatch.setattr("harness.models.nano.PAD", "<|another|>")
+    tokenizer = train_tokenizer(["the red fox runs home ."], len(codec))
+    tokenizer.add_tokens([f"<|{number}|>" for number in range(len(codec) - len(tokenizer))])
+    save(LanguageModel(make_model(), Codec(tokenizer)), tmp_path / "hub")
     settings = tmp_path / "hub" / "tokenizer_config.json"
     known = json.loads(settings.read_text())
     known.pop("pad_token")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.config import PPOConfig, RewardModelConfig, ValueConfig
+from harness.config import ModelConfig, PPOConfig, RewardModelConfig, ValueConfig
 from harness.context import model_directory
 from harness.data.prompts import CutReport
 from harness.errors import UserError
@@ -19,7 +19,7 @@ from harness.types import Example
 
 def make_job() -> Any:
     return SimpleNamespace(
-        config=SimpleNamespace(task=SimpleNamespace(max_response_tokens=6)),
+        config=SimpleNamespace(task=SimpleNamespace(max_response_tokens=6), model=ModelConfig(kind="nano")),
         prompts=lambda examples, codec: ([example.fields["text"] for example in examples], CutReport(0.0, 0.0)),
     )
 

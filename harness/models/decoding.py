@@ -1,0 +1,112 @@
+"""A batch of prompts while it is answered, token by token, over a key–value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.models.encoder_decoder import decoder_prefix, encode
+from harness.models.forward import prompt_cache
+from harness.training.masks import left_pad, position_ids
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Decoding(Protocol):
+    """Rows that have a prompt and the tokens chosen so far."""
+
+    def logits(self) -> torch.Tensor:
+        """(B, V): what each row's next token is chosen from."""
+        ...
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows alone, (K,) long, in this order."""
+        ...
+
+    def append(self, tokens: torch.Tensor) -> None:
+        """Take the token that was chosen for each row, (B,) long."""
+        ...
+
+
+def start_decoding(model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, shared: int = 1) -> Decoding:
+    """Read the prompts.
+
+    Args:
+        model: a causal or an encoder–decoder language model.
+        prompts: B lists of token ids.
+        pad_id: fills up shorter prompts.
+        shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
+    """
+    if model.config.is_encoder_decoder:
+        return EncoderDecoderDecoding(model, prompts, pad_id, shared)
+    return CausalDecoding(model, prompts, pad_id, shared)
+
+
+class CausalDecoding:
+    """The prompt's keys and values are computed first; its last token is run with the response's first step."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, shared: int) -> None:
+        ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts, pad_id))
+        positions = position_ids(mask)
+        self.model, self.mask = model, mask
+        self.cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
+        self.ids, self.positions = ids[:, -1:], positions[:, -1:]
+
+    def logits(self) -> torch.Tensor:
+        logits: torch.Tensor = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask.long(),
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
+
+    def keep(self, rows: torch.Tensor) -> None:
+        rows = rows.to(self.mask.device)
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+
+    def append(self, tokens: torch.Tensor) -> None:
+        import torch
+
+        self.ids = tokens[:, None].to(self.mask.device)
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self.positions = self.positions[:, -1:] + 1
+
+
+class EncoderDecoderDecoding:
+    """The encoder runs once; the decoder starts from the tokens that stand before every response."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, shared: int) -> None:
+        import torch
+
+        ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts, pad_id))
+        self.model, self.encoded = model, encode(model, ids, mask, shared=shared)
+        self.cache: Any = None
+        self.ids = torch.tensor(decoder_prefix(model.config), device=ids.device).expand(len(ids), -1)
+
+    def logits(self) -> torch.Tensor:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        out = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded.states),
+            attention_mask=self.encoded.mask.long(),
+            decoder_input_ids=self.ids,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.cache = out.past_key_values
+        logits: torch.Tensor = out.logits[:, -1]
+        return logits
+
+    def keep(self, rows: torch.Tensor) -> None:
+        rows = rows.to(self.encoded.mask.device)
+        self.encoded = self.encoded.rows(rows)
+        if self.cache is not None:
+            self.cache.batch_select_indices(rows)
+
+    def append(self, tokens: torch.Tensor) -> None:
+        self.ids = tokens[:, None].to(self.encoded.mask.device)

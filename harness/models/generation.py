@@ -1,0 +1,66 @@
+"""How an encoder–decoder model begins a response, and that nothing but its probabilities decides how it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.errors import UserError
+from harness.models.codec import Codec
+
+OUT_OF_REACH = -1e4
+"""A logit that no softmax leaves any probability."""
+
+
+def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
+    """Settle what stands before every response, and drop rules of decoding that would act besides the model.
+
+    Configurations of BART and Marian ask for beams, for no repeated n-grams, or for EOS at the length limit. A policy
+    is the distribution that its logits say, here and in other tools: so what is saved keeps the special tokens alone.
+    A token that must not be generated (Marian's pad, whose logit was never trained) is put out of reach by the model's
+    own bias, where it has one.
+
+    Raises:
+        UserError: naming ``key``: no configuration says how the decoder starts, or with a token that there is not.
+    """
+    from transformers import GenerationConfig
+
+    old, config = model.generation_config, model.config
+    start = config.decoder_start_token_id if config.decoder_start_token_id is not None else old.decoder_start_token_id
+    require_start(start, name, key)
+    forced = old.forced_bos_token_id
+    rows = model.get_input_embeddings().weight.shape[0]
+    for field, token in (("decoder_start_token_id", start), ("forced_bos_token_id", forced)):
+        if token is not None and not 0 <= token < rows:
+            rule = f"has {field} {token} but an embedding of {rows} rows"
+            raise UserError(key, name, rule, "correct it in its config.json or generation_config.json")
+    config.decoder_start_token_id = start
+    if forced is not None:
+        config.decoder_prefix = [start, forced]
+    _forbid(model, [*(words[0] for words in old.bad_words_ids or [] if len(words) == 1), *(old.suppress_tokens or [])])
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        forced_bos_token_id=forced,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=codec.eos_id,
+        pad_token_id=codec.pad_id,
+    )
+
+
+def require_start(token: int | None, name: str, key: str) -> None:
+    """A decoder begins with a token that its configuration names.
+
+    Raises:
+        UserError: naming ``key``: it names none.
+    """
+    if token is None:
+        rule = "is an encoder–decoder model that does not say how its decoder starts"
+        raise UserError(key, name, rule, "set decoder_start_token_id in its config.json")
+
+
+def _forbid(model: Any, tokens: list[int]) -> None:
+    import torch
+
+    bias = getattr(model, "final_logits_bias", None)
+    if bias is not None and tokens:
+        with torch.no_grad():
+            bias[:, tokens] = OUT_OF_REACH

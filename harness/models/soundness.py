@@ -1,0 +1,47 @@
+"""A look at a model before it is trained: batches, padding and the key–value cache must not change what it says."""
+
+from __future__ import annotations
+
+from harness.errors import UserError
+from harness.models.decoding import start_decoding
+from harness.models.forward import make_batch, response_logits
+from harness.models.loading import LanguageModel
+
+SHORT, LONG, RESPONSE = 3, 9, 4
+"""Tokens of the prompts and of the responses that are looked at."""
+ALLOWED, ALLOWED_HALF = 1e-3, 0.3
+"""Most that a logprob may move, in full and in half precision."""
+
+
+def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
+    """A short prompt gives the same logprobs alone, beside a longer one, and step by step.
+
+    An architecture whose positions do not follow the mask would be trained on other positions than it is used with.
+
+    Raises:
+        UserError: naming ``key``: they differ, or the model cannot be run at all in the way that every stage runs it.
+    """
+    import torch
+
+    remedy = "use a model whose architecture takes position ids, such as GPT-2, Llama, Qwen, NeoX, T5, BART or Marian"
+    name, pad = str(lm.model.config.name_or_path) or None, lm.codec.pad_id
+    tokens = [token for token in range(len(lm.codec)) if token not in lm.codec.tokenizer.all_special_ids]
+    line = (tokens * (SHORT + LONG + RESPONSE))[: SHORT + LONG + RESPONSE]
+    short, long, response = line[:SHORT], line[SHORT : SHORT + LONG], line[-RESPONSE:]
+    device = lm.model.device
+    try:
+        with torch.inference_mode():
+            alone = response_logits(lm.model, make_batch([short], [response], pad, device=device))[0]
+            both = make_batch([short, long], [response, response], pad, device=device)
+            beside = response_logits(lm.model, both)[0]
+            first = start_decoding(lm.model, [short, long], pad).logits()[0].float()
+    except Exception as error:  # whatever the code of an architecture that nobody tried may raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        rule = f"is a {type(lm.model).__name__}, which cannot be run as every stage does ({reason})"
+        raise UserError(key, name, rule, remedy) from error
+    found = [logits.log_softmax(-1) for logits in (alone, beside, first)]
+    moved = max(float((found[0] - found[1]).abs().max()), float((found[0][0] - found[2]).abs().max()))
+    full = next(lm.model.parameters()).dtype == torch.float32
+    if not moved <= (ALLOWED if full else ALLOWED_HALF):
+        rule = f"is a {type(lm.model).__name__}, whose logprobs move by {moved:.2g} when a prompt is padded"
+        raise UserError(key, name, rule, remedy)

@@ -1,0 +1,102 @@
+"""What an encoder–decoder model, or a chat, cannot do is said before any work: one message, exit status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import cli
+from harness.errors import UserError
+from harness.models.loading import load_language_model
+
+LIMITS = ("task.max_prompt_tokens=50", "task.max_response_tokens=20")
+CASES = {
+    "a prompt too long for the encoder": (
+        "marian",
+        ("task.max_prompt_tokens=100",),
+        "knows 96 positions, too few for task.max_prompt_tokens = 100; lower it to 96",
+    ),
+    "a response too long for the decoder": (
+        "marian",
+        ("task.max_response_tokens=96",),
+        "knows 96 positions, too few for task.max_response_tokens = 96; lower it to 95",
+    ),
+    "a reward model that reads both as one text": (
+        "bart",
+        ("task.max_prompt_tokens=80",),
+        "knows 96 positions, fewer than task.max_prompt_tokens + task.max_response_tokens = 101; lower these to 96",
+    ),
+    "a loss on the prompt": (
+        "t5",
+        ("sft.train_on_prompt=true",),
+        "sft.train_on_prompt=True asks for what model.name cannot do: an encoder–decoder model predicts no token",
+    ),
+    "a chat without a template": (
+        "gpt2",
+        ("model.chat=true",),
+        "model.chat=True needs a tokenizer with a chat template",
+    ),
+    "a system message without a chat": ("gpt2", ("model.system=hi",), "model.system=hi stands in no prompt without"),
+    "a chat with a new model": ("", ("model.chat=true",), "model.chat=True does not fit model=nano; leave it out"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_one_message(
+    name: str,
+    family_folder: Callable[..., Path],
+    in_process: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    family, typed, message = CASES[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    chosen = ("model=hf", f"model.name={family_folder(family)}") if family else ()
+    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, *chosen, *typed)
+    assert in_process(cli.main)(*given) == 2
+    captured = capsys.readouterr()
+    assert len([line for line in captured.err.splitlines() if message in line and "; " in line]) == 1, captured.err
+    assert not list(tmp_path.rglob("model"))
+
+
+def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
+    """A copy without generation settings whose configuration says something else."""
+    shutil.copytree(source, folder)
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder_start_token_id": None}, "does not say how its decoder starts; set decoder_start_token_id"),
+        ({"decoder_start_token_id": 4000}, "has decoder_start_token_id 4000 but an embedding of"),
+        ({"forced_bos_token_id": 4000}, "has forced_bos_token_id 4000 but an embedding of"),
+    ],
+)
+def test_a_decoder_that_cannot_start_is_refused(
+    family_folder: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load_language_model(spoiled(family_folder("t5"), tmp_path / "t5", **changes))
+
+
+def test_what_generation_settings_ask_for_besides_the_model_is_dropped_or_put_into_it(
+    family_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As in published BART and Marian checkpoints, whose settings stand in config.json."""
+    changes = {"num_beams": 4, "no_repeat_ngram_size": 3, "forced_eos_token_id": 1, "bad_words_ids": [[0]]}
+    lm = load_language_model(spoiled(family_folder("marian"), tmp_path / "marian", **changes))
+    settings = lm.model.generation_config.to_diff_dict()
+    assert not settings.keys() & changes.keys()
+    assert float(lm.model.final_logits_bias[0, 0]) < -1000
+    assert float(lm.model.final_logits_bias[0, 1:].abs().max()) == 0
