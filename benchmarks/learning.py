@@ -1,0 +1,103 @@
+"""Whether two sides learn the same: their finished models, measured by one yardstick on what neither has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.materials import Rows
+from harness.hardware import Hardware
+
+CPU = Hardware("cpu", "fp32", 1)
+TOLERANCE = 0.03
+"""A difference below this share of what was learned counts as none, however close the seeds lie together."""
+
+
+class Learned(NamedTuple):
+    """One quantity of the models that each side finished, a value per seed.
+
+    Args:
+        name: what was measured.
+        start: of the model that both began with.
+        ours, theirs: of what they made of it.
+        higher_is_better: else lower is.
+    """
+
+    name: str
+    start: float
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    higher_is_better: bool
+
+    @property
+    def lead(self) -> float:
+        """How much better our median is; below 0: worse."""
+        difference = median(self.ours) - median(self.theirs)
+        return difference if self.higher_is_better else -difference
+
+    @property
+    def spread(self) -> float:
+        """What the seed alone changes: the wider of both ranges; with one seed there is none."""
+        return max(max(side) - min(side) for side in (self.ours, self.theirs))
+
+    @property
+    def verdict(self) -> str:
+        """``same`` where the difference lies within the spread over seeds, else ``more`` or ``less`` (of ours)."""
+        allowed = max(self.spread, TOLERANCE * abs(median(self.theirs) - self.start))
+        if abs(self.lead) <= allowed:
+            return "same"
+        return "more" if self.lead > 0 else "less"
+
+    def row(self) -> dict[str, Any]:
+        return {**self._asdict(), "lead": self.lead, "spread": self.spread, "verdict": self.verdict}
+
+
+def held_out_loss(folder: Path, rows: Rows) -> float:
+    """Nats per token of texts, the first token aside."""
+    from harness.models.loading import load_language_model
+    from harness.training.language_model import TokenExample, validation_loss
+
+    examples = [TokenExample(row["input_ids"][:1], row["input_ids"][1:]) for row in rows]
+    return validation_loss(load_language_model(folder), examples, CPU, batch_size=32)
+
+
+def held_out_accuracy(folder: Path, rows: Rows) -> float:
+    """Share of pairs, in %, whose chosen response scores higher."""
+    from harness.models.loading import load_scorer
+    from harness.models.scorer import Scorer
+
+    scorer = Scorer(*load_scorer(folder), CPU)
+    prompts = [row["prompt"] for row in rows]
+    chosen, rejected = (
+        scorer.scores(prompts, [row[side] for row in rows], batch_size=32) for side in ("chosen", "rejected")
+    )
+    return float(100 * (chosen > rejected).mean())
+
+
+def sampled_score(folder: Path, reward_model: Path, rows: Rows, *, tokens: int, temperature: float) -> float:
+    """Mean score of a policy's responses to prompts, each as long as the limit; every policy draws the same numbers."""
+    from harness.models.loading import load_language_model
+    from harness.models.scorer import Scorer
+    from harness.rollouts.sampler import Sampling, sample
+
+    lm, scorer = load_language_model(folder), Scorer.load(reward_model, CPU)
+    prompts = [row["input_ids"] for row in rows]
+    settings = Sampling(tokens, temperature=temperature, batch_size=128)
+    rollout = sample(lm.model, prompts, settings, eos_id=-1, pad_id=lm.codec.pad_id, seed=0)
+    return float(scorer.scores(prompts, rollout.tokens, batch_size=64).mean())
+
+
+def compare(
+    name: str,
+    measure: Callable[[Path], float],
+    start: Path | float,
+    finished: Mapping[str, Sequence[Path]],
+    *,
+    higher_is_better: bool,
+) -> Learned:
+    """Measure the start and every finished model; ``finished``: side -> a folder per seed, ours first."""
+    ours, theirs = ([measure(folder) for folder in folders] for folders in finished.values())
+    begun = start if isinstance(start, float) else measure(start)
+    return Learned(name, begun, ours, theirs, higher_is_better)

@@ -1,0 +1,259 @@
+"""The loop's three stages, SFT, reward model and PPO, against TRL's: the same models, tokens and settings in turn.
+
+Both sides start every stage from the same checkpoint and do the same number of updates on the same tokens; each runs in
+a process of its own, which waits while the other works. What they made of it is then measured by one yardstick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import learning
+from benchmarks.command import parser, run, work_folder
+from benchmarks.learning import Learned
+from benchmarks.materials import Materials, Rows, base_model, write_rows
+from benchmarks.report import Figure, Report
+from benchmarks.sides import Side
+from benchmarks.sizes import RESPONSE_TOKENS, SIZES
+from benchmarks.timing import alternate
+
+STAGES = {"sft": ("SFT", "tokens/s"), "reward_model": ("reward model", "pairs/s"), "ppo": ("PPO", "episodes/s")}
+START_SEED, TRAIN_SEED, HELD_OUT_SEED = 1, 2, 3
+"""Of the texts: what the starting models saw, what both sides train on, and what neither sees."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of each stage is one measurement.
+
+    Args:
+        sft_steps, reward_model_steps: updates of one batch each.
+        ppo_iterations: rollouts of ``ppo_batch`` episodes, each with four passes over it.
+        batch: texts, and pairs, per update.
+        ppo_batch: episodes per rollout; a quarter of them is a minibatch.
+        start_steps: SFT updates of the policy that reward model and PPO start from; half as many of the reward model.
+        held_out: rows of each kind by which the finished models are compared.
+    """
+
+    sft_steps: int
+    reward_model_steps: int
+    ppo_iterations: int
+    batch: int = 32
+    ppo_batch: int = 128
+    start_steps: int = 100
+    held_out: int = 512
+
+    def times(self, factor: float) -> Amount:
+        counts = {
+            name: max(1, round(getattr(self, name) * factor))
+            for name in ("sft_steps", "reward_model_steps", "ppo_iterations")
+        }
+        return Amount(**{**asdict(self), **counts})
+
+
+AMOUNTS = {
+    "micro": Amount(2, 2, 1, batch=4, ppo_batch=8, start_steps=4, held_out=16),
+    "tiny": Amount(40, 25, 3),
+    "small": Amount(20, 10, 2, held_out=256),
+}
+
+
+class Loop:
+    """One comparison: its texts, its starting models and what each stage is asked to do.
+
+    Args:
+        options: the command's.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.amount = AMOUNTS[options.size].times(options.scale)
+        self.folder = work_folder(options.work, options.size)
+        self.base = base_model(self.folder, SIZES[options.size])
+        self.materials = Materials(self.base, SIZES[options.size])
+        steps = self.amount.start_steps
+        self.policy, self.reward_model = self.folder / f"sft-{steps}", self.folder / f"reward-model-{steps // 2}"
+
+    def make_start(self, ours: Side) -> None:
+        """Train the policy and the reward model that later stages begin with, unless they are there."""
+        steps, batch = self.amount.start_steps, self.amount.batch
+        made: Sequence[tuple[str, Path, Callable[[], Rows]]] = (
+            ("sft", self.policy, lambda: self.materials.demonstrations(steps * batch, seed=START_SEED)),
+            ("reward_model", self.reward_model, lambda: self.materials.pairs(steps // 2 * batch, seed=START_SEED)),
+        )
+        for stage, target, rows in made:
+            if not (target / "config.json").is_file():
+                print(f"making the {STAGES[stage][0]} that later stages start from", file=sys.stderr)
+                path = write_rows(self.folder / "rows-start.json", rows())
+                unfinished = target.with_name(f"{target.name}-unfinished")
+                details = {**self._common(stage, "fp32"), "rows": str(path)}
+                ours.ask(stage, save=unfinished, seed=0, **details)
+                unfinished.rename(target)
+
+    def details(self, stage: str, precision: str) -> dict[str, Any]:
+        """What one measurement of a stage asks for, its seed aside."""
+        amount, made = self.amount, self.materials
+        rows: Callable[[], Rows] = {
+            "sft": lambda: made.demonstrations(amount.sft_steps * amount.batch, seed=TRAIN_SEED),
+            "reward_model": lambda: made.pairs(amount.reward_model_steps * amount.batch, seed=TRAIN_SEED),
+            "ppo": lambda: made.prompts(amount.ppo_iterations * amount.ppo_batch, seed=TRAIN_SEED),
+        }[stage]
+        path = self.folder / f"rows-{stage}.json"
+        return {**self._common(stage, precision), "rows": str(write_rows(path, rows()))}
+
+    def _common(self, stage: str, precision: str) -> dict[str, Any]:
+        shared = {"precision": precision, "batch_size": self.amount.batch}
+        if stage == "sft":
+            return {**shared, "model": str(self.base), "lr": 1e-3}
+        if stage == "reward_model":
+            return {**shared, "model": str(self.policy), "lr": 3e-4}
+        return {
+            **shared,
+            "model": str(self.policy),
+            "reward_model": str(self.reward_model),
+            "lr": 1e-4,
+            "episodes": self.amount.ppo_iterations * self.amount.ppo_batch,
+            "batch_size": self.amount.ppo_batch,
+            "minibatch_size": self.amount.ppo_batch // 4,
+            "epochs": 4,
+            "kl_coef": 0.05,
+            "temperature": 0.7,
+            "response_tokens": RESPONSE_TOKENS,
+        }
+
+    def learned(self, stage: str, finished: Mapping[str, Sequence[Path]]) -> Learned:
+        """The finished models of a stage against each other and against what they began with."""
+        count = self.amount.held_out
+        if stage == "sft":
+            measure: Callable[[Path], float] = partial(
+                learning.held_out_loss, rows=self.materials.demonstrations(count, seed=HELD_OUT_SEED)
+            )
+            return learning.compare("held-out loss", measure, self.base, finished, higher_is_better=False)
+        if stage == "reward_model":
+            pairs = self.materials.pairs(count, seed=HELD_OUT_SEED)
+            measure = partial(learning.held_out_accuracy, rows=pairs)
+            return learning.compare("held-out accuracy", measure, 50.0, finished, higher_is_better=True)
+        measure = partial(
+            learning.sampled_score,
+            reward_model=self.reward_model,
+            rows=self.materials.prompts(count, seed=HELD_OUT_SEED),
+            tokens=RESPONSE_TOKENS,
+            temperature=0.7,
+        )
+        return learning.compare("held-out score", measure, self.policy, finished, higher_is_better=True)
+
+
+def compare(options: argparse.Namespace) -> Report:
+    """All rounds of all stages."""
+    loop, (first, second) = Loop(options), ("ours", "trl" if options.against == "trl" else "ours again")
+    settings = {**_plain(options), "amount": asdict(loop.amount)}
+    report = Report("loop", settings, options.threads)
+    models = loop.folder / "finished"
+    shutil.rmtree(models, ignore_errors=True)
+    company: list[float | None] = []
+    for stage in options.stages:
+        with ExitStack() as stack:
+            sides = {
+                name: stack.enter_context(Side(python, module, threads=options.threads, log=loop.folder / "log.txt"))
+                for name, python, module in ((first, sys.executable, "benchmarks.our_side"), (second, *_other(options)))
+            }
+            loop.make_start(sides[first])
+            measured, finished = _measure(loop, stage, sides, options)
+        company += [row["others"] for rows in measured.values() for row in rows]
+        _add_figures(report, stage, measured)
+        learned = loop.learned(stage, finished)
+        report.details[stage] = {"measurements": measured, "learned": learned.row()}
+        report.checks[_sentence(stage, learned, second)] = learned.verdict != "less"
+        print(report.text(), end="\n\n", file=sys.stderr)
+    shutil.rmtree(models, ignore_errors=True)
+    report.note_company(company)
+    if options.rounds < 2:
+        report.notes.append("one round has no spread over seeds: whether both sides learn the same takes two or more")
+    return report
+
+
+def _measure(
+    loop: Loop, stage: str, sides: Mapping[str, Side], options: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[Path]]]:
+    """Every side's measurements and finished models, one per round, whose number is the seed."""
+    finished: dict[str, list[Path]] = {name: [] for name in sides}
+
+    def once(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+        seed = len(finished[name]) + 1
+        target = loop.folder / "finished" / f"{stage}-{name.replace(' ', '-')}-{seed}"
+        finished[name].append(target)
+        return sides[name].ask(stage, save=target, seed=seed, **details)
+
+    ours, theirs = sides
+    work = {
+        ours: partial(once, ours, loop.details(stage, options.precision)),
+        theirs: partial(once, theirs, loop.details(stage, options.their_precision)),
+    }
+    return alternate(work, options.rounds), finished
+
+
+def _add_figures(report: Report, stage: str, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    name, unit = STAGES[stage]
+    ours, theirs = measured
+    speed = {side: [row["work"] / row["seconds"] for row in rows] for side, rows in measured.items()}
+    # A later round finds what an earlier one has left behind: the first tells what the work takes.
+    peak = {side: [rows[0]["peak_memory_mb"]] for side, rows in measured.items()}
+    above = {side: [rows[0]["peak_memory_mb"] - rows[0]["import_memory_mb"]] for side, rows in measured.items()}
+    report.figures += [
+        Figure(name, unit, speed, (ours, theirs)),
+        Figure(f"{name}: peak memory", "MB", peak, (ours, theirs)),
+        Figure(f"{name}: above imports", "MB", above, (ours, theirs)),
+    ]
+
+
+def _sentence(stage: str, learned: Learned, second: str) -> str:
+    numbers = f"{sum(learned.ours) / len(learned.ours):.4g} against {sum(learned.theirs) / len(learned.theirs):.4g}"
+    return (
+        f"{STAGES[stage][0]} learns no less than {second} ({learned.verdict}): {learned.name} {numbers} "
+        f"from {learned.start:.4g}, {learned.spread:.2g} over seeds"
+    )
+
+
+def _other(options: argparse.Namespace) -> tuple[Path, str]:
+    """Interpreter and module of the side that we are compared with."""
+    if options.against == "self":
+        return Path(sys.executable), "benchmarks.our_side"
+    from benchmarks.trl_environment import make
+
+    python = options.trl_python or make(work_folder(options.work) / "trl")
+    return Path(python), "benchmarks.trl_side"
+
+
+def _plain(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+
+
+def _stages(given: str) -> list[str]:
+    names = given.split(",")
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is no stage; choose from {', '.join(STAGES)}")
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("loop", __doc__, rounds=3)
+    options.add_argument("--against", choices=("trl", "self"), default="trl", help="self shows what noise alone does")
+    options.add_argument("--trl-python", help="of an environment with TRL 1.12.0 (default: one is made in --work)")
+    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours")
+    options.add_argument("--their-precision", choices=("fp32", "bf16"), default="fp32")
+    options.add_argument("--stages", type=_stages, default=list(STAGES), help=f"some of {','.join(STAGES)}")
+    options.add_argument("--scale", type=float, default=1.0, help="of the work in one measurement (default: 1)")
+    return run(options, compare, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What both sides start from, on disk: tokenizer, base model, an SFT policy, a reward model, and tokens to train on.
+
+Made once per size from fixed seeds. The base model is an untrained GPT-2 as transformers makes it, dropout and all, so
+that each side does with a checkpoint what it always does. Policy and reward model are trained by this harness.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.sizes import PROMPT_TOKENS, RESPONSE_TOKENS, Size
+from benchmarks.texts import text, words
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+Rows = list[dict[str, list[int]]]
+
+
+def base_model(folder: Path, size: Size) -> Path:
+    """A tokenizer and an untrained model in ``folder``/base; nothing is made anew that is there."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from harness.models.nano import train_tokenizer
+
+    target = folder / "base"
+    if (target / "config.json").is_file():
+        return target
+    generator = Random(0)
+    vocabulary = words(size.words, generator)
+    trained = train_tokenizer([text(vocabulary, generator, word_count=20 * size.vocab_size)], size.vocab_size)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained.backend_tokenizer, bos_token=EOS, eos_token=EOS, pad_token=PAD, padding_side="left"
+    )
+    config = GPT2Config(
+        n_layer=size.layers,
+        n_embd=size.width,
+        n_head=size.heads,
+        vocab_size=len(tokenizer),
+        n_positions=size.context,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config)
+    tokenizer.save_pretrained(target)
+    model.save_pretrained(target)  # last: its config.json says that the folder is whole
+    return target
+
+
+class Materials:
+    """Rows by kind, as many as are asked for; another seed gives another text, which is how rows are held out.
+
+    Args:
+        base: the base model's folder, whose tokenizer reads the text.
+        size: whose language it is.
+    """
+
+    def __init__(self, base: Path, size: Size) -> None:
+        from harness.models.loading import load_codec
+
+        self.codec, self.size = load_codec(base), size
+        self.vocabulary = words(size.words, Random(0))
+
+    def demonstrations(self, count: int, *, seed: int) -> Rows:
+        """Texts of 64 to 127 tokens and EOS, as ``input_ids``."""
+        generator = Random(seed)
+        lengths = [generator.randint(PROMPT_TOKENS, 2 * PROMPT_TOKENS - 1) for _ in range(count)]
+        pieces = self._cut(lengths, generator)
+        return [{"input_ids": [*piece, self.codec.eos_id]} for piece in pieces]
+
+    def pairs(self, count: int, *, seed: int) -> Rows:
+        """A prompt, how the text goes on (chosen), and the words of another place in disorder (rejected)."""
+        generator = Random(seed)
+        kept = self._cut([PROMPT_TOKENS + RESPONSE_TOKENS] * count, generator)
+        other = self._cut([RESPONSE_TOKENS] * count, generator)
+        return [
+            {
+                "prompt": piece[:PROMPT_TOKENS],
+                "chosen": piece[PROMPT_TOKENS:],
+                "rejected": generator.sample(elsewhere, len(elsewhere)),
+            }
+            for piece, elsewhere in zip(kept, other, strict=True)
+        ]
+
+    def prompts(self, count: int, *, seed: int) -> Rows:
+        """Prompts of 64 tokens, as ``input_ids``."""
+        return [{"input_ids": piece} for piece in self._cut([PROMPT_TOKENS] * count, Random(seed))]
+
+    def _cut(self, lengths: Sequence[int], generator: Random) -> list[list[int]]:
+        """Pieces of a text, one behind the other, in tokens."""
+        ids: list[int] = []
+        while len(ids) < sum(lengths):
+            ids += self.codec.tokenizer(text(self.vocabulary, generator, word_count=20_000))["input_ids"]
+        pieces, start = [], 0
+        for length in lengths:
+            pieces.append(ids[start : start + length])
+            start += length
+        return pieces
+
+
+def write_rows(path: Path, rows: Rows) -> Path:
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def read_rows(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))

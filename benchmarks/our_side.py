@@ -1,0 +1,146 @@
+"""This harness's side: SFT, reward model and PPO, each through the code that ``python -m harness`` runs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.materials import read_rows
+from benchmarks.worker import Prepare, Prepared, serve
+
+Request = Mapping[str, Any]
+
+
+def load() -> Mapping[str, Prepare]:
+    """Import what the stages run on."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: F401
+
+    import harness.training.language_model
+    import harness.training.ppo
+    import harness.training.preferences  # noqa: F401
+
+    torch.set_num_threads(int(os.environ["HARNESS_BENCHMARK_THREADS"]))
+    return {"sft": sft, "reward_model": reward_model, "ppo": ppo}
+
+
+def sft(request: Request) -> Prepared:
+    """Steps of plain language modelling: every token but the first counts."""
+    from harness.models.loading import load_language_model, save
+    from harness.training.language_model import Imitation, TokenExample, imitate
+
+    lm = load_language_model(request["model"])
+    # A prompt of one token: what no other token predicts.
+    examples = [TokenExample(row["input_ids"][:1], row["input_ids"][1:]) for row in read_rows(request["rows"])]
+    settings = Imitation(epochs=1, batch_size=request["batch_size"], optimizer=_optimizer(request))
+
+    def train() -> dict[str, Any]:
+        done = imitate(lm, examples, settings, hardware=_hardware(request), **_quietly(request))
+        return {"steps": done["steps"], "work": done["tokens"] + len(examples), "loss": done["loss"]}
+
+    return Prepared(train, lambda folder: save(lm, folder))
+
+
+def reward_model(request: Request) -> Prepared:
+    """Steps of Bradley–Terry training on pairs, from the SFT policy."""
+    from harness.models.loading import load_scorer, save
+    from harness.training.preferences import Comparison, TokenPair, learn_preferences
+
+    scorer = load_scorer(request["model"], head_seed=request["seed"])
+    pairs = [TokenPair(row["prompt"], row["chosen"], row["rejected"]) for row in read_rows(request["rows"])]
+    settings = Comparison(epochs=1, batch_size=request["batch_size"], optimizer=_optimizer(request))
+
+    def train() -> dict[str, Any]:
+        done = learn_preferences(scorer, pairs, settings, hardware=_hardware(request), **_quietly(request))
+        return {"steps": done["steps"], "work": len(pairs), "loss": done["loss"], "accuracy": done["accuracy"]}
+
+    return Prepared(train, lambda folder: save(scorer, folder))
+
+
+def ppo(request: Request) -> Prepared:
+    """PPO with a value network of its own; every response is as long as the limit, as no token ends one."""
+    from harness.config import ChecksConfig, LimitsConfig, PPOConfig
+    from harness.models.loading import LanguageModel, load_language_model, save
+    from harness.models.scorer import Scorer
+    from harness.rollouts.sampler import Sampling
+    from harness.training.algorithm import Setup
+    from harness.training.gates import GATES
+    from harness.training.ppo import PPO
+
+    hardware = _hardware(request)
+    policy = load_language_model(request["model"])
+    policy.codec.eos_id = -1
+    reward = Scorer.load(request["reward_model"], hardware)
+    prompts = [row["input_ids"] for row in read_rows(request["rows"])]
+    no_limits = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
+    algorithm = PPO(
+        PPOConfig(
+            episodes=request["episodes"],
+            batch_size=request["batch_size"],
+            minibatch_size=request["minibatch_size"],
+            epochs=request["epochs"],
+            kl_coef=request["kl_coef"],
+            missing_eos_penalty=None,
+            checks=ChecksConfig(skip_gates=list(GATES), probes=0, limits=no_limits),
+            optimizer=_optimizer(request),
+        )
+    )
+    rows: list[Mapping[str, Any]] = []
+    setup = Setup(
+        policy=policy,
+        reference=LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec),
+        reward=reward,
+        prompts=prompts,
+        sampling=Sampling(request["response_tokens"], temperature=request["temperature"]),
+        probe=lambda _policy, _iteration: {},  # type: ignore[arg-type]
+        gold=None,
+        report_card=None,
+        hardware=hardware,
+        seed_for=seeds(request["seed"]),
+        log=rows.append,
+        advance=_nothing,
+    )
+
+    def train() -> dict[str, Any]:
+        result = algorithm.train(setup)
+        if result.status != "ok":
+            raise RuntimeError(f"PPO ended as {result.status}: {result.reason}")
+        phases = {
+            key: sum(row[key] for row in rows) for key in ("seconds_rollout", "seconds_scoring", "seconds_update")
+        }
+        return {"work": algorithm.steps() * request["batch_size"], "scores": [row["score"] for row in rows], **phases}
+
+    return Prepared(train, lambda folder: save(policy, folder))
+
+
+def seeds(seed: int) -> Callable[[str], int]:
+    """A seed for each random stream, by its purpose."""
+    return lambda purpose: int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:6], "big")
+
+
+def _optimizer(request: Request) -> Any:
+    """What Hugging Face's trainers do: AdamW with its usual eps, linear to 0, no warm-up, no decay."""
+    from harness.config import OptimizerConfig
+
+    return OptimizerConfig(kind="adamw", lr=request["lr"], eps=1e-8, schedule="linear", warmup=0.0)
+
+
+def _hardware(request: Request) -> Any:
+    from harness.hardware import Hardware
+
+    return Hardware("cpu", request["precision"], int(os.environ["HARNESS_BENCHMARK_THREADS"]))
+
+
+def _quietly(request: Request) -> dict[str, Any]:
+    return {"seed": request["seed"], "log": _nothing, "advance": _nothing}
+
+
+def _nothing(*_values: Any, **_shown: Any) -> None:
+    """Takes what is logged or shown, and drops it."""
+
+
+if __name__ == "__main__":
+    serve(load)

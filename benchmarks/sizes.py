@@ -1,0 +1,35 @@
+"""The sizes of models and texts that all benchmarks share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROMPT_TOKENS, RESPONSE_TOKENS = 64, 48
+"""Of every prompt and response, unless a benchmark says otherwise."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT-2 and the language that it reads.
+
+    Args:
+        layers, width, heads: of the model.
+        vocab_size: of the tokenizer, and so of the model.
+        words: different words in the generated texts.
+        context: positions that the model knows.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    vocab_size: int
+    words: int
+    context: int = 256
+
+
+SIZES = {
+    "micro": Size(layers=1, width=32, heads=2, vocab_size=400, words=200),
+    "tiny": Size(layers=4, width=128, heads=4, vocab_size=2000, words=4000),
+    "small": Size(layers=6, width=384, heads=6, vocab_size=8000, words=20000),
+}
+"""``micro`` is for tests: it shows that a benchmark runs, and nothing else."""

@@ -1,0 +1,63 @@
+"""One side of a comparison, in a process of its own: it answers requests, one JSON line each, until there are no more.
+
+Nothing here imports more than Python's own library: the other system's environment runs it too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.timing import measure
+from harness.memory import peak_memory_mb, reset_peak_memory
+
+
+class Prepared(NamedTuple):
+    """A piece of work that is loaded and ready.
+
+    Args:
+        train: what is timed; returns what it counted.
+        save: writes the trained model to a folder.
+    """
+
+    train: Callable[[], Mapping[str, Any]]
+    save: Callable[[Path], None]
+
+
+Prepare = Callable[[Mapping[str, Any]], Prepared]
+"""A request -> what it asks for, models loaded and data read: none of that is timed."""
+
+
+def serve(load: Callable[[], Mapping[str, Prepare]]) -> None:
+    """Answer requests from standard input on standard output; whatever libraries print goes to standard error.
+
+    The first line says what importing took. Each request names a ``stage``, a folder to ``save`` to or null, and what
+    the stage wants to know; each answer holds ``seconds``, ``others``, ``peak_memory_mb`` and what the stage counted.
+
+    Args:
+        load: imports what the stages need and returns them by name.
+    """
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def reply(row: Mapping[str, Any]) -> None:
+        replies.write(json.dumps(row) + "\n")
+        replies.flush()
+
+    started = time.perf_counter()
+    stages = load()
+    reply({"import_seconds": time.perf_counter() - started, "import_memory_mb": peak_memory_mb()})
+    for line in sys.stdin:
+        request = json.loads(line)
+        reset_peak_memory()
+        prepared = stages[request["stage"]](request)
+        counted, measured = measure(prepared.train)
+        row = {**measured._asdict(), "peak_memory_mb": peak_memory_mb(), **counted}
+        if request["save"] is not None:
+            prepared.save(Path(request["save"]))
+        reply(row)
