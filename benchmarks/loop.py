@@ -82,7 +82,7 @@ class Loop:
         steps = self.amount.start_steps
         self.policy, self.reward_model = self.folder / f"sft-{steps}", self.folder / f"reward-model-{steps // 2}"
 
-    def make_start(self, ours: Side) -> None:
+    def make_start(self) -> None:
         """Train the policy and the reward model that later stages begin with, unless they are there."""
         steps, batch = self.amount.start_steps, self.amount.batch
         made: Sequence[tuple[str, Path, Callable[[], Rows]]] = (
@@ -95,8 +95,12 @@ class Loop:
                 path = write_rows(self.folder / "rows-start.json", rows())
                 unfinished = target.with_name(f"{target.name}-unfinished")
                 details = {**self._common(stage, "fp32"), "rows": str(path)}
-                ours.ask(stage, save=unfinished, seed=0, **details)
+                with self.side(sys.executable, "benchmarks.our_side") as side:
+                    side.ask(stage, save=unfinished, seed=0, **details)
                 unfinished.rename(target)
+
+    def side(self, python: str | Path, module: str) -> Side:
+        return Side(python, module, threads=self.options.threads, log=self.folder / "log.txt")
 
     def details(self, stage: str, precision: str) -> dict[str, Any]:
         """What one measurement of a stage asks for, its seed aside."""
@@ -159,13 +163,13 @@ def compare(options: argparse.Namespace) -> Report:
     models = loop.folder / "finished"
     shutil.rmtree(models, ignore_errors=True)
     company: list[float | None] = []
+    loop.make_start()
     for stage in options.stages:
         with ExitStack() as stack:
             sides = {
-                name: stack.enter_context(Side(python, module, threads=options.threads, log=loop.folder / "log.txt"))
+                name: stack.enter_context(loop.side(python, module))
                 for name, python, module in ((first, sys.executable, "benchmarks.our_side"), (second, *_other(options)))
             }
-            loop.make_start(sides[first])
             measured, finished = _measure(loop, stage, sides, options)
         company += [row["others"] for rows in measured.values() for row in rows]
         _add_figures(report, stage, measured)

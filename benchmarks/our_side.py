@@ -6,12 +6,13 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.materials import read_rows
 from benchmarks.worker import Prepare, Prepared, serve
 
 Request = Mapping[str, Any]
+PHASES = ("rollout", "scoring", "update")
 
 
 def load() -> Mapping[str, Prepare]:
@@ -60,10 +61,35 @@ def reward_model(request: Request) -> Prepared:
     return Prepared(train, lambda folder: save(scorer, folder))
 
 
+class PPORun(NamedTuple):
+    """PPO and all that it works with; ``logged`` fills as it runs."""
+
+    algorithm: Any
+    setup: Any
+    logged: list[Mapping[str, Any]]
+
+
 def ppo(request: Request) -> Prepared:
-    """PPO with a value network of its own; every response is as long as the limit, as no token ends one."""
+    """PPO with a value network of its own."""
+    from harness.models.loading import save
+
+    algorithm, setup, logged = ppo_run(request)
+
+    def train() -> dict[str, Any]:
+        result = algorithm.train(setup)
+        if result.status != "ok":
+            raise RuntimeError(f"PPO ended as {result.status}: {result.reason}")
+        phases = {f"seconds_{name}": sum(row[f"seconds_{name}"] for row in logged) for name in PHASES}
+        work = algorithm.steps() * request["batch_size"]
+        return {"work": work, "scores": [row["score"] for row in logged], **phases}
+
+    return Prepared(train, lambda folder: save(setup.policy, folder))
+
+
+def ppo_run(request: Request) -> PPORun:
+    """Models and prompts loaded; every response is as long as the limit, as no token ends one."""
     from harness.config import ChecksConfig, LimitsConfig, PPOConfig
-    from harness.models.loading import LanguageModel, load_language_model, save
+    from harness.models.loading import LanguageModel, load_language_model
     from harness.models.scorer import Scorer
     from harness.rollouts.sampler import Sampling
     from harness.training.algorithm import Setup
@@ -73,47 +99,33 @@ def ppo(request: Request) -> Prepared:
     hardware = _hardware(request)
     policy = load_language_model(request["model"])
     policy.codec.eos_id = -1
-    reward = Scorer.load(request["reward_model"], hardware)
-    prompts = [row["input_ids"] for row in read_rows(request["rows"])]
     no_limits = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
-    algorithm = PPO(
-        PPOConfig(
-            episodes=request["episodes"],
-            batch_size=request["batch_size"],
-            minibatch_size=request["minibatch_size"],
-            epochs=request["epochs"],
-            kl_coef=request["kl_coef"],
-            missing_eos_penalty=None,
-            checks=ChecksConfig(skip_gates=list(GATES), probes=0, limits=no_limits),
-            optimizer=_optimizer(request),
-        )
+    config = PPOConfig(
+        episodes=request["episodes"],
+        batch_size=request["batch_size"],
+        minibatch_size=request["minibatch_size"],
+        epochs=request["epochs"],
+        kl_coef=request["kl_coef"],
+        missing_eos_penalty=None,
+        checks=ChecksConfig(skip_gates=list(GATES), probes=0, limits=no_limits),
+        optimizer=_optimizer(request),
     )
-    rows: list[Mapping[str, Any]] = []
+    logged: list[Mapping[str, Any]] = []
     setup = Setup(
         policy=policy,
         reference=LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec),
-        reward=reward,
-        prompts=prompts,
+        reward=Scorer.load(request["reward_model"], hardware),
+        prompts=[row["input_ids"] for row in read_rows(request["rows"])],
         sampling=Sampling(request["response_tokens"], temperature=request["temperature"]),
         probe=lambda _policy, _iteration: {},  # type: ignore[arg-type]
         gold=None,
         report_card=None,
         hardware=hardware,
         seed_for=seeds(request["seed"]),
-        log=rows.append,
+        log=logged.append,
         advance=_nothing,
     )
-
-    def train() -> dict[str, Any]:
-        result = algorithm.train(setup)
-        if result.status != "ok":
-            raise RuntimeError(f"PPO ended as {result.status}: {result.reason}")
-        phases = {
-            key: sum(row[key] for row in rows) for key in ("seconds_rollout", "seconds_scoring", "seconds_update")
-        }
-        return {"work": algorithm.steps() * request["batch_size"], "scores": [row["score"] for row in rows], **phases}
-
-    return Prepared(train, lambda folder: save(policy, folder))
+    return PPORun(PPO(config), setup, logged)
 
 
 def seeds(seed: int) -> Callable[[str], int]:

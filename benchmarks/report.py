@@ -1,4 +1,4 @@
-"""What a benchmark found: figures side by side with their ratios, as a table, as JSON, and with where they come from."""
+"""What a benchmark found: figures side by side with their ratios, as a table and as JSON, and where they come from."""
 
 from __future__ import annotations
 
@@ -110,9 +110,8 @@ class Report:
         """Say so where other processes kept the machine busy: the figures are then theirs as well."""
         known = [cores for cores in others if cores is not None]
         if known and max(known) > MOST_COMPANY:
-            self.notes.append(
-                f"other processes kept up to {max(known):.1f} cores busy: measure again on a quiet machine"
-            )
+            most = f"{max(known):.1f}"
+            self.notes.append(f"other processes kept up to {most} cores busy: measure again on a quiet machine")
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

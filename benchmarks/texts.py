@@ -22,7 +22,7 @@ def words(count: int, generator: Random) -> list[str]:
 
 
 def sentences(vocabulary: list[str], generator: Random) -> Iterator[str]:
-    """Endless sentences of 6 to 16 words; the word of rank r comes with weight 1 / (r + 3), a short one before it or not.
+    """Endless sentences; the word of rank r comes with weight 1 / (r + 3), and with a short one before it or without.
 
     Source of the weights: Zipf–Mandelbrot, whose shift of 3 keeps the first word from being every tenth.
     """

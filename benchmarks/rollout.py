@@ -1,0 +1,223 @@
+"""Rollouts: this harness's sampler against transformers' generate, and both against the matrix products alone.
+
+Two cases at one batch: sampled responses that are all as long as the limit, and greedy ones that end at different times,
+which is what evaluation meets. Greedy tokens must be the same on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from benchmarks.command import parser, run, work_folder
+from benchmarks.materials import base_model
+from benchmarks.report import Figure, Report
+from benchmarks.sizes import PROMPT_TOKENS, RESPONSE_TOKENS, SIZES, Size
+from benchmarks.timing import Measured, alternate, measure
+
+TEMPERATURE = 0.7
+
+
+class Case(NamedTuple):
+    """What is asked of both samplers.
+
+    Args:
+        name: of the case.
+        folder: the model's.
+        prompts: token ids.
+        tokens: the length limit.
+        temperature: 0 is greedy.
+        ends: whether EOS ends a response.
+    """
+
+    name: str
+    folder: Path
+    prompts: list[list[int]]
+    tokens: int
+    temperature: float
+    ends: bool
+
+
+Responses = list[list[int]]
+
+
+def ours(case: Case, precision: str) -> Callable[[int], Responses]:
+    """seed -> responses by this harness."""
+    from harness.hardware import Hardware
+    from harness.models.loading import load_language_model
+    from harness.rollouts.sampler import Sampling, sample
+
+    lm, hardware = load_language_model(case.folder), Hardware("cpu", precision, 1)
+    settings = Sampling(case.tokens, temperature=case.temperature)
+    ids = {"eos_id": lm.codec.eos_id if case.ends else -1, "pad_id": lm.codec.pad_id}
+    return lambda seed: sample(lm.model, case.prompts, settings, **ids, seed=seed, autocast=hardware.autocast).tokens
+
+
+def generate(case: Case, precision: str) -> Callable[[int], Responses]:
+    """seed -> responses by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    from harness.hardware import Hardware
+
+    model: Any = AutoModelForCausalLM.from_pretrained(case.folder, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(case.folder, padding_side="left")
+    eos_id, pad_id = (tokenizer.eos_token_id if case.ends else None), tokenizer.pad_token_id
+    model.generation_config.eos_token_id = eos_id
+    chosen = {"do_sample": True, "temperature": case.temperature, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(
+        max_new_tokens=case.tokens,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        **(chosen if case.temperature else {"do_sample": False}),
+    )
+    batch = tokenizer.pad({"input_ids": case.prompts}, return_tensors="pt")
+    context: Callable[[], AbstractContextManager[Any]] = Hardware("cpu", precision, 1).autocast
+
+    def run_once(seed: int) -> Responses:
+        torch.manual_seed(seed)
+        with torch.inference_mode(), context():
+            out = model.generate(**batch, generation_config=config)
+        rows: Responses = out[:, batch["input_ids"].shape[1] :].tolist()
+        return [_to_eos(row, eos_id) for row in rows]
+
+    return run_once
+
+
+def _to_eos(row: list[int], eos_id: int | None) -> list[int]:
+    return row[: row.index(eos_id) + 1] if eos_id in row else row
+
+
+def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> Callable[[], None]:
+    """The matrix products that the case cannot do without, into buffers that are there: the floor of any sampler.
+
+    Args:
+        case: its prompts say how many rows the first pass has.
+        size: of the model.
+        lengths: of the responses; a row that has ended costs nothing.
+        precision: of the matrices.
+    """
+    import torch
+
+    kind = torch.float32 if precision == "fp32" else torch.bfloat16
+    width, first = size.width, sum(map(len, case.prompts))
+    shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+    weights = [[torch.randn(shape).to(kind) for shape in shapes] for _ in range(size.layers)]
+    head = torch.randn(width, size.vocab_size).to(kind)
+    inputs = {wide: torch.randn(first, wide).to(kind) for wide in (width, 4 * width)}
+    outputs = {shape: torch.empty(first, shape[1], dtype=kind) for shape in shapes}
+    logits = torch.empty(len(case.prompts), size.vocab_size, dtype=kind)
+    alive = [sum(length > step for length in lengths) for step in range(max(lengths))]
+
+    def layers(rows: int) -> None:
+        for layer in weights:
+            for shape, weight in zip(shapes, layer, strict=True):
+                torch.mm(inputs[shape[0]][:rows], weight, out=outputs[shape][:rows])
+
+    def run_once() -> None:
+        layers(first)
+        for step, rows in enumerate(alive):
+            if step:
+                layers(rows)
+            torch.mm(inputs[width][:rows], head, out=logits[:rows])
+
+    return run_once
+
+
+def ending_model(base: Path, target: Path, limit: int) -> Path:
+    """The base model, made to end every text soon after position ``limit``: its greedy responses are of known lengths.
+
+    From there on, position embeddings say nothing but EOS. The logits are scaled to be as decided as a trained model's.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (target / "config.json").is_file():
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        with torch.no_grad():
+            model.transformer.wpe.weight[limit:] = 1000 * model.transformer.wte.weight[tokenizer.eos_token_id]
+            model.transformer.ln_f.weight.mul_(8)
+        tokenizer.save_pretrained(target)
+        model.save_pretrained(target)
+    return target
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    """Sampled at full length, and greedy with ends."""
+    size = SIZES[options.size]
+    folder = work_folder(options.work, options.size)
+    base, generator = base_model(folder, size), Random(0)
+    limit = PROMPT_TOKENS + RESPONSE_TOKENS // 2
+    ending = ending_model(base, folder / "ending", limit)
+
+    def prompt(length: int) -> list[int]:
+        return [generator.randrange(2, size.vocab_size) for _ in range(length)]  # 0 and 1 are EOS and pad
+
+    equal = [prompt(PROMPT_TOKENS) for _ in range(options.batch)]
+    ragged = [prompt(generator.randint(limit - RESPONSE_TOKENS + 1, limit)) for _ in range(options.batch)]
+    return [
+        Case("sampled, full length", base, equal, RESPONSE_TOKENS, TEMPERATURE, ends=False),
+        Case("greedy, until EOS", ending, ragged, RESPONSE_TOKENS, 0.0, ends=True),
+    ]
+
+
+def compare(options: argparse.Namespace) -> Report:
+    """All rounds of both cases."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    report = Report("rollout", {"size": options.size, "batch": options.batch, **_asked(options)}, options.threads)
+    company: list[float | None] = []
+    for case in cases(options):
+        sampler, reference = ours(case, options.precision), generate(case, options.their_precision)
+        responses, expected = sampler(0), reference(0)  # also the warm-up
+        count = sum(map(len, responses))
+        same = responses == expected if case.temperature == 0 else list(map(len, responses)) == list(map(len, expected))
+        if case.temperature or options.precision == options.their_precision == "fp32":
+            what = "tokens" if case.temperature == 0 else "lengths"
+            report.checks[f"{case.name}: the same {what} on both sides, {count / len(responses):.1f} per response"] = (
+                same
+            )
+        floor = products(case, SIZES[options.size], list(map(len, responses)), options.precision)
+        floor()
+        measured = alternate(_sides(sampler, reference, floor), options.rounds)
+        speeds = {side: [count / each.seconds for each in rows] for side, rows in measured.items()}
+        report.figures += [
+            Figure(case.name, "tokens/s", speeds, ("ours", "generate")),
+            Figure(f"{case.name}: share of the products' speed", "tokens/s", speeds, ("ours", "products")),
+        ]
+        company += [each.others for rows in measured.values() for each in rows]
+    report.note_company(company)
+    return report
+
+
+def _sides(
+    sampler: Callable[[int], Responses], reference: Callable[[int], Responses], floor: Callable[[], None]
+) -> dict[str, Callable[[], Measured]]:
+    return {
+        "ours": lambda: measure(lambda: sampler(1))[1],
+        "generate": lambda: measure(lambda: reference(1))[1],
+        "products": lambda: measure(floor)[1],
+    }
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("rounds", "precision", "their_precision")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("rollout", __doc__, rounds=7)
+    options.add_argument("--batch", type=int, default=128, help="prompts at a time (default: 128)")
+    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours, and of the products")
+    options.add_argument("--their-precision", choices=("fp32", "bf16"), default="fp32")
+    return run(options, compare, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""One PPO minibatch: this harness's update against a plain loop on the same models and the same rollout.
+
+Both begin with equal weights, and the first step must give the same losses, entropy and gradient norm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.command import parser, run, work_folder
+from benchmarks.materials import Materials, base_model, write_rows
+from benchmarks.report import Figure, Report
+from benchmarks.sizes import RESPONSE_TOKENS, SIZES
+from benchmarks.timing import alternate, measure
+
+LR, TEMPERATURE = 1e-5, 0.7
+
+
+class Steps(NamedTuple):
+    """Both ways to make one update; each call makes the next one and returns its metrics."""
+
+    ours: Callable[[], dict[str, float]]
+    plain: Callable[[], dict[str, float]]
+
+
+def prepare(options: argparse.Namespace) -> Steps:
+    """A rollout of one minibatch by the base model, and both ways to learn from it."""
+    import os
+
+    import torch
+
+    os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
+    from benchmarks.our_side import ppo_run
+    from benchmarks.plain_ppo import Minibatch, PlainPPO
+    from harness.models.loading import load_scorer, save
+
+    folder = work_folder(options.work, options.size)
+    base = base_model(folder, SIZES[options.size])
+    scorer = folder / "untrained-scorer"
+    if not (scorer / "config.json").is_file():
+        save(load_scorer(base, head_seed=0), scorer)
+    rows = Materials(base, SIZES[options.size]).prompts(options.batch, seed=1)
+    algorithm, setup, _ = ppo_run(
+        {
+            "precision": options.precision,
+            "seed": 1,
+            "model": base,
+            "reward_model": scorer,
+            "rows": write_rows(folder / "rows-update.json", rows),
+            "episodes": 1_000_000 * options.batch,  # so that the learning rate stays where it is
+            "batch_size": options.batch,
+            "minibatch_size": options.batch,
+            "epochs": 1,
+            "kl_coef": 0.05,
+            "lr": LR,
+            "temperature": TEMPERATURE,
+            "response_tokens": RESPONSE_TOKENS,
+        }
+    )
+    # The parts of PPO.train: a benchmark of one update needs them one by one.
+    state = algorithm._start(setup)
+    experience = algorithm._experience(setup, state)
+    plain = PlainPPO(
+        copy.deepcopy(state.policy),
+        copy.deepcopy(state.value),
+        lr=LR,
+        temperature=TEMPERATURE,
+        autocast=setup.hardware.autocast,
+    )
+    whole = torch.arange(options.batch)
+    batch = Minibatch(experience.batch.ids, *(tensor.clone() for tensor in experience[1:5]))
+    return Steps(lambda: algorithm._step(setup, state, experience, whole), lambda: plain.step(batch))
+
+
+def agree(ours: Mapping[str, float], plain: Mapping[str, float], *, tolerance: float) -> bool:
+    """Whether both computed the same; the policy's loss, 0 but for rounding at equal weights, is held to its scale."""
+    same = (math.isclose(ours[name], plain[name], rel_tol=tolerance) for name in ("value_loss", "entropy", "grad_norm"))
+    return all(same) and abs(ours["policy_loss"] - plain["policy_loss"]) <= tolerance
+
+
+def compare(options: argparse.Namespace) -> Report:
+    """All rounds."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    steps = prepare(options)
+    first = {name: step() for name, step in steps._asdict().items()}  # also the warm-up
+    report = Report("update", _asked(options), options.threads, details={"first_step": first})
+    tolerance = 1e-3 if options.precision == "fp32" else 5e-2
+    sentence = f"the first step is the same to {tolerance:g}: value loss {first['ours']['value_loss']:.5g}"
+    report.checks[f"{sentence} and {first['plain']['value_loss']:.5g}"] = agree(**first, tolerance=tolerance)
+
+    def several(step: Callable[[], dict[str, float]]) -> Any:
+        return measure(lambda: [step() for _ in range(options.steps)])[1]
+
+    measured = alternate({"ours": lambda: several(steps.ours), "plain": lambda: several(steps.plain)}, options.rounds)
+    speeds = {side: [options.steps / each.seconds for each in rows] for side, rows in measured.items()}
+    report.figures.append(Figure(f"PPO minibatch of {options.batch}", "updates/s", speeds, ("ours", "plain")))
+    report.note_company([each.others for rows in measured.values() for each in rows])
+    return report
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("size", "rounds", "batch", "steps", "precision")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("update", __doc__, rounds=7)
+    options.add_argument("--batch", type=int, default=32, help="episodes in the minibatch (default: 32)")
+    options.add_argument("--steps", type=int, default=3, help="updates in one measurement (default: 3)")
+    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both")
+    return run(options, compare, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
