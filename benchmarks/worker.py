@@ -47,8 +47,9 @@ def warm_up() -> None:
 def serve(load: Callable[[], Mapping[str, Prepare]]) -> None:
     """Answer requests from standard input on standard output; whatever libraries print goes to standard error.
 
-    The first line says what importing took, one update of a model of no size included. Each request names a ``stage``, a folder to ``save`` to or null, and what
-    the stage wants to know; each answer holds ``seconds``, ``others``, ``peak_memory_mb`` and what the stage counted.
+    The first line says what importing took, one update of a model of no size included. Each request names a ``stage``,
+    a folder to ``save`` to or null, and what the stage wants to know; each answer holds ``seconds``, ``others``,
+    ``peak_memory_mb`` and what the stage counted.
 
     Args:
         load: imports what the stages need and returns them by name.

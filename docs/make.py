@@ -44,6 +44,7 @@ FOLDERS = {
     "tasks": "one file per task (imported as harness.tasks)",
     "tasks/worlds": "the controlled worlds",
     "leaderboard": "records to table (imported as harness.leaderboard)",
+    "benchmarks": "against other systems, plain code and itself (not in the wheel)",
 }
 
 GROUPS = {

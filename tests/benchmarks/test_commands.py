@@ -1,0 +1,143 @@
+"""Every command at the smallest size: it runs, what must hold does, and its files hold what it printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import loop, rollout, scale, sweep, update
+from benchmarks.sides import Side
+from harness.errors import RunFailed
+
+Command = Callable[[list[str]], int]
+
+
+@pytest.fixture
+def ask(work: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """(command, arguments) -> its JSON, after it has ended with status 0 and drawn its picture."""
+
+    def run(main: Command, *arguments: str) -> dict[str, Any]:
+        files = ["--to", str(tmp_path / "found.json"), "--picture", str(tmp_path / "found.svg")]
+        assert main(["--size", "micro", "--threads", "1", "--work", str(work), *files, *arguments]) == 0
+        assert (tmp_path / "found.svg").read_text().startswith("<svg")
+        found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+        return found
+
+    return run
+
+
+def figures(found: dict[str, Any]) -> dict[str, Any]:
+    return {figure["name"]: figure for figure in found["figures"]}
+
+
+def test_loop_against_itself(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(loop.main, "--rounds", "2", "--against", "self")
+    assert {"SFT", "reward model", "PPO", "PPO: peak memory", "PPO: above imports"} <= set(figures(found))
+    for stage in loop.STAGES:
+        learned = found["details"][stage]["learned"]
+        assert learned["ours"] == learned["theirs"]  # the same code and seeds: the same models, bit for bit
+        assert len(set(learned["ours"])) == 2 or stage == "reward_model"
+    first = found["details"]["sft"]["measurements"]["ours"][0]
+    assert first["steps"] == 2
+    assert 2 * 4 * 65 <= first["work"] <= 2 * 4 * 128
+    assert first["peak_memory_mb"] > 50
+
+
+def test_rollout(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(rollout.main, "--rounds", "1", "--batch", "6")
+    assert len(found["checks"]) == 3
+    assert figures(found)["greedy, until EOS"]["ratio"]["median"] > 0
+    assert set(figures(found)["sampled, full length: against the products"]["values"]) == {"ours", "products"}
+
+
+def test_greedy_responses_end_at_different_times(work: Path) -> None:
+    from argparse import Namespace
+
+    case = rollout.cases(Namespace(size="micro", work=work, batch=12))[-1]
+    responses = rollout.generate(case, "fp32")(0)
+    assert len({len(response) for response in responses}) > 5
+    assert sum(response[-1] == 0 for response in responses) > 6
+
+
+def test_products_follow_the_lengths(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of every product: all prompts' tokens first, then one per response that still goes on; the head likewise."""
+    import torch
+
+    from benchmarks.sizes import Size
+
+    case = rollout.Case("", work, [[2] * 5, [2] * 3], 4, 0.0, ends=True)
+    run = rollout.products(case, Size(layers=1, width=4, heads=1, vocab_size=7, words=1), [1, 3], "fp32")
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(torch, "mm", lambda a, b, *, out: seen.append((a.shape[0], b.shape[1])))
+    run()
+    layer = (12, 4, 16, 4)
+    steps = [(8, layer), (2, (7,)), (1, layer), (1, (7,)), (1, layer), (1, (7,))]
+    assert seen == [(rows, wide) for rows, widths in steps for wide in widths]
+
+
+def test_update(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(update.main, "--rounds", "1", "--batch", "4", "--steps", "1")
+    first = found["details"]["first_step"]
+    assert first["ours"]["grad_norm"] == pytest.approx(first["plain"]["grad_norm"], rel=1e-4)
+    assert first["ours"]["entropy"] == pytest.approx(first["plain"]["entropy"], rel=1e-5)
+
+
+def test_updates_that_differ_do_not_agree() -> None:
+    ours = {"policy_loss": 0.0, "value_loss": 1.0, "entropy": 5.0, "grad_norm": 2.0}
+    assert update.agree(ours, ours, tolerance=1e-3)
+    for name in ours:
+        assert not update.agree(ours, {**ours, name: ours[name] + 0.1}, tolerance=1e-3)
+
+
+def test_sweep(ask: Callable[..., dict[str, Any]]) -> None:
+    small = ["experiment=smoke", "judge=none", "data.sizes={sft: 64, preference: 32, judge: 16, rl: 64}"]
+    found = ask(sweep.main, "--rounds", "1", "--candidates", "2", *small, "sft.epochs=1")
+    assert found["checks"] == {"round 1: the same metrics both ways": True}
+    assert set(figures(found)) == {"2 candidates", "one candidate more"}
+
+
+def test_scale_runs_every_point(work: Path, tmp_path: Path) -> None:
+    """At this size nothing is measured, so the limits may or may not hold."""
+    given = ["--size", "micro", "--threads", "1", "--work", str(work), "--rounds", "1", "--prompts", "8", "--no-larger"]
+    assert scale.main([*given, "--to", str(tmp_path / "scale.json")]) in (0, 1)
+    found = json.loads((tmp_path / "scale.json").read_text())
+    measurements = found["details"]["measurements"]
+    assert {name: rows[0]["work"] for name, rows in measurements.items()} == {
+        "base": 8,
+        "10 times the prompts": 80,
+        "twice the response": 8,
+        "twice the batch": 8,
+    }
+    assert len(found["checks"]) == 2
+
+
+@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--stages", "dpo"], ["--picture", "x.png"], ["--size", "huge"]])
+def test_a_mistake_is_one_message_and_status_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        loop.main(wrong)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_side_that_fails_says_why(tmp_path: Path) -> None:
+    with (
+        Side(sys.executable, "benchmarks.our_side", threads=1, log=tmp_path / "log.txt") as side,
+        pytest.raises(RunFailed, match="no such stage|KeyError: 'dance'"),
+    ):
+        side.ask("dance")
+
+
+@pytest.mark.trl
+def test_loop_against_trl(ask: Callable[..., dict[str, Any]]) -> None:
+    python = os.environ.get("HARNESS_TRL")
+    assert python, "HARNESS_TRL must name the Python of an environment with TRL"
+    found = ask(loop.main, "--rounds", "2", "--trl-python", python)
+    for stage in loop.STAGES:
+        ours, theirs = (found["details"][stage]["measurements"][side] for side in ("ours", "trl"))
+        assert [row["work"] for row in ours] == [row["work"] for row in theirs]
