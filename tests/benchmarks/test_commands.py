@@ -128,7 +128,7 @@ def test_a_mistake_is_one_message_and_status_2(wrong: list[str], capsys: pytest.
 def test_a_side_that_fails_says_why(tmp_path: Path) -> None:
     with (
         Side(sys.executable, "benchmarks.our_side", threads=1, log=tmp_path / "log.txt") as side,
-        pytest.raises(RunFailed, match="no such stage|KeyError: 'dance'"),
+        pytest.raises(RunFailed, match="KeyError: 'dance'"),
     ):
         side.ask("dance")
 
