@@ -42,7 +42,7 @@ def test_loop_against_itself(ask: Callable[..., dict[str, Any]]) -> None:
     for stage in loop.STAGES:
         learned = found["details"][stage]["learned"]
         assert learned["ours"] == learned["theirs"]  # the same code and seeds: the same models, bit for bit
-        assert len(set(learned["ours"])) == 2 or stage == "reward_model"
+    assert len(set(found["details"]["ppo"]["learned"]["ours"])) == 2  # and another seed gives another one
     first = found["details"]["sft"]["measurements"]["ours"][0]
     assert first["steps"] == 2
     assert 2 * 4 * 65 <= first["work"] <= 2 * 4 * 128
