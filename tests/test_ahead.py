@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
@@ -10,41 +11,22 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from harness.ahead import working_ahead
 from harness.progress import Progress
 
+REFERENCE = Path(__file__).parent / "reference"
 DEADLINE_SECONDS = 60.0
 
 
-def until(path: Path) -> None:
-    """Wait for a file that the other process writes."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} did not come"
-        time.sleep(0.01)
-
-
-def shows(folder: Path, progress: Progress) -> None:
-    with progress.stage("sft", 10, "steps") as bar:
-        bar.update(3, loss=1.5)
-        time.sleep(0.3)
-        bar.update(7, loss=0.5)
-    progress.message("a message")
-    progress.warning("a warning")
-    progress.finished("sft-1234", 2.0, "loss 0.5")
-    progress.finished("data-5678", 2.0, "rows", cached=True)
-    (folder / "done").write_text(str(os.getpid()))
-
-
-def fails(folder: Path, progress: Progress) -> None:
-    (folder / "tried").write_text("")
-    raise RuntimeError("out of luck")
-
-
-def never_ends(folder: Path, progress: Progress) -> None:
-    (folder / "pid").write_text(str(os.getpid()))
-    time.sleep(10 * DEADLINE_SECONDS)
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The functions that the second process runs; it has this one's import path."""
+    monkeypatch.syspath_prepend(str(REFERENCE))
+    return importlib.import_module("work_apart")
 
 
 def alive(pid: int) -> bool:
@@ -55,10 +37,10 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").is_dir() else True
 
 
-def test_what_it_says_is_shown_here(tmp_path: Path) -> None:
+def test_what_it_says_is_shown_here(work: Any, tmp_path: Path) -> None:
     log, screen = tmp_path / "log", io.StringIO()
-    with working_ahead(partial(shows, tmp_path), Progress("plain", log, stream=screen)):
-        until(tmp_path / "done")
+    with working_ahead(partial(work.shows, tmp_path), Progress("plain", log, stream=screen)):
+        work.until(tmp_path / "done")
         time.sleep(0.2)  # the pipe is read by a thread
     assert int((tmp_path / "done").read_text()) != os.getpid()
     said = screen.getvalue()
@@ -69,16 +51,16 @@ def test_what_it_says_is_shown_here(tmp_path: Path) -> None:
     assert "sft begins (10 steps)" in log.read_text()
 
 
-def test_a_failure_over_there_is_none_here(tmp_path: Path) -> None:
+def test_a_failure_over_there_is_none_here(work: Any, tmp_path: Path) -> None:
     screen = io.StringIO()
-    with working_ahead(partial(fails, tmp_path), Progress("plain", stream=screen)):
-        until(tmp_path / "tried")
+    with working_ahead(partial(work.fails, tmp_path), Progress("plain", stream=screen)):
+        work.until(tmp_path / "tried")
     assert screen.getvalue() == ""
 
 
-def test_it_ends_with_the_context(tmp_path: Path) -> None:
-    with suppress(KeyboardInterrupt), working_ahead(partial(never_ends, tmp_path), Progress("quiet")):
-        until(tmp_path / "pid")
+def test_it_ends_with_the_context(work: Any, tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), working_ahead(partial(work.never_ends, tmp_path), Progress("quiet")):
+        work.until(tmp_path / "pid")
         raise KeyboardInterrupt
     assert not alive(int((tmp_path / "pid").read_text()))
 
@@ -90,7 +72,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from harness.ahead import working_ahead
 from harness.progress import Progress
-from test_ahead import never_ends, until
+from work_apart import never_ends, until
 
 if __name__ == "__main__":
     with working_ahead(partial(never_ends, Path(sys.argv[1])), Progress("quiet")):
@@ -102,7 +84,7 @@ if __name__ == "__main__":
 def test_it_does_not_outlive_a_process_that_was_killed(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(ENDS_AT_ONCE)
-    subprocess.run([sys.executable, script, tmp_path, Path(__file__).parent], check=False, timeout=DEADLINE_SECONDS)
+    subprocess.run([sys.executable, script, tmp_path, REFERENCE], check=False, timeout=DEADLINE_SECONDS)
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + DEADLINE_SECONDS
     while alive(pid):

@@ -1,0 +1,41 @@
+"""What the tests of a second process let it do: a module of its own, which that process can import."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from harness.progress import Progress
+
+DEADLINE_SECONDS = 60.0
+
+
+def until(path: Path) -> None:
+    """Wait for a file that the other process writes."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} did not come"
+        time.sleep(0.01)
+
+
+def shows(folder: Path, progress: Progress) -> None:
+    with progress.stage("sft", 10, "steps") as bar:
+        bar.update(3, loss=1.5)
+        time.sleep(0.3)
+        bar.update(7, loss=0.5)
+    progress.message("a message")
+    progress.warning("a warning")
+    progress.finished("sft-1234", 2.0, "loss 0.5")
+    progress.finished("data-5678", 2.0, "rows", cached=True)
+    (folder / "done").write_text(str(os.getpid()))
+
+
+def fails(folder: Path, progress: Progress) -> None:
+    (folder / "tried").write_text("")
+    raise RuntimeError("out of luck")
+
+
+def never_ends(folder: Path, progress: Progress) -> None:
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(10 * DEADLINE_SECONDS)
