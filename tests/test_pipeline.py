@@ -408,7 +408,7 @@ def test_a_model_that_cannot_be_loaded_is_found_before_any_work(
     given = ("task=qa", "model=hf", f"model.name={tmp_path}/empty", f"output_dir={tmp_path}/runs")
     assert run_here(*given) == 2
     captured = capfd.readouterr()
-    assert captured.err.startswith(f"model.name={tmp_path}/empty could not be loaded (")
+    assert captured.err.startswith(f"model.name={tmp_path}/empty holds no config.json; give a folder")
     assert len(captured.err.splitlines()) == 1
     assert captured.out == ""
     assert not labels(tmp_path / "runs")

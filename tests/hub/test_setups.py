@@ -231,7 +231,9 @@ def test_the_plan_states_parameters_memory_tokens_and_stages(name: str, client: 
     untied = 0 if config["model_type"] in (*SEQ2SEQ, "gpt2", "qwen2") else config["hidden_size"] * config["vocab_size"]
     width = config.get("hidden_size") or config.get("d_model") or 768
     assert roles["policy"] == roles["reference"] == pytest.approx(4e-6 * parameters)
-    assert roles["reward model"] == roles["value"] == pytest.approx(4e-6 * (parameters - untied + width))
+    # T5's and BART's own classifiers: a dense layer and a projection to one number, both with a bias; else a product.
+    head = width * width + 2 * width + 1 if config["model_type"] in ("t5", "bart") else width
+    assert roles["reward model"] == roles["value"] == pytest.approx(4e-6 * (parameters - untied + head))
     assert roles["gradients"] == pytest.approx(roles["policy"] + roles["value"])
     assert roles["optimiser"] == pytest.approx(2 * roles["gradients"])
     assert roles["bf16 copies"] == pytest.approx(roles["gradients"] / 2)

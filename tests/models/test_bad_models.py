@@ -118,7 +118,7 @@ CASES: dict[str, Case] = {
     "a context that is too short for other limits": Case(
         nothing,
         "knows 256 positions, fewer than task.max_prompt_tokens + task.max_response_tokens = 332; lower these to 256",
-        ("task.max_prompt_tokens=300",),
+        ("task.max_prompt_tokens=300", "judge.model.context=512"),
     ),
     # ---- tokenizer
     "no tokenizer": Case(without("tokenizer*", "special*"), "model.name=DIR holds no tokenizer; put"),
