@@ -81,7 +81,7 @@ def _harness(arguments: Sequence[str], folder: Path, options: argparse.Namespace
 def _metrics(folder: Path) -> dict[str, Any]:
     """Record by record, the candidate's metrics: everything but times, memory and paths."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "records").glob("*.json"))]
-    return {row["candidate"]: row["metrics"] for row in rows if "kl_coef" in row["candidate"]}
+    return {str(row["config"]["algorithm"]["kl_coef"]): row["metrics"] for row in rows if not row["fixed"]}
 
 
 def compare(options: argparse.Namespace) -> Report:
