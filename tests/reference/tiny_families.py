@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ def pieces(texts: list[str], size: int) -> Any:
         vocab_size=size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
     )
     made.train_from_iterator(texts, trainer)
+    vocabulary = [tuple(piece) for piece in json.loads(made.to_str())["model"]["vocab"]]
+    # The trainer orders pieces of one score differently from run to run.
+    learnt = sorted(vocabulary[3:], key=lambda piece: (-round(piece[1], 3), piece[0]))
+    made.model = models.Unigram([*vocabulary[:3], *learnt], unk_id=2)
     made.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
