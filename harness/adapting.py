@@ -88,17 +88,8 @@ def _require_targets(key: str, model: ModelConfig, given: str | None) -> None:
     """Compare names with a model that is built without memory; without names there is nothing to compare."""
     if model.lora.target_modules is None:
         return
-    import torch
-
     from harness.models.adapters import target_names
-    from harness.models.loading import language_model_class, load_config
-    from harness.models.nano import new_model
+    from harness.models.shape import empty_model
 
-    with torch.device("meta"):
-        if given is None and model.kind == "nano":
-            shape = new_model(model, vocab_size=model.vocab_size, eos_id=0, pad_id=1, seed=0)
-        else:
-            name, revision = (given, None) if given else (str(model.name), model.revision)
-            config = load_config(str(name), revision=revision)
-            shape = language_model_class(config.is_encoder_decoder).from_config(config)
-    target_names(shape, model.lora.target_modules, key=key)
+    named = ModelConfig(kind="hf", name=given) if given else model
+    target_names(empty_model(named), model.lora.target_modules, key=key)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from harness.config import Config, LocalDataConfig, ModelConfig, PPOConfig
 from harness.context import Job
 from harness.footprint import by_role, peak
-from harness.graph import Graph
+from harness.graph import Graph, planned_stages
 from harness.models.shape import Shape, shape_of
 from harness.needs import loaded_paths, takes_finished_policy
 from harness.progress import PlanRow
 from harness.stage_memory import Memory
-from harness.stages import Stage, StageRunner, all_stages
+from harness.stages import Stage, StageRunner
 from harness.types import TRAIN_SPLITS
 
 
@@ -23,9 +23,8 @@ def plan_rows(job: Job, graph: Graph, runner: StageRunner) -> list[PlanRow]:
         UserError: the configuration of a model that is named cannot be read.
     """
     ordered: dict[str, Stage] = {}
-    for last in (*graph.rows.values(), graph.candidate):
-        for stage in all_stages(last):
-            ordered.setdefault(stage.fingerprint, stage)
+    for stage in planned_stages(graph):
+        ordered.setdefault(stage.fingerprint, stage)
     return [_row(job, stage, runner) for stage in ordered.values()]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import io
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,22 +11,14 @@ import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pytest
+import work_apart as work
 
 from harness.ahead import working_ahead
 from harness.progress import Progress
 
 REFERENCE = Path(__file__).parent / "reference"
 DEADLINE_SECONDS = 60.0
-
-
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The functions that the second process runs; it has this one's import path."""
-    monkeypatch.syspath_prepend(str(REFERENCE))
-    return importlib.import_module("work_apart")
 
 
 def alive(pid: int) -> bool:
@@ -37,7 +29,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").is_dir() else True
 
 
-def test_what_it_says_is_shown_here(work: Any, tmp_path: Path) -> None:
+def test_what_it_says_is_shown_here(tmp_path: Path) -> None:
     log, screen = tmp_path / "log", io.StringIO()
     with working_ahead(partial(work.shows, tmp_path), Progress("plain", log, stream=screen)):
         work.until(tmp_path / "done")
@@ -51,14 +43,14 @@ def test_what_it_says_is_shown_here(work: Any, tmp_path: Path) -> None:
     assert "sft begins (10 steps)" in log.read_text()
 
 
-def test_a_failure_over_there_is_none_here(work: Any, tmp_path: Path) -> None:
+def test_a_failure_over_there_is_none_here(tmp_path: Path) -> None:
     screen = io.StringIO()
     with working_ahead(partial(work.fails, tmp_path), Progress("plain", stream=screen)):
         work.until(tmp_path / "tried")
     assert screen.getvalue() == ""
 
 
-def test_it_ends_with_the_context(work: Any, tmp_path: Path) -> None:
+def test_it_ends_with_the_context(tmp_path: Path) -> None:
     with suppress(KeyboardInterrupt), working_ahead(partial(work.never_ends, tmp_path), Progress("quiet")):
         work.until(tmp_path / "pid")
         raise KeyboardInterrupt
@@ -93,5 +85,6 @@ def test_it_does_not_outlive_a_process_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_nothing_to_do_starts_nothing() -> None:
+    before = multiprocessing.active_children()
     with working_ahead(None, Progress("quiet")):
-        pass
+        assert multiprocessing.active_children() == before

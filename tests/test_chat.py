@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from smoke_run import smoke_run
 
-from harness import cli
 from harness.records import read_records
 
 TEMPLATE = (
@@ -18,17 +16,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|endoftext|>assistant\n{% endif %}"
 )
 SYSTEM = "You are the agent of a shop."
-
-
-def run(*arguments: str) -> int:
-    given, environment = sys.argv, dict(os.environ)
-    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", "hardware.workers=1", *arguments]
-    try:
-        return cli.main()
-    finally:
-        sys.argv = given
-        os.environ.clear()
-        os.environ.update(environment)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +37,7 @@ def finished(family_folder: Callable[..., Path], tmp_path_factory: pytest.TempPa
         "algorithm.checks.limits.max_length_share=null",
         "evaluation.fixed_rows=[references,base,sft]",
     ]
-    assert run(*given, "candidate=chat", f"output_dir={folder}") == 0
+    assert smoke_run(*given, "candidate=chat", f"output_dir={folder}") == 0
     return folder
 
 

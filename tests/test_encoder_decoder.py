@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from smoke_run import smoke_run
 
-from harness import cli
 from harness.records import read_records
 
 SMALL = (
@@ -26,18 +24,6 @@ SMALL = (
 )
 LIMITS = ("task.max_prompt_tokens=90", "task.max_response_tokens=30")
 OPTIMIZERS = ("sft.optimizer={kind: muon, lr: 5e-3}", "judge.backbone_optimizer={kind: adamw, lr: 5e-3}")
-
-
-def run(*arguments: str) -> int:
-    """``python -m harness experiment=smoke …`` in this process; returns the exit status."""
-    given, environment = sys.argv, dict(os.environ)
-    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", "hardware.workers=1", *arguments]
-    try:
-        return cli.main()
-    finally:
-        sys.argv = given
-        os.environ.clear()
-        os.environ.update(environment)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +53,7 @@ def finished(base: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
         folder = folders[family] = tmp_path_factory.mktemp(f"run-{family}")
         given = ["task=translate", "model=hf", f"model.name={base(family)}", "judge.model.kind=hf"]
         given += [f"judge.model.name={base(judge)}", f"algorithm.value.kind={value}", f"output_dir={folder}"]
-        assert run(*given, *SMALL, *LIMITS, *OPTIMIZERS, f"candidate={family}") == 0
+        assert smoke_run(*given, *SMALL, *LIMITS, *OPTIMIZERS, f"candidate={family}") == 0
     return folders
 
 
@@ -139,7 +125,7 @@ def test_finished_models_take_every_stages_place(finished: dict[str, Path], tmp_
     given += ["judge=load", f"judge.path={others['judge']}", "reward_model=load"]
     given += [f"reward_model.path={others['reward_model']}", "task=translate", f"output_dir={tmp_path}"]
     given += ["feedback=metric", "feedback.max_pairs=32", "evaluation.fixed_rows=[references]"]
-    assert run(*given, *LIMITS, "candidate=theirs") == 0
+    assert smoke_run(*given, *LIMITS, "candidate=theirs") == 0
     row = candidate(tmp_path)
     assert row["status"] in ("ok", "unchanged")
     assert row["win_rates"]["proxy"] is not None
@@ -170,6 +156,6 @@ def test_adapters_go_through_the_loop_too(base: Callable[[str], Path], tmp_path:
         f"output_dir={tmp_path}",
         "candidate=adapters",
     ]
-    assert run(*given, *SMALL, *LIMITS) == 0
+    assert smoke_run(*given, *SMALL, *LIMITS) == 0
     assert candidate(tmp_path)["status"] in ("ok", "unchanged")
     assert (models(tmp_path)["reward_model"] / "adapter_config.json").is_file()

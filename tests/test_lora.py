@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from smoke_run import smoke_run
 
-from harness import cli
 from harness.records import read_records
 
 pytest.importorskip("peft")
@@ -26,15 +24,7 @@ LORA = (
 
 def run_here(folder: Path, *arguments: str) -> int:
     """``python -m harness experiment=smoke task=qa …`` in this process; returns the exit status."""
-    given, environment = sys.argv, dict(os.environ)
-    fixed = ("experiment=smoke", "task=qa", "hardware.threads=1", "hardware.workers=1", f"output_dir={folder}")
-    sys.argv = ["harness", *fixed, *arguments]
-    try:
-        return cli.main()
-    finally:
-        sys.argv = given
-        os.environ.clear()
-        os.environ.update(environment)
+    return smoke_run("task=qa", f"output_dir={folder}", *arguments)
 
 
 def stage(folder: Path, name: str) -> Path:

@@ -19,25 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from smoke_run import smoke_run
 
-from harness import cli
 from harness.records import read_records
 
 TASKS = ("dialogue", "qa", "summarize", "translate")
 FIXED = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
 FEW_ROWS = "evaluation.fixed_rows=[references,sft]"
-
-
-def run_here(*arguments: str) -> int:
-    """``python -m harness experiment=smoke …`` in this process; returns the exit status."""
-    given, environment = sys.argv, dict(os.environ)
-    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", *arguments]
-    try:
-        return cli.main()
-    finally:
-        sys.argv = given
-        os.environ.clear()
-        os.environ.update(environment)
 
 
 def command(*arguments: str) -> list[str]:
@@ -84,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def run(task: str) -> Path:
         if task not in made:
             folder = tmp_path_factory.mktemp(task)
-            assert run_here(f"task={task}", f"output_dir={folder}") == 0
+            assert smoke_run(f"task={task}", f"output_dir={folder}") == 0
             made[task] = folder
         return made[task]
 
@@ -264,7 +252,7 @@ def test_another_folder_and_process_give_the_same_numbers(finished: Callable[[st
 
 def test_a_sweep_over_kl_coef_shares_all_that_it_can(begun: Callable[[str], Path]) -> None:
     folder = begun("qa")
-    assert run_here("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm.kl_coef=0.02,0.05,0.1") == 0
+    assert smoke_run("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm.kl_coef=0.02,0.05,0.1") == 0
     for name in ("data", "reward_model", "judge", "feedback"):
         assert len(labels(folder, name)) == 1, name
     # The other SFT folder is the fixed row sft-more, which continues the first one.
@@ -283,7 +271,7 @@ def test_a_sweep_over_kl_coef_shares_all_that_it_can(begun: Callable[[str], Path
 
 def test_one_failing_job_leaves_the_others_running(begun: Callable[[str], Path]) -> None:
     folder = begun("qa")
-    status = run_here("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "feedback.min_pairs=100000,2")
+    status = smoke_run("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "feedback.min_pairs=100000,2")
     assert status == 1
     rows = {row["candidate"]: row for row in table(folder)}
     failed = next(row for name, row in rows.items() if "min_pairs=100000" in name)
@@ -319,7 +307,7 @@ def test_a_mistake_in_one_job_is_status_2_where_none_failed(
     begun: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = begun("qa")
-    status = run_here("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm=none", "feedback.noise=0.0,2.0")
+    status = smoke_run("-m", "task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm=none", "feedback.noise=0.0,2.0")
     assert status == 2
     assert capfd.readouterr().err == "feedback.noise=2.0 must lie between 0 and 1; give a share such as 0.1\n"
     (wrong,) = records(folder, status="failed")
@@ -336,7 +324,7 @@ def test_a_leaderboard_that_fails_ends_no_sweep(
     monkeypatch.syspath_prepend(tmp_path)
     folder = begun("qa")
     given = ("task=qa", f"output_dir={folder}", FEW_ROWS, "algorithm=none", "evaluation.leaderboard=own_table.build")
-    assert run_here("-m", *given, "seed=1,1") == 1
+    assert smoke_run("-m", *given, "seed=1,1") == 1
     assert capfd.readouterr().out.count("ValueError: no such table") == 2 * 2  # the reason, and the traceback
     assert len(candidates(folder)) == 1
 
@@ -346,7 +334,7 @@ def test_a_leaderboard_that_fails_ends_no_sweep(
 
 def test_without_an_algorithm_the_policy_is_unchanged(begun: Callable[[str], Path]) -> None:
     folder = begun("translate")
-    assert run_here("task=translate", "algorithm=none", f"output_dir={folder}", FEW_ROWS) == 0
+    assert smoke_run("task=translate", "algorithm=none", f"output_dir={folder}", FEW_ROWS) == 0
     (candidate,) = candidates(folder)
     assert (candidate["status"], candidate["algorithm"]) == ("unchanged", "none")
     assert candidate["win_rates"]["judge"] == {"value": 50.0, "low": 50.0, "high": 50.0}
@@ -361,7 +349,7 @@ def test_finished_models_are_taken_as_they_are(finished: Callable[[str], Path], 
         path.parent for path in stages.glob("sft-*/manifest.json") if "model" in json.loads(path.read_text())["config"]
     ]
     given = [f"{name}.path={next(stages.glob(f'{name}-*'))}/model" for name in ("reward_model", "judge")]
-    status = run_here(
+    status = smoke_run(
         *("task=summarize", "sft=load", f"sft.path={sft}/model", "reward_model=load", "judge=load", *given),
         *(f"output_dir={tmp_path}", "candidate=loaded"),
     )
@@ -377,7 +365,7 @@ def test_finished_models_are_taken_as_they_are(finished: Callable[[str], Path], 
 
 def test_without_a_judge_its_cells_stay_empty(begun: Callable[[str], Path]) -> None:
     folder = begun("dialogue")
-    assert run_here("task=dialogue", "judge=none", "algorithm=none", f"output_dir={folder}", FEW_ROWS) == 0
+    assert smoke_run("task=dialogue", "judge=none", "algorithm=none", f"output_dir={folder}", FEW_ROWS) == 0
     (candidate,) = candidates(folder)
     assert (candidate["win_rates"]["judge"], candidate["win_rates"]["reference"]) == (None, None)
     assert candidate["judge_fingerprint"] is None
@@ -390,7 +378,7 @@ def test_without_a_judge_its_cells_stay_empty(begun: Callable[[str], Path]) -> N
 def test_a_model_on_disk(finished: Callable[[str], Path], tmp_path: Path) -> None:
     (base,) = {str(path) for path in (finished("qa") / "stages").glob("sft-*/base")}
     shutil.copytree(base, tmp_path / "tiny-model")
-    status = run_here(
+    status = smoke_run(
         *("task=qa", "model=hf", f"model.name={tmp_path}/tiny-model", "sft.max_steps=8", f"output_dir={tmp_path}/runs"),
         *("evaluation.fixed_rows=[references,base,sft]", "algorithm=none"),
     )
@@ -406,7 +394,7 @@ def test_a_model_that_cannot_be_loaded_is_found_before_any_work(
 ) -> None:
     (tmp_path / "empty").mkdir()
     given = ("task=qa", "model=hf", f"model.name={tmp_path}/empty", f"output_dir={tmp_path}/runs")
-    assert run_here(*given) == 2
+    assert smoke_run(*given) == 2
     captured = capfd.readouterr()
     assert captured.err.startswith(f"model.name={tmp_path}/empty holds no config.json; give a folder")
     assert len(captured.err.splitlines()) == 1
@@ -416,7 +404,7 @@ def test_a_model_that_cannot_be_loaded_is_found_before_any_work(
 
 def test_a_gate_that_refuses_is_a_row_with_its_reason(begun: Callable[[str], Path]) -> None:
     folder = begun("summarize")
-    status = run_here(
+    status = smoke_run(
         *(
             "task=summarize",
             f"output_dir={folder}",
@@ -496,7 +484,7 @@ SHORT = ("task.max_response_tokens=16", "sft.epochs=2", "feedback.min_pairs=1", 
 @pytest.mark.parametrize("task", TASKS)
 def test_files_of_ones_own_with_a_metric_as_annotator(task: str, tmp_path: Path) -> None:
     given = write_rows(tmp_path / "mine", task)
-    status = run_here(*given, "feedback=metric", *SHORT, f"output_dir={tmp_path}/runs")
+    status = smoke_run(*given, "feedback=metric", *SHORT, f"output_dir={tmp_path}/runs")
     assert status == 0
     (candidate,) = candidates(tmp_path / "runs")
     assert (candidate["data"], candidate["feedback"]) == ("mine", "metric")
@@ -516,7 +504,7 @@ def test_preference_pairs_of_ones_own(tmp_path: Path) -> None:
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     mapped = [f"data.pairs_columns.{name}={column}" for name, column in PAIR_COLUMNS.items()]
-    status = run_here(
+    status = smoke_run(
         *(*given, "feedback=pairs", f"data.pairs_path={tmp_path}/pairs.jsonl", *mapped, "judge.responses=pairs"),
         *(*SHORT, f"output_dir={tmp_path}/runs"),
     )

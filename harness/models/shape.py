@@ -71,25 +71,29 @@ def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
 
 @functools.cache
 def _shape(kind: str, name: str | None, revision: str | None, sizes: tuple[Any, ...], key: str) -> Shape:
+    architecture, layers, width, heads, vocab_size, context = sizes
+    return measured(
+        empty_model(ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context), key=key)
+    )
+
+
+def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
+    """A language model without memory for its weights, on torch's meta device; nano's vocabulary counts as full.
+
+    Raises:
+        UserError: naming ``key``: its configuration cannot be read.
+    """
     import torch
 
     with torch.device("meta"):
-        if kind == "nano":
+        if model.kind == "nano":
             from harness.models.nano import new_model
 
-            architecture, layers, width, heads, vocab_size, context = sizes
-            nano = ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context)
-            model = new_model(nano, vocab_size=vocab_size, eos_id=0, pad_id=1, seed=0)
-        else:
-            model = _empty_model(str(name), revision, key)
-    return measured(model)
+            return new_model(model, vocab_size=model.vocab_size, eos_id=0, pad_id=1, seed=0)
+        from harness.models.loading import language_model_class, load_config
 
-
-def _empty_model(name: str, revision: str | None, key: str) -> Any:
-    from harness.models.loading import language_model_class, load_config
-
-    config = load_config(name, key=key, revision=revision)
-    return language_model_class(config.is_encoder_decoder).from_config(config)
+        config = load_config(str(model.name), key=key, revision=model.revision)
+        return language_model_class(config.is_encoder_decoder).from_config(config)
 
 
 def measured(model: Any) -> Shape:
