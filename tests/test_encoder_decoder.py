@@ -70,7 +70,7 @@ def test_the_loop_ends_with_every_row(finished: dict[str, Path], family: str) ->
     row = candidate(finished[family])
     assert row["status"] == "ok"
     assert row["report_card"]["pairs"] > 0
-    assert row["scalars"]["kl"] > 0
+    assert abs(row["scalars"]["kl"]) > 1e-6  # an estimate from 16 samples: a policy that hardly moved may land below 0
     assert row["win_rates"]["judge"] is not None
     assert row["win_rates"]["proxy"] is not None
     fixed = {record["candidate"] for record in read_records(finished[family] / "records") if record["fixed"]}
