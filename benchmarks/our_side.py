@@ -141,9 +141,11 @@ def _optimizer(request: Request) -> Any:
 
 
 def _hardware(request: Request) -> Any:
+    from harness.config import HardwareConfig
     from harness.hardware import Hardware
 
-    return Hardware("cpu", request["precision"], int(os.environ["HARNESS_BENCHMARK_THREADS"]))
+    threads = int(os.environ["HARNESS_BENCHMARK_THREADS"])
+    return Hardware.resolve(HardwareConfig(device="cpu", precision=request["precision"], threads=threads))
 
 
 def _quietly(request: Request) -> dict[str, Any]:

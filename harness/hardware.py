@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.config import HardwareConfig
 from harness.errors import UserError
+from harness.memory import keep_freed_memory
 
 
 def cores() -> int:
@@ -50,6 +51,8 @@ class Hardware:
         if precision == "auto":
             precision = "bf16" if device.startswith("cuda") else "fp32"
         on_cpu = device == "cpu"
+        if on_cpu:
+            keep_freed_memory()
         threads = config.threads or max(cores() // (2 if on_cpu else 1), 1)
         torch.set_num_threads(threads)
         return cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))

@@ -470,6 +470,8 @@ def _ready(model: Any, device: str) -> Any:
     """In evaluation mode for good: dropout is off in training too, else the first PPO ratio is not 1."""
     from torch import nn
 
+    from harness.models.kernels import use_fast_kernels
+
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -479,4 +481,5 @@ def _ready(model: Any, device: str) -> Any:
     for name in DROPOUTS:
         if hasattr(model.config, name):
             setattr(model.config, name, 0.0)
-    return model.eval() if getattr(model, "hf_quantizer", None) is not None else model.to(device).eval()
+    placed = model if getattr(model, "hf_quantizer", None) is not None else model.to(device)
+    return use_fast_kernels(placed.eval())

@@ -81,10 +81,12 @@ def base_model(
         base = load_base(config, device=hardware.device)
         require_sound(base)
         return base
+    from harness.models.kernels import use_fast_kernels
+
     texts = (f"{task.prompt(example.fields)} {example.response}" for example in examples)
     codec = Codec(train_tokenizer(texts, config.vocab_size))
     model = new_model(config, vocab_size=len(codec), eos_id=codec.eos_id, pad_id=codec.pad_id, seed=seed)
-    return LanguageModel(model.to(hardware.device).eval(), codec)
+    return LanguageModel(use_fast_kernels(model.to(hardware.device).eval()), codec)
 
 
 def adapt(policy: LanguageModel, config: ModelConfig, workspace: Workspace, *, key: str = "model") -> None:
