@@ -41,8 +41,8 @@ def _glibc(name: str, *arguments: int) -> None:
 def reset_peak_memory() -> None:
     """Set the high-water marks back to the present size: CUDA's, and resident memory's where the system allows it.
 
-    On Linux it does (proc(5), clear_refs 5); elsewhere the mark of resident memory keeps rising. What was freed and kept
-    goes back to the system first: it belongs to no stage that is to come.
+    On Linux it does (proc(5), clear_refs 5); elsewhere the mark of resident memory keeps rising. What was freed
+    and kept goes back to the system first: it belongs to no stage that is to come.
     """
     _glibc("malloc_trim", 0)
     with contextlib.suppress(OSError):

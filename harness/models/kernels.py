@@ -63,7 +63,7 @@ FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
 @cache
 def has_onednn() -> bool:
     """Whether this torch was built with oneDNN's linear layer, which it calls by an operator without a public name."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
@@ -91,7 +91,7 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ · right: (M, N), (M, K) -> (N, K). oneDNN copies the transpose of its first factor: let that be the smaller."""
+    """leftᵀ · right: (M, N), (M, K) -> (N, K); oneDNN copies the transpose of its first factor, so that is the smaller."""
     if left.shape[1] <= right.shape[1]:
         return _product(left.t(), right.t())
     return _product(right.t(), left.t()).t()
@@ -101,14 +101,14 @@ class _Linear(torch.autograd.Function):
     """y = x Wᵀ + b, whose gradients are products too: dx = dy W, dW = dyᵀ x, db = Σ dy."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.transposed = transposed
         return _product(input, weight.t() if transposed else weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias, _ = ctx.needs_input_grad
         rows, inputs = grad.flatten(0, -2), input.flatten(0, -2)
