@@ -91,7 +91,7 @@ def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """leftᵀ · right: (M, N), (M, K) -> (N, K); oneDNN copies the transpose of its first factor, so that is the smaller."""
+    """leftᵀ · right: (M, N), (M, K) -> (N, K); oneDNN copies its first factor's transpose: the smaller one."""
     if left.shape[1] <= right.shape[1]:
         return _product(left.t(), right.t())
     return _product(right.t(), left.t()).t()
