@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.config import HardwareConfig
 from harness.errors import UserError
 from harness.memory import keep_freed_memory
+
+Result = TypeVar("Result")
 
 
 def cores() -> int:
@@ -63,6 +67,23 @@ class Hardware:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
+
+    def beside(self, *works: Callable[[], Result]) -> list[Result]:
+        """The results of pieces of work that share no state: at the same time where this job has a CPU's cores for it.
+
+        Each has ``threads`` of its own: no number depends on whether they ran one after the other. What a thread takes
+        from its surroundings (inference mode, autocast) each piece has to say itself.
+        """
+        if len(works) < 2 or self.workers < 2 or self.device != "cpu":
+            return [work() for work in works]
+        with ThreadPoolExecutor(len(works) - 1, initializer=self._begin_thread) as others:
+            later = [others.submit(work) for work in works[1:]]
+            return [works[0](), *(each.result() for each in later)]
+
+    def _begin_thread(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
 
     def environment(self) -> dict[str, Any]:
         """What changes numbers, for the stages' fingerprints."""

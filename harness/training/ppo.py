@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +79,25 @@ class Experience(NamedTuple):
     advantages: torch.Tensor
     returns: torch.Tensor
     metrics: dict[str, float]
+
+
+class Measured(NamedTuple):
+    """A loss to minimise, and what is logged of it."""
+
+    loss: torch.Tensor
+    metrics: dict[str, float]
+
+
+class Learner(NamedTuple):
+    """A loss, and the updates that it drives.
+
+    Args:
+        loss: (experience, some of its rows, what sums over their tokens are divided by) -> the loss of these rows.
+        updates: the optimiser's.
+    """
+
+    loss: Callable[[Experience, torch.Tensor, torch.Tensor], Measured]
+    updates: Updates
 
 
 class PPO:
@@ -230,76 +251,95 @@ class PPO:
 
     def _update(self, setup: Setup, state: PPOState, experience: Experience) -> dict[str, float]:
         """Several epochs over one rollout, each in a fresh order of minibatches; returns means over all of them."""
-        config, sums = self.config, dict[str, float]()
-        count = 0
-        for _ in range(config.epochs):
-            order = torch.randperm(config.batch_size, generator=state.generator)
-            for minibatch in order.split(config.minibatch_size):  # type: ignore[no-untyped-call]
-                for name, value in self._step(setup, state, experience, minibatch).items():
-                    sums[name] = max(sums.get(name, 0.0), value) if name == "ratio_max" else sums.get(name, 0.0) + value
-                count += 1
-        return {name: value if name == "ratio_max" else value / count for name, value in sums.items()}
+        orders = [torch.randperm(self.config.batch_size, generator=state.generator) for _ in range(self.config.epochs)]
+        minibatches = [rows for order in orders for rows in order.split(self.config.minibatch_size)]  # type: ignore[no-untyped-call]
+
+        def learn(learner: Learner) -> dict[str, float]:
+            return combined(
+                [self._learn(learner, experience, rows) for rows in minibatches], share=1 / len(minibatches)
+            )
+
+        # A value network of its own shares nothing with the policy, so that both can learn at the same time.
+        return together(setup.hardware.beside(*(partial(learn, each) for each in self._learners(setup, state))))
 
     def _step(self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
-        """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
-        config = self.config
-        denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
-        metrics: dict[str, float] = {}
-        for piece in micro_batches(rows.tolist(), config.micro_batch_size):
-            loss, measured = self._loss(setup, state, experience, torch.tensor(piece), denominator)
-            loss.backward()  # type: ignore[no-untyped-call]
-            for name, value in measured.items():
-                metrics[name] = (
-                    max(metrics.get(name, 0.0), value) if name == "ratio_max" else metrics.get(name, 0.0) + value
-                )
-        metrics["grad_norm"] = state.updates.step()
-        if state.value_updates is not None:
-            state.value_updates.step()
-        return metrics
+        """One optimiser step of everything that learns, on one minibatch."""
+        return together([self._learn(learner, experience, rows) for learner in self._learners(setup, state)])
 
-    def _loss(
+    def _learners(self, setup: Setup, state: PPOState) -> list[Learner]:
+        """What is updated apart: the policy with the head on its trunk, or the policy and the value network."""
+        policy, value = partial(self._policy_loss, setup, state), partial(self._value_loss, setup, state)
+        if state.value_updates is not None:
+            return [Learner(policy, state.updates), Learner(value, state.value_updates)]
+
+        def joint(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
+            ours, theirs = policy(experience, rows, denominator), value(experience, rows, denominator)
+            return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)
+
+        return [Learner(joint, state.updates)]
+
+    def _learn(self, learner: Learner, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
+        """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
+        denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
+        pieces = []
+        for piece in micro_batches(rows.tolist(), self.config.micro_batch_size):
+            measured = learner.loss(experience, torch.tensor(piece), denominator)
+            measured.loss.backward()  # type: ignore[no-untyped-call]
+            pieces.append(measured.metrics)
+        return combined(pieces) | {"grad_norm": learner.updates.step()}
+
+    def _policy_loss(
         self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, float]]:
-        """L_π + c_V · L_V − c_H · entropy over these rows, and what is logged of it."""
-        config = self.config
-        batch = trim(experience.batch.rows(rows))
+    ) -> Measured:
+        """L_π − c_H · entropy over these rows, and what is logged of it."""
+        config, batch = self.config, trim(experience.batch.rows(rows))
         mask, size = batch.response_mask, batch.response_mask.shape[1]
         with setup.hardware.autocast():
             logits = response_logits(state.policy, batch)
-            values = self._values(setup, state, batch)
         logprobs = sequence_logprobs(logits, batch.response, setup.sampling.temperature)
-        old = experience.logprobs[rows, :size], experience.values[rows, :size]
         policy = policy_loss(
             logprobs,
-            old[0],
+            experience.logprobs[rows, :size],
             experience.advantages[rows, :size],
             mask,
             clip_range=config.clip_range,
             denominator=denominator,
         )
-        value = value_loss(
-            values,
-            old[1],
-            experience.returns[rows, :size],
-            mask,
-            clip_range=config.value.clip_range,
-            denominator=denominator,
-        )
-        loss = policy.loss + config.value.coef * value.loss
+        loss = policy.loss
         with torch.set_grad_enabled(config.entropy_coef != 0):  # else it is only logged
             token_entropy = masked_mean(entropy(logits, setup.sampling.temperature), mask, denominator=denominator)
         if config.entropy_coef:
             loss = loss - config.entropy_coef * token_entropy
-        return loss, {
-            "policy_loss": float(policy.loss.detach()),
-            "value_loss": float(value.loss.detach()),
-            "entropy": float(token_entropy.detach()),
-            "approx_kl": float(policy.approx_kl),
-            "clip_fraction": float(policy.clip_fraction),
-            "value_clip_fraction": float(value.clip_fraction),
-            "ratio_mean": float(policy.ratio_mean),
-            "ratio_max": float(policy.ratio_max),
-        }
+        return Measured(
+            loss,
+            {
+                "policy_loss": float(policy.loss.detach()),
+                "entropy": float(token_entropy.detach()),
+                "approx_kl": float(policy.approx_kl),
+                "clip_fraction": float(policy.clip_fraction),
+                "ratio_mean": float(policy.ratio_mean),
+                "ratio_max": float(policy.ratio_max),
+            },
+        )
+
+    def _value_loss(
+        self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor
+    ) -> Measured:
+        """c_V · L_V over these rows, and what is logged of it."""
+        config, batch = self.config.value, trim(experience.batch.rows(rows))
+        size = batch.response_mask.shape[1]
+        with setup.hardware.autocast():
+            values = self._values(setup, state, batch)
+        value = value_loss(
+            values,
+            experience.values[rows, :size],
+            experience.returns[rows, :size],
+            batch.response_mask,
+            clip_range=config.clip_range,
+            denominator=denominator,
+        )
+        metrics = {"value_loss": float(value.loss.detach()), "value_clip_fraction": float(value.clip_fraction)}
+        return Measured(config.coef * value.loss, metrics)
 
     # -- gates, probes, limits -------------------------------------------------------------------------------------
 
@@ -365,6 +405,19 @@ class PPO:
     def _monitor(self, setup: Setup) -> CollapseMonitor:
         limits = asdict(self.config.checks.limits)
         return CollapseMonitor(**limits, max_response_tokens=setup.sampling.max_new_tokens)
+
+
+def combined(rows: Sequence[dict[str, float]], *, share: float = 1.0) -> dict[str, float]:
+    """Sums over the rows, each times ``share``; of ``ratio_max`` the largest."""
+    return {
+        name: max(row[name] for row in rows) if name == "ratio_max" else share * sum(row[name] for row in rows)
+        for name in rows[0]
+    }
+
+
+def together(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    """What several learners measured, by name; ``grad_norm`` is the first one's, the policy's."""
+    return {name: value for row in reversed(measured) for name, value in row.items()}
 
 
 def trim(batch: Batch) -> Batch:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,8 @@ def test_one_iteration_equals_the_naive_composition(iteration, naive, make_lm, n
     close(experience.values, old_values)
     close(experience.returns, returns)
     close(experience.advantages, advantages)
-    loss, measured = algorithm._loss(setup, state, experience, torch.arange(8), experience.batch.response_mask.sum())
+    count = experience.batch.response_mask.sum()
+    loss, measured = whole_loss(algorithm, setup, state, experience, torch.arange(8), count)
     loss.backward()
     models = [setup.policy.model] if state.value_head is not None else [setup.policy.model, state.value]
     ours = gradients(*models)
@@ -255,6 +257,12 @@ def test_one_iteration_equals_the_naive_composition(iteration, naive, make_lm, n
         torch.testing.assert_close(ours_, theirs, atol=2e-3, rtol=2e-2)
     if name == "entropy":
         assert policy["clip_fraction"] > 0 < value["clip_fraction"], "this variant is there to clip"
+
+
+def whole_loss(algorithm: PPO, setup: Setup, state: PPOState, experience: Any, rows: Any, count: Any) -> Any:
+    """The losses of all that learns, added up, and all that is logged of them."""
+    parts = [learner.loss(experience, rows, count) for learner in algorithm._learners(setup, state)]
+    return sum(part.loss for part in parts), {name: value for part in parts for name, value in part.metrics.items()}
 
 
 def prompt_order(algorithm: PPO, setup: Setup) -> list[int]:
@@ -303,13 +311,25 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
             torch.testing.assert_close(ours, whole, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["default", "head"])
+def test_learning_at_the_same_time_changes_no_number(iteration, name):
+    found = []
+    for workers in (1, 2):
+        algorithm, setup, state, experience = iteration({**VARIANTS[name], "minibatch_size": 4})
+        setup.hardware = replace(setup.hardware, workers=workers)
+        metrics = algorithm._update(setup, state, experience)
+        found.append((metrics, [p.clone() for model in (state.policy, state.value) for p in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
+
+
 def test_trim_changes_no_number(iteration, monkeypatch):
     algorithm, setup, state, experience = iteration({})
     rows, found = torch.tensor([1, 4]), []
     for trimming in (trim, lambda batch: batch):
         monkeypatch.setattr(ppo_module, "trim", trimming)
         setup.policy.model.zero_grad()
-        loss, measured = algorithm._loss(setup, state, experience, rows, torch.tensor(7))
+        loss, measured = whole_loss(algorithm, setup, state, experience, rows, torch.tensor(7))
         loss.backward()
         found.append((measured, gradients(setup.policy.model)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-4, abs=1e-6)
