@@ -69,21 +69,25 @@ class Hardware:
         return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
 
     def beside(self, *works: Callable[[], Result]) -> list[Result]:
-        """The results of pieces of work that share no state: at the same time where this job has a CPU's cores for it.
+        """The results of pieces of work that share no state, on a CPU at the same time where it has the cores for it.
 
-        Each has ``threads`` of its own: no number depends on whether they ran one after the other. What a thread takes
-        from its surroundings (inference mode, autocast) each piece has to say itself.
+        They share this process's threads evenly, whether they run at the same time or not, so that no number depends on
+        that. What a thread takes from its surroundings (inference mode, autocast) each piece has to say itself.
         """
-        if len(works) < 2 or self.workers < 2 or self.device != "cpu":
+        if len(works) < 2 or self.device != "cpu":
             return [work() for work in works]
-        with ThreadPoolExecutor(len(works) - 1, initializer=self._begin_thread) as others:
-            later = [others.submit(work) for work in works[1:]]
-            return [works[0](), *(each.result() for each in later)]
-
-    def _begin_thread(self) -> None:
         import torch
 
-        torch.set_num_threads(self.threads)
+        each = max(self.threads // len(works), 1)
+        torch.set_num_threads(each)
+        try:
+            if each * len(works) > self.threads * self.workers:
+                return [work() for work in works]
+            with ThreadPoolExecutor(len(works) - 1, initializer=torch.set_num_threads, initargs=(each,)) as others:
+                later = [others.submit(work) for work in works[1:]]
+                return [works[0](), *(future.result() for future in later)]
+        finally:
+            torch.set_num_threads(self.threads)
 
     def environment(self) -> dict[str, Any]:
         """What changes numbers, for the stages' fingerprints."""

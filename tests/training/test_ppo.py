@@ -4,6 +4,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor as Pool
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from harness import hardware as hardware_module
 from harness.config import (
     AdvantageConfig,
     ChecksConfig,
@@ -312,13 +314,15 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
 
 
 @pytest.mark.parametrize("name", ["default", "head"])
-def test_learning_at_the_same_time_changes_no_number(iteration, name):
-    found = []
+def test_learning_at_the_same_time_changes_no_number(iteration, name, monkeypatch):
+    found, started = [], []
+    monkeypatch.setattr(hardware_module, "ThreadPoolExecutor", lambda *a, **k: started.append(a) or Pool(*a, **k))
     for workers in (1, 2):
         algorithm, setup, state, experience = iteration({**VARIANTS[name], "minibatch_size": 4})
         setup.hardware = replace(setup.hardware, workers=workers)
         metrics = algorithm._update(setup, state, experience)
         found.append((metrics, [p.clone() for model in (state.policy, state.value) for p in model.parameters()]))
+    assert len(started) == (name == "default"), "a head on the policy's trunk learns with it"
     assert found[0][0] == found[1][0]
     assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
 
