@@ -70,13 +70,17 @@ def response_logits(model: Any, batch: Batch) -> torch.Tensor:
         decoder_input_ids=_decoder_inputs(model.config, _response(batch)[:, : used - 1]),
         use_cache=False,
     )
-    return _widened(out.logits[:, -used:], batch)
+    return before_responses(out.logits, batch)
 
 
 def states_before(model: Any, batch: Batch) -> torch.Tensor:
     """(B, R, H): the decoder's hidden states from which each response token is chosen."""
-    used = _used(batch)
-    return _widened(_decoder_states(model, batch, _response(batch)[:, : used - 1])[:, -used:], batch)
+    return before_responses(_decoder_states(model, batch, _response(batch)[:, : _used(batch) - 1]), batch)
+
+
+def before_responses(states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(B, R, H) of what the decoder computed for its prefix and all response tokens but the last."""
+    return _widened(states[:, -_used(batch) :], batch)
 
 
 def last_states(model: Any, batch: Batch) -> torch.Tensor:

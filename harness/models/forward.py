@@ -82,6 +82,19 @@ def response_logits(model: Any, batch: Batch) -> torch.Tensor:
     return logits
 
 
+def logits_and_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, R, V) float32 response logits, and (B, R, H) the hidden states that they come from, by one pass."""
+    trunk, seen = model.get_decoder() if model.config.is_encoder_decoder else model.base_model, []
+    handle = trunk.register_forward_hook(lambda _module, _given, out: seen.append(out[0]))
+    try:
+        logits = response_logits(model, batch)
+    finally:
+        handle.remove()
+    if model.config.is_encoder_decoder:
+        return logits, encoder_decoder.before_responses(seen[-1], batch)
+    return logits, seen[-1][:, -batch.response_mask.shape[1] :]
+
+
 def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
     """(B,) float32: the classifier's score at each row's last real token, its recorded shift subtracted.
 

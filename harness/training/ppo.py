@@ -22,7 +22,7 @@ from harness.config import PPOConfig
 from harness.errors import RunFailed
 from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
-from harness.models.forward import Batch, make_batch, response_logits, token_values
+from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, token_values
 from harness.rollouts.sampler import sample
 from harness.training import gates
 from harness.training.advantages import explained_variance, gae, whiten
@@ -268,15 +268,29 @@ class PPO:
 
     def _learners(self, setup: Setup, state: PPOState) -> list[Learner]:
         """What is updated apart: the policy with the head on its trunk, or the policy and the value network."""
-        policy, value = partial(self._policy_loss, setup, state), partial(self._value_loss, setup, state)
-        if state.value_updates is not None:
-            return [Learner(policy, state.updates), Learner(value, state.value_updates)]
+
+        def policy(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
+            with setup.hardware.autocast():
+                logits = response_logits(state.policy, trim(experience.batch.rows(rows)))
+            return self._policy_loss(setup, experience, rows, denominator, logits)
+
+        def value(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
+            with setup.hardware.autocast():
+                values = self._values(setup, state, trim(experience.batch.rows(rows)))
+            return self._value_loss(experience, rows, denominator, values)
 
         def joint(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
-            ours, theirs = policy(experience, rows, denominator), value(experience, rows, denominator)
+            batch = trim(experience.batch.rows(rows))
+            with setup.hardware.autocast():
+                logits, states = logits_and_states(state.policy, batch)
+                values = state.value_head(states).squeeze(-1).float()
+            ours = self._policy_loss(setup, experience, rows, denominator, logits)
+            theirs = self._value_loss(experience, rows, denominator, values.masked_fill(~batch.response_mask, 0.0))
             return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)
 
-        return [Learner(joint, state.updates)]
+        if state.value_updates is None:
+            return [Learner(joint, state.updates)]
+        return [Learner(policy, state.updates), Learner(value, state.value_updates)]
 
     def _learn(self, learner: Learner, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
@@ -289,13 +303,16 @@ class PPO:
         return combined(pieces) | {"grad_norm": learner.updates.step()}
 
     def _policy_loss(
-        self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor
+        self,
+        setup: Setup,
+        experience: Experience,
+        rows: torch.Tensor,
+        denominator: torch.Tensor,
+        logits: torch.Tensor,
     ) -> Measured:
         """L_π − c_H · entropy over these rows, and what is logged of it."""
         config, batch = self.config, trim(experience.batch.rows(rows))
         mask, size = batch.response_mask, batch.response_mask.shape[1]
-        with setup.hardware.autocast():
-            logits = response_logits(state.policy, batch)
         logprobs = sequence_logprobs(logits, batch.response, setup.sampling.temperature)
         policy = policy_loss(
             logprobs,
@@ -323,18 +340,16 @@ class PPO:
         )
 
     def _value_loss(
-        self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor
+        self, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor, values: torch.Tensor
     ) -> Measured:
         """c_V · L_V over these rows, and what is logged of it."""
-        config, batch = self.config.value, trim(experience.batch.rows(rows))
-        size = batch.response_mask.shape[1]
-        with setup.hardware.autocast():
-            values = self._values(setup, state, batch)
+        config, mask = self.config.value, trim(experience.batch.rows(rows)).response_mask
+        size = mask.shape[1]
         value = value_loss(
             values,
             experience.values[rows, :size],
             experience.returns[rows, :size],
-            batch.response_mask,
+            mask,
             clip_range=config.clip_range,
             denominator=denominator,
         )

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from harness.models.encoder_decoder import decoder_prefix
-from harness.models.forward import Batch, make_batch, response_logits, sequence_scores, token_values
+from harness.models.forward import (
+    Batch,
+    logits_and_states,
+    make_batch,
+    response_logits,
+    sequence_scores,
+    token_values,
+)
 from harness.models.loading import load_language_model, load_scorer, save
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
@@ -313,3 +320,22 @@ def test_dropout_is_off_even_in_training_mode(family: str, family_folder: Folder
         assert torch.equal(token_values(model, batch, torch.ones_like), token_values(model, batch, torch.ones_like))
         first, second = (token_values(model, batch, lambda hidden: hidden[..., :1]) for _ in range(2))
         assert torch.equal(first, second)
+
+
+@EVERY
+def test_logits_and_the_states_that_a_value_head_reads_come_of_one_pass(lm: Any) -> None:
+    batch = make_batch(*encoded(lm.codec), lm.codec.pad_id)
+    head = torch.nn.Linear(lm.model.config.hidden_size, 1)
+    layers = (module for name, module in lm.model.named_modules() if name.endswith(".0"))
+    passes: list[int] = []
+    with torch.inference_mode():
+        expected = response_logits(lm.model, batch), token_values(lm.model, batch, head)
+        for module in layers:
+            module.register_forward_hook(lambda *_: passes.append(1))
+        response_logits(lm.model, batch)
+        once = len(passes)
+        logits, states = logits_and_states(lm.model, batch)
+        values = head(states).squeeze(-1).masked_fill(~batch.response_mask, 0)
+    assert len(passes) == 2 * once > 0
+    torch.testing.assert_close(logits, expected[0], rtol=0, atol=0)
+    torch.testing.assert_close(values, expected[1].masked_fill(~batch.response_mask, 0), rtol=1e-5, atol=1e-5)
