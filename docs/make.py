@@ -55,7 +55,7 @@ GROUPS = {
     "feedback": "Prompts and responses to preference pairs.",
     "reward_model": "Bradley–Terry training from the SFT policy.",
     "judge": "The reward model that scores the table and is never optimised against.",
-    "algorithm": "How the policy is optimised. All have the first three keys, `load` has `path`; the others are PPO's.",
+    "algorithm": "How the policy is optimised. All have the first four keys, `load` has `path`; the others are PPO's.",
     "rollout": "How responses are sampled in training.",
     "evaluation": "How policies are scored.",
     "hardware": "Where it runs.",
@@ -269,6 +269,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "_target_": "Class of the algorithm.",
         "name": "Name in the table.",
         "episodes": "Responses to sample in all; a multiple of `batch_size`.",
+        "prompt_splits": "Splits whose prompts it samples responses to: of `rl`, `preference`, `sft`.",
     },
     "FinishedPolicyConfig": {
         "path": "load: folder of the finished policy.",

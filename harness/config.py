@@ -263,11 +263,12 @@ class LimitsConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """What every algorithm states: the class that runs it, its name in the table, its budget."""
+    """What every algorithm states: the class that runs it, its name in the table, its budget, whose prompts it uses."""
 
     _target_: str = MISSING
     name: str = MISSING
     episodes: int = 0
+    prompt_splits: list[str] = field(default_factory=lambda: ["rl"])
 
 
 @dataclass

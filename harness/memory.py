@@ -12,23 +12,20 @@ from typing import Any
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers for mallopt(3)."""
-_KEPT = (2**25, 2**30)
-"""Bytes; an older glibc takes no more than the first for the size from which on blocks are mapped one by one."""
+_KEPT = {-3: 2**25, -1: 2**28}
+"""glibc's numbers for mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, and bytes: the first may be no larger."""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed blocks of up to 1 GiB for the next request, where it would give them back to the system.
+    """Let glibc keep freed blocks of up to 32 MiB, and 256 MiB in all, for the next request.
 
-    The tensors of every step are of sizes that it otherwise returns at once, and each page has to be found anew: on two
-    cores that was a tenth of the time of a training step (docs/performance.md). A setting of the user's own stands.
+    It would give them back to the system at once, and the tensors of every step are of such sizes: each of their pages
+    has to be found anew, 16,000 in a training step of nano (docs/performance.md). A setting of the user's own stands.
     """
     if any(name in os.environ for name in ("GLIBC_TUNABLES", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")):
         return
-    for number in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-        for size in _KEPT:
-            _glibc("mallopt", number, size)
+    for number, size in _KEPT.items():
+        _glibc("mallopt", number, size)
 
 
 def _glibc(name: str, *arguments: int) -> None:

@@ -111,6 +111,7 @@ NOT_NEGATIVE = (
     "algorithm.checks.probe_prompts",
 )
 
+PROMPT_SPLITS = ("sft", "preference", "rl")
 SHARES = ("feedback.noise", "judge.annotator.noise", "algorithm.advantage.gamma", "algorithm.advantage.lam")
 
 FIXED_ROWS = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
@@ -156,6 +157,7 @@ def validate(config: Config) -> None:
     _check_models(config)
     _check_evaluation(config)
     _check_hub(config)
+    _check_prompt_splits(config.algorithm.prompt_splits)
     if isinstance(config.algorithm, PPOConfig):
         _check_ppo(config.algorithm)
 
@@ -343,6 +345,15 @@ def _check_hub(config: Config) -> None:
         raise UserError("hub.repo", None, "is missing", "name the repository: hub.repo=OWNER/NAME")
     if hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(hub.repo)):
         raise UserError("hub.repo", hub.repo, "is no repository", "write OWNER/NAME")
+
+
+def _check_prompt_splits(splits: Sequence[str]) -> None:
+    """Prompts come from what the candidate may see: not from the judge's split, nor from what it is scored on."""
+    wrong = [split for split in splits if split not in PROMPT_SPLITS]
+    if wrong or not splits or len(set(splits)) < len(splits):
+        rule = f"holds {wrong[0]}, none of its own prompts" if wrong else "is not one or several splits, each once"
+        remedy = f"choose among {', '.join(PROMPT_SPLITS)}"
+        raise UserError("algorithm.prompt_splits", list(splits), rule, remedy)
 
 
 def _check_ppo(ppo: PPOConfig) -> None:

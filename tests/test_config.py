@@ -97,7 +97,7 @@ def test_no_schema_grows_past_fifteen_fields() -> None:
     assert len(own) >= 15
     assert max(own.values()) <= 15, own
     # What PPO shares with every algorithm is not its own; the root holds groups, and four keys of its own.
-    assert len(set(PPO_FIELDS) - {"_target_", "name", "episodes"}) <= 15
+    assert len(set(PPO_FIELDS) - {"_target_", "name", "episodes", "prompt_splits"}) <= 15
     assert [field.name for field in fields(Config) if field.name not in SCHEMAS] == [
         *("seed", "candidate", "output_dir", "plan"),
     ]
@@ -174,6 +174,12 @@ MISTAKES = {
     ),
     "algorithm.minibatch_size=12": (
         "algorithm.minibatch_size=12 does not divide algorithm.batch_size=128; set it to 8 or 16"
+    ),
+    "algorithm.prompt_splits=[rl,test]": (
+        "algorithm.prompt_splits=['rl', 'test'] holds test, none of its own prompts; choose among sft, preference, rl"
+    ),
+    "algorithm.prompt_splits=[]": (
+        "algorithm.prompt_splits=[] is not one or several splits, each once; choose among sft, preference, rl"
     ),
     "evaluation.fixed_rows=[sft,best]": (
         "evaluation.fixed_rows=best is no fixed row;"

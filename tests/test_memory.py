@@ -37,7 +37,7 @@ import resource
 from harness.memory import keep_freed_memory, reset_peak_memory, peak_memory_mb
 if {kept}:
     keep_freed_memory()
-size = 40_000_000
+size = 20_000_000
 def used():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     block = bytearray(size)
@@ -50,7 +50,7 @@ print(again, peak_memory_mb())
 
 
 def _faults(kept: bool, **environment: str) -> tuple[int, float]:
-    """Page faults of the second of two blocks of 40 MB, and the resident memory in MB when both are gone."""
+    """Page faults of the second of two blocks of 20 MB, and the resident memory in MB when both are gone."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS.format(kept=kept)],
@@ -65,7 +65,7 @@ def _faults(kept: bool, **environment: str) -> tuple[int, float]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_freed_memory_is_used_again_and_given_back_between_stages() -> None:
-    pages = 40_000_000 // os.sysconf("SC_PAGE_SIZE")
+    pages = 20_000_000 // os.sysconf("SC_PAGE_SIZE")
     given_back, kept = _faults(False), _faults(True)
     assert given_back[0] > pages / 2 > 100 > kept[0]
     assert kept[1] < given_back[1] + 10, "a stage's mark starts without what an earlier one freed"

@@ -426,6 +426,28 @@ def test_a_gate_that_refuses_is_a_row_with_its_reason(begun: Callable[[str], Pat
     assert {r["candidate"] for r in records(folder, fixed=True)} == {"references", "sft"}  # the controls stay
 
 
+def test_the_prompts_that_an_algorithm_uses_are_those_of_the_named_splits(
+    begun: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.data.prepared import PreparedData
+    from harness.training.ppo import PPO
+
+    folder, seen = begun("summarize"), []
+
+    def train(self: PPO, setup: Any) -> Any:
+        seen.extend(setup.policy.codec.decode(setup.prompts))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(PPO, "train", train)
+    asked = ("task=summarize", f"output_dir={folder}", FEW_ROWS, "algorithm.prompt_splits=[rl,preference]")
+    assert smoke_run(*asked) == 1
+    (data,) = (folder / "stages").glob("data-*")
+    splits = PreparedData.read(data).splits
+    wanted = [example.fields["source"] for split in ("rl", "preference") for example in splits[split]]
+    assert len(seen) == len(wanted) > len(splits["rl"])
+    assert all(text.startswith(source[:20]) for text, source in zip(seen, wanted, strict=True))
+
+
 # ---- data of one's own
 
 WORDS = "red blue green old new small large quick slow warm cold round flat loud calm bright"

@@ -107,7 +107,7 @@ def check_speakers(speakers: Sequence[str]) -> None:
 def _check_shares(config: Config) -> None:
     """Every split that some stage reads needs rows."""
     finished = takes_finished_policy(config)
-    needed = ["rl"] if trains(config) and not finished else []
+    needed = list(config.algorithm.prompt_splits) if trains(config) and not finished else []
     if trains(config) and (not finished or config.sft.source == "train"):
         needed.append("sft")
     if needs_feedback(config) and config.feedback.kind != "pairs":

@@ -47,10 +47,13 @@ class CausalDecoding:
     """The prompt's keys and values are computed first; its last token is run with the response's first step."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, shared: int) -> None:
+        from harness.models.roomy_cache import roomy
+
         ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts, pad_id))
         positions = position_ids(mask)
         self.model, self.mask = model, mask
         self.cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
+        self.cache.layers = roomy(self.cache.layers)
         self.ids, self.positions = ids[:, -1:], positions[:, -1:]
 
     def logits(self) -> torch.Tensor:
@@ -91,6 +94,8 @@ class EncoderDecoderDecoding:
     def logits(self) -> torch.Tensor:
         from transformers.modeling_outputs import BaseModelOutput
 
+        from harness.models.roomy_cache import roomy
+
         out = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded.states),
             attention_mask=self.encoded.mask.long(),
@@ -98,7 +103,10 @@ class EncoderDecoderDecoding:
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.cache = out.past_key_values
+        if self.cache is None:
+            self.cache = out.past_key_values
+            own = self.cache.self_attention_cache
+            own.layers = roomy(own.layers)
         logits: torch.Tensor = out.logits[:, -1]
         return logits
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from harness.config import AlgorithmConfig, PPOConfig
 from harness.context import Job
+from harness.errors import RunFailed
 from harness.hardware import Hardware
 from harness.models.adapters import twin
 from harness.models.kept import keep, load_kept_scorer, load_start_of_value, load_trainable_policy
@@ -108,7 +109,10 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     )
     reference = LanguageModel(twin(policy.model).requires_grad_(False), policy.codec)
     reward = _load_reward(workspace, job, policy)
-    examples, held_out = data.splits["rl"], data.splits["validation"]
+    examples = [example for split in config.algorithm.prompt_splits for example in data.splits[split]]
+    held_out = data.splits["validation"]
+    if not examples:
+        raise RunFailed(f"no prompts in algorithm.prompt_splits={list(config.algorithm.prompt_splits)}")
     prompts, _ = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()
     probe = Probe(job, reference, reward, held_out, sampling, seed=workspace.seed_for("probe"))

@@ -1,0 +1,73 @@
+"""A key–value cache that is allocated ahead, in place of one that is copied for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+ROOM = 64
+"""Tokens for which there is space each time that a cache is made larger."""
+
+
+def roomy(layers: Sequence[Any]) -> list[Any]:
+    """A cache's layers with room for further tokens: as they are, they would be copied whole for each of them.
+
+    Args:
+        layers: of a cache of transformers, which a prompt's pass filled; those of other kinds than the usual one
+            (sliding windows, states) stay as they are.
+    """
+    usual = (type(layer) is DynamicLayer and layer.is_initialized for layer in layers)
+    return [RoomyLayer(one.keys, one.values, room=ROOM) if yes else one for one, yes in zip(layers, usual, strict=True)]
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, (B, heads, T, size) each, which are the used part of larger tensors.
+
+    Args:
+        keys, values: what is in it already; they are copied.
+        room: tokens for which there is space besides, now and whenever it runs out.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, *, room: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._room = room
+        self._hold(keys, values, keys.shape[-2] + room)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append the states of further tokens; returns all keys and all values."""
+        used, added = self.keys.shape[-2], key_states.shape[-2]
+        if used + added > self._all_keys.shape[-2]:
+            self._hold(self.keys, self.values, used + added + self._room)
+        self._all_keys[:, :, used : used + added] = key_states
+        self._all_values[:, :, used : used + added] = value_states
+        return self._use(used + added)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows alone, in this order."""
+        self._hold(self.keys[indices], self.values[indices], self._all_keys.shape[-2])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row so many times, one after the other."""
+        rows = torch.arange(len(self.keys), device=self.keys.device).repeat_interleave(repeats)
+        self.batch_select_indices(rows)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """As ``batch_select_indices``."""
+        self.batch_select_indices(beam_idx.to(self.keys.device))
+
+    def _hold(self, keys: Tensor, values: Tensor, capacity: int) -> None:
+        rows, heads, used, _ = keys.shape
+        self._all_keys = keys.new_empty(rows, heads, capacity, keys.shape[-1])
+        self._all_values = values.new_empty(rows, heads, capacity, values.shape[-1])
+        self._all_keys[:, :, :used] = keys
+        self._all_values[:, :, :used] = values
+        self._use(used)
+
+    def _use(self, tokens: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = self._all_keys[:, :, :tokens], self._all_values[:, :, :tokens]
+        return self.keys, self.values
