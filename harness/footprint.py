@@ -15,10 +15,13 @@ FULL, HALF = 4, 2
 """Bytes of fp32, in which weights, gradients and the optimiser are whatever the precision, and of bf16."""
 
 ROLES = (
-    *("policy", "reference", "reward model", "value", "judge", "adapters", "best policy"),
+    *("base", "policy", "reference", "reward model", "value", "judge", "adapters", "best policy"),
     *("gradients", "optimiser", "bf16 copies", "activations", "logits", "cache", "libraries"),
 )
 """What memory is for, in the order in which it is shown; a role that no stage has is not."""
+
+QUANTIZED = {"8bit": 1.0, "4bit": 0.516}
+"""Bytes of a number in a quantised matrix; NF4 has 8 bits of scale for 64 numbers, and fp32 for 256 such scales."""
 
 Phase = Mapping[str, float]
 """Role -> bytes that are held at the same time."""
@@ -64,19 +67,44 @@ def by_role(phases: Iterable[Phase]) -> dict[str, float]:
     return {role: most[role] for role in ROLES if most.get(role)}
 
 
+def together(*phases: Phase) -> Phase:
+    """What they hold at the same time; a role that several have is the sum."""
+    held: dict[str, float] = {}
+    for phase in phases:
+        for role, size in phase.items():
+            held[role] = held.get(role, 0.0) + size
+    return held
+
+
 def weights(parameters: int) -> float:
     return float(FULL * parameters)
 
 
+def base(shape: Shape, parameters: int) -> float:
+    """A frozen base's weights, of which quantization makes the layers' matrices smaller."""
+    matrices = shape.matrices if shape.quantization else 0
+    return weights(parameters - matrices) + QUANTIZED.get(shape.quantization or "", 0.0) * matrices
+
+
 def optimiser(shape: Shape, parameters: int, config: OptimizerConfig) -> float:
-    """AdamW keeps two moments of each parameter, Muon one of each matrix inside the layers."""
-    matrices = shape.matrices if config.kind == "muon" else 0
+    """AdamW keeps two moments of each trained parameter, Muon one of each matrix inside the layers."""
+    inside = shape.matrices if shape.adapters is None else shape.adapters.parameters
+    matrices = inside if config.kind == "muon" else 0
     return float(2 * FULL * (parameters - matrices) + FULL * matrices)
 
 
 def copies(parameters: int, compute: int) -> float:
     """Weights as autocast casts them, kept by the graph until the backward pass is over."""
     return float(parameters * compute) if compute < FULL else 0.0
+
+
+def frozen_copies(shape: Shape, compute: int) -> float:
+    """The same of a frozen base, which autocast casts anew in each pass: a causal model's over prompt and response.
+
+    What quantization made smaller is not cast.
+    """
+    matrices = 0 if shape.quantization else shape.matrices * (1 if shape.encoder_layers else 2)
+    return copies(matrices + shape.vocab_size * shape.width, compute)
 
 
 def activations(shape: Shape, batch: Batch) -> float:
@@ -87,6 +115,8 @@ def activations(shape: Shape, batch: Batch) -> float:
     products; with root-mean-square norms, whose steps are in fp32, 9 d and 2 d. A gated block keeps 4 f for 2 f, a GELU
     that is written out in Python 3.5 f more. A decoder's token keeps 3.5 d for cross attention, whose keys and values
     are 2 d of each token of the prompt. A learned bias on attention scores keeps these too, in fp32.
+
+    With adapters, a norm whose scale is frozen does not keep what it scaled, and each adapted layer keeps its rank.
     """
     d, c = shape.width, batch.compute
     layer = _layer(shape, c)
@@ -94,7 +124,7 @@ def activations(shape: Shape, batch: Batch) -> float:
         kept = shape.layers * layer * (batch.prompt_tokens + batch.response_tokens)
         # A shared prompt's keys and values stand before each of its responses.
         again = 2 * shape.keys * batch.rows * batch.prompt * c * shape.layers if batch.shared > 1 else 0
-        return float(kept + again)
+        return float(kept + again + _adapted(shape, batch))
     encoder = shape.encoder_layers * layer * batch.prompt_tokens
     decoder = shape.layers * (layer + (FULL + 2.5 * c) * d) * batch.response_tokens
     cross = shape.layers * 2 * shape.queries * c * batch.prompt_tokens
@@ -102,24 +132,50 @@ def activations(shape: Shape, batch: Batch) -> float:
     if shape.biased:
         scores = FULL * shape.heads * shape.encoder_layers * batch.prompt_tokens * batch.prompt
         scores += FULL * shape.heads * shape.layers * batch.response_tokens * batch.response
-    return encoder + decoder + cross + scores
+    return encoder + decoder + cross + scores + _adapted(shape, batch)
 
 
 def _layer(shape: Shape, compute: int) -> float:
     """Bytes that one layer keeps of one token."""
     d, f = shape.width, shape.inner
-    full, half = (9 * d, 2 * d) if shape.rms else (3 * d, 6 * d)
+    frozen = shape.adapters is not None
+    full, half = ((7 if frozen else 9) * d, 2 * d) if shape.rms else (3 * d, 6 * d)
     between = f * ((4 if shape.gated else 2) + (3.5 if shape.written_out else 0))
     return FULL * full + compute * (half + between)
+
+
+def _adapted(shape: Shape, batch: Batch) -> float:
+    """What adapters keep besides: of each token between their two matrices. Encoder and decoder count as the longer."""
+    if shape.adapters is None:
+        return 0.0
+    tokens = batch.prompt_tokens, batch.response_tokens
+    return float(shape.adapters.ranks * batch.compute * (max(tokens) if shape.encoder_layers else sum(tokens)))
+
+
+def dropped(shape: Shape, batch: Batch) -> float:
+    """What dropout before adapters keeps besides: a mask for each input, and what is left of those that layers share.
+
+    Queries, keys and values read one input, each drops its own part of it. Of a layer's inputs, 3 d + f are distinct,
+    2 d more with cross attention, which all read one encoder.
+    """
+    if shape.adapters is None or not shape.adapters.dropout:
+        return 0.0
+    tokens, inputs = (batch.prompt_tokens, batch.response_tokens), shape.adapters.inputs
+    distinct = (shape.layers + shape.encoder_layers) * (3 * shape.width + shape.inner)
+    distinct += 2 * shape.width * shape.layers if shape.encoder_layers else 0
+    kept = 2 * inputs - min(distinct, inputs)
+    return float(FULL * kept * (max(tokens) if shape.encoder_layers else sum(tokens)))
 
 
 def passing(shape: Shape, batch: Batch) -> float:
     """What a forward pass without gradient holds at once: of the prompt or of the responses, one feed-forward block.
 
-    That is the residual stream, the normed and the attention's output, and what is between the block's matrices.
+    That is the residual stream, the normed and the attention's output, and what is between the block's matrices; an
+    adapter's output is added to that.
     """
     tokens = max(batch.prompt_tokens, batch.response_tokens)
-    return float(tokens * (FULL * 3 * shape.width + batch.compute * (3 if shape.gated else 2) * shape.inner))
+    between = (3 if shape.gated else 2) + (shape.adapters is not None)
+    return float(tokens * (FULL * 3 * shape.width + batch.compute * between * shape.inner))
 
 
 def cache(shape: Shape, batch: Batch, *, grows: bool = False) -> float:

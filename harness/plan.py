@@ -43,7 +43,21 @@ def _row(job: Job, stage: Stage, runner: StageRunner) -> PlanRow:
     phases = Memory(job, policy, judge).phases(stage, loaded=_is_loaded(job.config, stage))
     roles = {role: size / 1e6 for role, size in by_role(phases).items()}
     memory = round(peak(phases) / 1e6, 0)
-    return PlanRow(name, stage.fingerprint, cached, shape.parameters, memory, _tokens(job, stage), roles)
+    adapters = _adapter_parameters(job.config, stage, shape)
+    parameters = shape.parameters + (adapters or 0)
+    return PlanRow(name, stage.fingerprint, cached, parameters, memory, _tokens(job, stage), roles, adapters)
+
+
+def _adapter_parameters(config: Config, stage: Stage, shape: Shape) -> int | None:
+    """Parameters of the adapter, a classifier's with its head, on the model that a stage trains or asks; None: none."""
+    if shape.adapters is None or _is_loaded(config, stage):
+        return None
+    if stage.name in ("reward_model", "judge"):
+        return shape.scorer_trained
+    row = stage.config.get("row") if stage.name == "evaluation" else ""
+    given = config.sft.source == "load" and (stage.name == "feedback" or row in ("sft", "best-of-n"))
+    whole = row is None and takes_finished_policy(config)
+    return None if row == "base" or given or whole else shape.adapters.parameters
 
 
 def _policy_shape(config: Config, stage: Stage) -> Shape | None:
@@ -56,7 +70,10 @@ def _policy_shape(config: Config, stage: Stage) -> Shape | None:
 def _shape(config: Config, part: str, model: ModelConfig) -> Shape | None:
     """A finished model's size is read from its own configuration."""
     if path := loaded_paths(config).get(part):
-        return shape_of(ModelConfig(kind="hf", name=path), key=part)
+        given = ModelConfig(kind="hf", name=path)
+        if part == "sft.path":  # which then is a base; other parts' models stay as they are
+            given.lora, given.quantization = model.lora, model.quantization
+        return shape_of(given, key=part)
     return shape_of(model, key="judge.model.name" if part == "judge.path" else "model.name")
 
 

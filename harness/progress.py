@@ -32,7 +32,8 @@ _EVERY_SECONDS = 10.0
 class PlanRow(NamedTuple):
     """One stage of the plan; None where a number does not apply or is not known.
 
-    ``memory_mb`` is the peak; ``roles`` holds the most that each role has of it, at one time or another.
+    ``memory_mb`` is the peak; ``roles`` holds the most that each role has of it, at one time or another. ``adapters``
+    are those of the ``parameters`` that are in an adapter.
     """
 
     stage: str
@@ -42,6 +43,7 @@ class PlanRow(NamedTuple):
     memory_mb: float | None
     tokens: int | None
     roles: Mapping[str, float] = {}
+    adapters: int | None = None
 
 
 class Stage:
@@ -135,17 +137,21 @@ class Progress:
 
     def plan(self, rows: Sequence[PlanRow]) -> None:
         """What will be done: each stage, whether it is cached, and what it is expected to take."""
-        heads = ("stage", "fingerprint", "cached", "parameters", "memory (MB)", "tokens")
+        heads = ["stage", "fingerprint", "cached", "parameters", "memory (MB)", "tokens"]
         cells = [
-            (
+            [
                 row.stage,
                 row.fingerprint[:8],
                 "yes" if row.cached else "no",
                 *map(_count, (row.parameters, row.memory_mb, row.tokens)),
-            )
+            ]
             for row in rows
         ]
-        self._grid("Plan", heads, cells, right=(3, 4, 5))
+        if any(row.adapters for row in rows):
+            heads.insert(4, "in adapters")
+            for row, line in zip(rows, cells, strict=True):
+                line.insert(4, _count(row.adapters))
+        self._grid("Plan", heads, cells, right=range(3, len(heads)))
 
     def memory(self, rows: Sequence[PlanRow]) -> None:
         """By stage and role, what memory is expected to be for; roles that no stage has are left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harness import holdings
 from harness.config import OptimizerConfig, PPOConfig
 from harness.context import Job
 from harness.footprint import (
@@ -15,13 +16,16 @@ from harness.footprint import (
     activations,
     cache,
     copies,
+    dropped,
+    frozen_copies,
     logits,
     optimiser,
     passing,
+    together,
     weights,
 )
 from harness.models.shape import Shape
-from harness.needs import needs_reward_model
+from harness.needs import needs_reward_model, takes_finished_policy
 from harness.stages import Stage
 
 LIBRARIES = 550e6
@@ -75,117 +79,152 @@ class Memory:
     # -- stages ----------------------------------------------------------------------------------------------------
 
     def _sft(self, loaded: bool) -> list[Phase]:
-        sft, held = self.job.config.sft, {"policy": weights(self.shape.parameters)}
+        sft, shape = self.job.config.sft, self.shape.whole() if loaded else self.shape
+        held = holdings.policy(shape)
         rows = sft.micro_batch_size or sft.batch_size
-        validation = self._read(self.shape, held, self.batch(SCORED_ROWS))
+        validation = self._read(shape, held, self.batch(SCORED_ROWS))
         if loaded:
             return validation
         return [
-            *self._imitation(
-                self.shape, "policy", sft.optimizer, rows, rows < sft.batch_size, prompts=sft.train_on_prompt
-            ),
+            *self._imitation(shape, held, sft.optimizer, rows, rows < sft.batch_size, prompts=sft.train_on_prompt),
+            *self._kept(shape, held, "policy"),
             *validation,
         ]
 
     def _feedback(self, loaded: bool) -> list[Phase]:
         if self.job.config.feedback.kind == "pairs":
             return []  # the data set's own: no model is asked
-        return self._sampling(
-            self.shape, {"policy": weights(self.shape.parameters)}, self.job.config.rollout.batch_size
-        )
+        return self._sampling(self.shape, self._sft_policy(), self.job.config.rollout.batch_size)
 
     def _reward_model(self, loaded: bool) -> list[Phase]:
-        config = self.job.config.reward_model
-        scoring = self._scoring(self.shape, {"reward model": weights(self.shape.scorer_parameters)})
+        config, shape = self.job.config.reward_model, self.shape.whole() if loaded else self.shape
+        held = holdings.scorer(shape, "reward model")
+        scoring = self._scoring(shape, held)
         if loaded:
             return scoring
         rows = config.micro_batch_size or config.batch_size
-        trained = self._comparison(self.shape, "reward model", config.optimizer, rows, rows < config.batch_size)
-        return [*trained, *scoring]
+        trained = self._comparison(shape, held, config.optimizer, rows, rows < config.batch_size)
+        return [*trained, *self._kept(shape, held, "reward model", scorer=True), *scoring]
 
     def _judge(self, loaded: bool) -> list[Phase]:
-        """The backbone learns its language first, and stays while the judge that is made from it learns to prefer."""
+        """The backbone learns its language first, and stays while the judge that is made from it learns to prefer.
+
+        With adapters, both are on one base.
+        """
         config, shape = self.job.config.judge, self.judge
         if shape is None:
             return []
-        scoring = self._scoring(shape, {"judge": weights(shape.scorer_parameters)})
         if loaded:
-            return scoring
-        backbone = {"policy": weights(shape.parameters)}
-        found = self._imitation(shape, "policy", config.backbone_optimizer, config.batch_size, False)
+            return self._scoring(shape.whole(), holdings.scorer(shape.whole(), "judge"))
+        backbone, judge = holdings.policy(shape), holdings.scorer(shape, "judge")
+        found = self._imitation(shape, backbone, config.backbone_optimizer, config.batch_size, False)
         if config.responses == "samples":
             found += self._sampling(shape, backbone, SCORED_ROWS)
-        for phase in self._comparison(shape, "judge", config.optimizer, config.batch_size, False):
-            found.append({**backbone, **phase})
-        return [*found, *scoring]
+        both = together(backbone, holdings.beside(shape, "judge", scorer=True))
+        found += self._comparison(shape, both, config.optimizer, config.batch_size, False)
+        return [*found, *self._kept(shape, judge, "judge", scorer=True), *self._scoring(shape, judge)]
 
     def _algorithm(self) -> list[Phase]:
         """Policy, reference and reward model; PPO's value network, rollouts, scoring and updates."""
         config, shape = self.job.config, self.shape
-        held = {
-            "policy": weights(shape.parameters),
-            "reference": weights(shape.parameters),
-            "reward model": weights(shape.scorer_parameters),
-        }
-        ppo = config.algorithm
-        if not isinstance(ppo, PPOConfig):
-            return self._sampling(shape, held, config.rollout.batch_size)
-        separate = ppo.value.kind == "separate"
-        value = shape.scorer_parameters if separate else 0
-        held["optimiser"] = optimiser(shape, shape.parameters, ppo.optimizer)
-        if separate:
-            held["value"] = weights(value)
-            held["optimiser"] += optimiser(shape, value, ppo.optimizer)
-        if ppo.checks.probes:
-            held["best policy"] = weights(shape.parameters)
+        ppo = config.algorithm if isinstance(config.algorithm, PPOConfig) else None
+        separate = ppo is not None and ppo.value.kind == "separate"
+        roles = together(
+            holdings.policy(shape), holdings.beside(shape, "reference"), self._reward_model_beside(valued=separate)
+        )
+        kept = self._kept(shape, roles, "policy")
+        if ppo is None:
+            return [*self._sampling(shape, roles, config.rollout.batch_size), *kept]
+        value = shape.scorer_trained if separate else 0
+        moments = optimiser(shape, shape.trained, ppo.optimizer)
+        moments += optimiser(shape, value, ppo.optimizer) if separate else 0.0
+        held = together(
+            roles,
+            holdings.beside(shape, "value", scorer=True) if separate else {},
+            {"best policy": weights(shape.trained)} if ppo.checks.probes else {},
+            {"optimiser": moments},
+        )
         return [
             *self._sampling(shape, held, min(config.rollout.batch_size, ppo.batch_size)),
             *self._read(shape, held, self.batch(ppo.batch_size)),
             *self._update(ppo, held, value),
+            *kept,
         ]
 
     def _update(self, ppo: PPOConfig, held: Phase, value: int) -> list[Phase]:
         """The forward passes of policy and value network, whose graphs are there together, and the optimisers' step."""
         rows = ppo.micro_batch_size or ppo.minibatch_size
         batch, graphs = self.batch(rows), 2 if value else 1
-        parameters = self.shape.parameters + value
+        trained = self.shape.trained + value
         forward = {
             **held,
             "activations": graphs * activations(self.shape, batch),
-            "bf16 copies": copies(parameters, self.compute),
+            "bf16 copies": self._copies(self.shape, trained, graphs=graphs),
             "logits": logits(self.shape, batch, copies=PPO_LOGITS),
         }
-        gradients = {"gradients": weights(parameters)}
+        gradients = {"gradients": weights(trained)}
         return [{**forward, **(gradients if rows < ppo.minibatch_size else {})}, {**held, **gradients}]
 
     def _finished(self) -> list[Phase]:
-        return self._sampling(self.shape, {"policy": weights(self.shape.parameters)}, 1)
+        shape = self.shape.whole()
+        return self._sampling(shape, holdings.policy(shape), 1)
 
     def _evaluation(self, row: Any) -> list[Phase]:
         """Answers by a policy, and the judge; a candidate is then held against the SFT policy and the reward model."""
         config, shape = self.job.config, self.shape
-        judge: Phase = {} if self.judge is None else {"judge": weights(self.judge.scorer_parameters)}
+        judge: Phase = {} if self.judge is None else self._judge_held(self.judge)
         scoring = [] if self.judge is None else self._scoring(self.judge, judge)
         if row not in ("base", "sft", "sft-more", "best-of-n", None):
             return scoring
-        held = {**judge, "policy": weights(shape.parameters)}
+        held = together(judge, self._row_policy(row))
         answered = self._sampling(shape, held, config.evaluation.batch_size)
         if row in ("best-of-n", None) and needs_reward_model(config):
-            held["reward model"] = weights(shape.scorer_parameters)
+            held = together(held, self._reward_model_beside())
         if row == "best-of-n":
             answered += self._sampling(shape, held, config.rollout.batch_size)
         if row is None:
-            held["reference"] = weights(shape.parameters)
+            held = together(held, self._reference())
             answered += self._sampling(shape, held, config.rollout.batch_size)
             answered += self._read(shape, held, self.batch(config.rollout.batch_size))
         return [*answered, *scoring]
+
+    # -- which models stages find ----------------------------------------------------------------------------------
+
+    def _sft_policy(self) -> Phase:
+        """The SFT policy; one that was given is a base without an adapter."""
+        return holdings.policy(self.shape, adapted=self.job.config.sft.source == "train")
+
+    def _reference(self) -> Phase:
+        """The same beside a candidate's policy, on its base; a finished policy is whole and has none to share."""
+        if self.shape.adapters is not None and takes_finished_policy(self.job.config):
+            return self._sft_policy()
+        return holdings.beside(self.shape, "reference", adapted=self.job.config.sft.source == "train")
+
+    def _row_policy(self, row: Any) -> Phase:
+        """The model that a row answers with."""
+        if row is None and takes_finished_policy(self.job.config):
+            return holdings.policy(self.shape.whole())
+        if row in ("sft", "best-of-n"):
+            return self._sft_policy()
+        return holdings.policy(self.shape, adapted=row != "base")
+
+    def _reward_model_beside(self, *, valued: bool = False) -> Phase:
+        """The reward model beside a policy; a given one is whole, with an adapter where the value starts from it."""
+        if self.job.config.reward_model.source == "train":
+            return holdings.beside(self.shape, "reward model", scorer=True)
+        whole = holdings.beside(self.shape.whole(), "reward model", scorer=True)
+        adapter = holdings.beside(self.shape, "reward model", scorer=True) if valued and self.shape.adapters else {}
+        return together(whole, adapter)
+
+    def _judge_held(self, shape: Shape) -> Phase:
+        return holdings.judge(shape if self.job.config.judge.source == "train" else shape.whole())
 
     # -- what stages are made of -----------------------------------------------------------------------------------
 
     def _imitation(
         self,
         shape: Shape,
-        role: str,
+        held: Phase,
         config: OptimizerConfig,
         rows: int,
         accumulates: bool,
@@ -195,25 +234,38 @@ class Memory:
         """Updates of a language model on demonstrations; gradients and graph overlap where gradients accumulate."""
         batch = self.batch(rows)
         forward = {
-            "activations": activations(shape, batch),
+            "activations": activations(shape, batch) + dropped(shape, batch),
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
-        return self._trained(shape, role, config, shape.parameters, forward, accumulates)
+        return self._trained(shape, held, config, shape.trained, forward, accumulates)
 
     def _comparison(
-        self, shape: Shape, role: str, config: OptimizerConfig, pairs: int, accumulates: bool
+        self, shape: Shape, held: Phase, config: OptimizerConfig, pairs: int, accumulates: bool
     ) -> list[Phase]:
         """Updates of a classifier on pairs of responses to one prompt."""
-        forward = {"activations": activations(shape, self.batch(2 * pairs, shared=2))}
-        return self._trained(shape, role, config, shape.scorer_parameters, forward, accumulates)
+        batch = self.batch(2 * pairs, shared=2)
+        forward = {"activations": activations(shape, batch) + dropped(shape, batch)}
+        return self._trained(shape, held, config, shape.scorer_trained, forward, accumulates)
 
     def _trained(
-        self, shape: Shape, role: str, config: OptimizerConfig, parameters: int, forward: Phase, accumulates: bool
+        self, shape: Shape, held: Phase, config: OptimizerConfig, trained: int, forward: Phase, accumulates: bool
     ) -> list[Phase]:
-        held = {role: weights(parameters), "optimiser": optimiser(shape, parameters, config)}
-        gradients = {"gradients": weights(parameters)}
-        cast = {"bf16 copies": copies(parameters, self.compute)}
+        held = {**held, "optimiser": optimiser(shape, trained, config)}
+        gradients = {"gradients": weights(trained)}
+        cast = {"bf16 copies": self._copies(shape, trained)}
         return [{**held, **cast, **forward, **(gradients if accumulates else {})}, {**held, **gradients}]
+
+    def _copies(self, shape: Shape, trained: int, *, graphs: int = 1) -> float:
+        """Weights in the precision of matrix products, those of a frozen base once more for each graph."""
+        frozen = 0.0 if shape.adapters is None else graphs * frozen_copies(shape, self.compute)
+        return copies(trained, self.compute) + frozen
+
+    def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:
+        """What is held while a merged model is written."""
+        lora = self.job.config.judge.model.lora if role == "judge" else self.job.config.model.lora
+        if shape.adapters is None or not lora.merge:
+            return []
+        return [together(held, holdings.merging(shape, role, scorer=scorer))]
 
     def _sampling(self, shape: Shape, held: Phase, rows: int) -> list[Phase]:
         """The prompt's pass, and the step for the last token, whose cache is the fullest."""

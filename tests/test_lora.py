@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from smoke_run import smoke_run
 
+from harness.models.adapters import bare
+from harness.progress import Progress
 from harness.records import read_records
+from harness.training.ppo import PPO
+from harness.training.updates import Updates
 
 pytest.importorskip("peft")
 FEW_ROWS = "evaluation.fixed_rows=[references,sft]"
@@ -52,6 +56,63 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     assert run_here(folder, "algorithm=none", "judge=none", FEW_ROWS) == 0
     return stage(folder, "sft") / "model"
+
+
+class Counted:
+    """Bytes of the tensors that PPO really had, counted while it ran; what several roles share counts once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held: dict[str, int] = {}
+        self.gradients: dict[int, int] = {}
+        self.optimiser: dict[int, int] = {}
+        start, step, best = PPO._start, Updates.step, PPO._best
+
+        def counted_start(algorithm: Any, setup: Any) -> Any:
+            state = start(algorithm, setup)
+            roles = [setup.policy.model, setup.reference.model, setup.reward.model, state.value]
+            base = {p.data_ptr(): p.nbytes for p in bare(setup.policy.model).parameters()}
+            every = {p.data_ptr(): p.nbytes for role in roles for p in role.parameters()}
+            own = sum(size for pointer, size in every.items() if pointer not in base)
+            self.held = {"base": sum(base.values()), "adapters": own}
+            self.gradients, self.optimiser = {}, {}  # of the stages before
+            return state
+
+        def counted_step(updates: Any) -> float:
+            self.gradients[id(updates)] = sum(p.grad.nbytes for p in updates.parameters if p.grad is not None)
+            norm = step(updates)
+            states = [state for each in updates.optimizers for state in each.state.values()]
+            self.optimiser[id(updates)] = sum(v.nbytes for s in states for v in s.values() if v.ndim)
+            return norm
+
+        def counted_best(algorithm: Any, *given: Any) -> Any:
+            found = best(algorithm, *given)
+            self.held["best policy"] = sum(tensor.nbytes for tensor in found[1].values())
+            return found
+
+        monkeypatch.setattr(PPO, "_start", counted_start)
+        monkeypatch.setattr(PPO, "_best", counted_best)
+        monkeypatch.setattr(PPO, "_check_gates", lambda *_: [])  # which has updates of its own
+        monkeypatch.setattr(Updates, "step", counted_step)
+
+    def roles(self) -> dict[str, float]:
+        sums = {"gradients": sum(self.gradients.values()), "optimiser": sum(self.optimiser.values())}
+        return {**self.held, **sums}
+
+
+def test_the_plan_counts_what_ppo_really_holds(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted, planned = Counted(monkeypatch), []
+    monkeypatch.setattr(Progress, "memory", lambda _, rows: planned.extend(rows))
+    asked = (*LORA, "model=hf", f"model.name={base}", "model.lora.merge=false", "judge=none", FEW_ROWS)
+    assert run_here(tmp_path, *asked, "plan=true") == 0
+    (row,) = (row for row in planned if row.stage == "ppo")
+    assert f"{row.adapters:,}" in capsys.readouterr().out
+    assert run_here(tmp_path, *asked) == 0
+    found = counted.roles()
+    assert {role: row.roles[role] for role in found} == pytest.approx({role: n / 1e6 for role, n in found.items()})
+    assert row.adapters == summary(stage(tmp_path, "sft"))["adapter_parameters"]
+    assert row.parameters == summary(stage(tmp_path, "sft"))["parameters"]
 
 
 @pytest.fixture(scope="module")

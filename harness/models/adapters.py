@@ -102,15 +102,25 @@ def target_names(model: Any, wanted: list[str] | None, *, key: str = "model") ->
     Raises:
         UserError: naming ``lora.target_modules``: one is not among them.
     """
-    output = model.get_output_embeddings()
-    layers = [(name, m) for name, m in model.named_modules() if _is_linear(m) and m is not output]
-    linear = {name for name, _ in layers if name.split(".")[0] not in HEADS}
-    known = sorted({name.rpartition(".")[2] for name in linear})
+    known = sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)})
     for name in wanted or ():
         if name not in known:
             rule = "is no linear layer of this model"
             raise UserError(f"{key}.lora.target_modules", name, rule, f"choose among {', '.join(known)}")
     return sorted(set(wanted)) if wanted else known
+
+
+def adapted_layers(model: Any, wanted: list[str] | None, *, key: str = "model") -> list[Any]:
+    """The linear layers that an adapter is put on: see ``target_names``."""
+    targets = target_names(model, wanted, key=key)
+    return [layer for name, layer in _linear_layers(model) if name.rpartition(".")[2] in targets]
+
+
+def _linear_layers(model: Any) -> list[tuple[str, Any]]:
+    """The linear layers of a model's trunk, by their names."""
+    output = model.get_output_embeddings()
+    layers = [(name, m) for name, m in model.named_modules() if _is_linear(m) and m is not output]
+    return [(name, layer) for name, layer in layers if name.split(".")[0] not in HEADS]
 
 
 def _is_linear(module: Any) -> bool:

@@ -5,8 +5,26 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from harness.config import ModelConfig
+from harness.config import LoraConfig, ModelConfig
 from harness.models.classifier import classifier_name, is_of_transformers
+
+
+class Adapters(NamedTuple):
+    """Sizes of an adapter on a model's trunk, whichever role it plays.
+
+    Args:
+        parameters: of both its matrices in every layer that it is on.
+        ranks: summed over these layers.
+        inputs: of these layers, summed: what dropout acts on.
+        inside: the base's parameters in these layers' matrices, which a merged model has anew.
+        dropout: whether what it reads is dropped in training.
+    """
+
+    parameters: int
+    ranks: int
+    inputs: int
+    inside: int
+    dropout: bool
 
 
 class Shape(NamedTuple):
@@ -30,6 +48,8 @@ class Shape(NamedTuple):
         rotary: whether positions are rotations of queries and keys.
         biased: whether positions are a learned bias on attention scores, which must then be kept.
         dense_head: whether a classifier has a layer more before its score, as T5's and BART's have.
+        adapters: what is trained on it, while all that is counted above is frozen; None: it is trained itself.
+        quantization: ``8bit`` or ``4bit`` where the matrices of its layers are loaded so.
     """
 
     parameters: int
@@ -49,16 +69,38 @@ class Shape(NamedTuple):
     rotary: bool
     biased: bool
     dense_head: bool = False
+    adapters: Adapters | None = None
+    quantization: str | None = None
+
+    @property
+    def scorer_head(self) -> int:
+        """Parameters of a sequence classifier with one label behind the trunk."""
+        return self.width * self.width + 2 * self.width + 1 if self.dense_head else self.width
 
     @property
     def scorer_parameters(self) -> int:
         """Parameters of a sequence classifier with one label on the same trunk."""
-        head = self.width * self.width + 2 * self.width + 1 if self.dense_head else self.width
-        return self.parameters - self.head + head
+        return self.parameters - self.head + self.scorer_head
+
+    @property
+    def trained(self) -> int:
+        """Parameters of the language model that training changes."""
+        return self.parameters if self.adapters is None else self.adapters.parameters
+
+    @property
+    def scorer_trained(self) -> int:
+        """Parameters of the classifier that training changes: the head is among them, whatever else is."""
+        return self.scorer_parameters if self.adapters is None else self.adapters.parameters + self.scorer_head
+
+    def whole(self) -> Shape:
+        """The same model as it is without adapter, in full precision."""
+        return self._replace(adapters=None, quantization=None)
 
 
 def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
-    """The shape of a model; nano's vocabulary counts as full. None for a model behind an endpoint.
+    """The shape of a model, with what its ``lora`` puts on it; None for a model behind an endpoint.
+
+    Nano's vocabulary counts as full.
 
     Raises:
         UserError: naming ``key``: its configuration cannot be read.
@@ -66,15 +108,30 @@ def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
     if model.kind == "api":
         return None
     sizes = (model.architecture, model.layers, model.width, model.heads, model.vocab_size, model.context)
-    return _shape(model.kind, model.name, model.revision, sizes, key)
+    lora = model.lora
+    targets = None if lora.target_modules is None else tuple(lora.target_modules)
+    shape, adapters = _shape(model.kind, model.name, model.revision, sizes, (lora.rank, targets), key)
+    if adapters is None:
+        return shape
+    return shape._replace(adapters=adapters._replace(dropout=lora.dropout > 0), quantization=model.quantization)
 
 
 @functools.cache
-def _shape(kind: str, name: str | None, revision: str | None, sizes: tuple[Any, ...], key: str) -> Shape:
+def _shape(
+    kind: str,
+    name: str | None,
+    revision: str | None,
+    sizes: tuple[Any, ...],
+    adapted: tuple[int | None, tuple[str, ...] | None],
+    key: str,
+) -> tuple[Shape, Adapters | None]:
     architecture, layers, width, heads, vocab_size, context = sizes
-    return measured(
-        empty_model(ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context), key=key)
-    )
+    rank, targets = adapted
+    lora = LoraConfig(rank=rank, target_modules=None if targets is None else list(targets))
+    named = ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context)
+    model = empty_model(named, key=key)
+    group = "judge.model" if key == "judge.model.name" else "model"
+    return measured(model), None if rank is None else measured_adapters(model, lora, key=group)
 
 
 def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
@@ -125,6 +182,31 @@ def measured(model: Any) -> Shape:
         rotary=any("Rotary" in part for part in parts),
         biased=any("relative_attention_bias" in name for name, _ in named),
         dense_head=both and is_of_transformers(classifier_name(config) or ""),
+    )
+
+
+def measured_adapters(model: Any, lora: LoraConfig, *, key: str = "model") -> Adapters:
+    """The sizes of the adapter that ``lora`` would put on a language model, which is left as it is.
+
+    Args:
+        model: on whatever device.
+        lora: with ``rank`` set.
+        key: the model's group, to name in an error.
+
+    Raises:
+        UserError: naming ``lora.target_modules``: a name that no linear layer has.
+    """
+    from harness.models.adapters import adapted_layers
+
+    assert lora.rank is not None
+    layers = adapted_layers(model, lora.target_modules, key=key)
+    sizes = [tuple(layer.weight.shape) for layer in layers]  # GPT-2's hold their matrix the other way round
+    return Adapters(
+        parameters=lora.rank * sum(map(sum, sizes)),
+        ranks=lora.rank * len(sizes),
+        inputs=sum(layer.nx if hasattr(layer, "nx") else layer.in_features for layer in layers),
+        inside=sum(rows * columns for rows, columns in sizes),
+        dropout=lora.dropout > 0,
     )
 
 

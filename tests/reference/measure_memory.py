@@ -1,14 +1,16 @@
 """Peak memory of one stage's real training code on a random model, against what the plan expects of it.
 
-Run as a process of its own, since a peak is a process's: ``python measure_memory.py ARCHITECTURE STAGE``. Prints JSON:
-MB measured and expected, with and without what the libraries take.
+Run as a process of its own, since a peak is a process's: ``python measure_memory.py ARCHITECTURE STAGE [RANK]``, with
+adapters of that rank where one is given. Prints JSON: MB measured and expected, with and without what the libraries
+take.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,53 +53,86 @@ def new_model(architecture: str, factory: str) -> Any:
     return model
 
 
-def sft(job: Any, architecture: str) -> Any:
-    """Two updates, and a validation loss as the stage measures it."""
+def new_policy(job: Any, architecture: str) -> Any:
+    """A language model, with an adapter where the job asks for one."""
+    from harness.models.adapters import Base, add_adapter
     from harness.models.loading import LanguageModel
+
+    model, lora = new_model(architecture, "AutoModelForCausalLM"), job.config.model.lora
+    if lora.rank is not None:
+        add_adapter(model, lora, Base("base"), seed=0)
+    return LanguageModel(model, Codec())  # type: ignore[arg-type]
+
+
+def new_scorer(job: Any, architecture: str, policy: Any = None) -> Any:
+    """A classifier; with adapters one on the base of ``policy``, or of a policy that is not kept."""
+    from harness.models.adapters import scorer_on
+    from harness.models.loading import LanguageModel
+
+    if job.config.model.lora.rank is None:
+        return LanguageModel(new_model(architecture, "AutoModelForSequenceClassification"), Codec())  # type: ignore[arg-type]
+    model = scorer_on(policy or new_policy(job, architecture), head_seed=0)
+    return LanguageModel(model, Codec())  # type: ignore[arg-type]
+
+
+def keep(job: Any, model: Any) -> None:
+    """Save it as a stage does: with adapters, a merged model is made for that."""
+    from harness.models.kept import keep as keep_model
+    from harness.models.loading import LanguageModel
+
+    codec = SimpleNamespace(tokenizer=SimpleNamespace(save_pretrained=ignore))
+    with tempfile.TemporaryDirectory() as folder:
+        keep_model(LanguageModel(model, codec), Path(folder), job.config.model.lora)  # type: ignore[arg-type]
+
+
+def sft(job: Any, architecture: str) -> Any:
+    """Two updates, the model saved, and a validation loss as the stage measures it."""
     from harness.training.language_model import TokenExample, imitate, validation_loss
     from harness.training.sft import imitation_settings
 
-    lm = LanguageModel(new_model(architecture, "AutoModelForCausalLM"), Codec())  # type: ignore[arg-type]
+    lm = new_policy(job, architecture)
     examples = [TokenExample([5] * PROMPT, [6] * RESPONSE) for _ in range(256)]
 
     def work() -> None:
         settings = imitation_settings(job.config.sft, epochs=0.25)
         imitate(lm, examples, settings, hardware=job.hardware, seed=0, log=ignore, advance=ignore)
+        keep(job, lm.model)
         validation_loss(lm, examples, job.hardware)
 
     return work
 
 
 def reward_model(job: Any, architecture: str) -> Any:
-    """Two updates, and the scores of 256 responses."""
-    from harness.models.loading import LanguageModel
+    """Two updates, the model saved, and the scores of 256 responses."""
     from harness.models.scorer import Scorer
     from harness.training.preferences import TokenPair, learn_preferences
     from harness.training.reward_model import comparison_settings
 
-    lm = LanguageModel(new_model(architecture, "AutoModelForSequenceClassification"), Codec())  # type: ignore[arg-type]
+    lm = new_scorer(job, architecture)
     pairs = [TokenPair([5] * PROMPT, [6] * RESPONSE, [7] * RESPONSE) for _ in range(48)]
 
     def work() -> None:
         settings = comparison_settings(job.config.reward_model)
         learn_preferences(lm, pairs, settings, hardware=job.hardware, seed=0, log=ignore, advance=ignore)
+        keep(job, lm.model)
         Scorer(*lm, job.hardware).scores([[5] * PROMPT] * 256, [[6] * RESPONSE] * 256)
 
     return work
 
 
 def ppo(job: Any, architecture: str) -> Any:
-    """One iteration: rollout, scoring, two minibatches of two micro-batches."""
+    """One iteration: rollout, scoring, two minibatches of two micro-batches; then the policy is saved."""
+    from harness.models.adapters import twin
     from harness.models.loading import LanguageModel
     from harness.models.scorer import Scorer
     from harness.training.algorithm import Setup
     from harness.training.ppo import PPO
 
-    policy = LanguageModel(new_model(architecture, "AutoModelForCausalLM"), Codec())  # type: ignore[arg-type]
-    reward = Scorer(new_model(architecture, "AutoModelForSequenceClassification"), Codec(), job.hardware)  # type: ignore[arg-type]
+    policy = new_policy(job, architecture)
+    reward = Scorer(*new_scorer(job, architecture, policy), job.hardware)
     setup = Setup(
         policy=policy,
-        reference=LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec),
+        reference=LanguageModel(twin(policy.model).requires_grad_(False), policy.codec),
         reward=reward,
         prompts=[[5 + row] * PROMPT for row in range(64)],
         sampling=job.training_sampling(),
@@ -109,31 +144,42 @@ def ppo(job: Any, architecture: str) -> Any:
         log=ignore,
         advance=ignore,
     )
-    return lambda: PPO(job.config.algorithm).train(setup)
+
+    def work() -> None:
+        PPO(job.config.algorithm).train(setup)
+        keep(job, policy.model)
+
+    return work
 
 
 def ignore(*_: Any, **__: Any) -> None:
     """Nothing is logged or shown."""
 
 
-def main(architecture: str, stage: str) -> dict[str, float]:
+def main(architecture: str, stage: str, rank: str | None = None) -> dict[str, float]:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
     from harness.config import register_schemas
     from harness.footprint import by_role, peak
     from harness.memory import peak_memory_mb, reset_peak_memory
-    from harness.models.shape import measured
+    from harness.models.shape import measured, measured_adapters
     from harness.pipeline import make_job
     from harness.stage_memory import LIBRARIES, Memory
 
     register_schemas()
     with initialize_config_module("harness.conf", version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("config", overrides=["task=summarize", *TYPED]))
+        typed = [*TYPED, *([f"model.lora.rank={rank}"] if rank else [])]
+        config: Any = OmegaConf.to_object(compose("config", overrides=["task=summarize", *typed]))
     job = make_job(config)
     import transformers.models.auto  # noqa: F401
 
     shape = measured(new_model(architecture, "AutoModelForCausalLM"))
+    if rank:
+        import peft  # noqa: F401
+
+        adapters = measured_adapters(new_model(architecture, "AutoModelForCausalLM"), config.model.lora)
+        shape = shape._replace(adapters=adapters)
     reset_peak_memory()
     libraries = peak_memory_mb()
     phases = Memory(job, shape).phases(SimpleNamespace(name=stage, config={}), loaded=False)  # type: ignore[arg-type]
