@@ -112,9 +112,10 @@ def activations(shape: Shape, batch: Batch) -> float:
 
     A layer keeps, of each token, with width d and inner width f: with layer norms 3 d in fp32 (the residual stream
     before each norm) and 6 d (normed, queries, keys, values, attention's output) and 2 f in the precision of matrix
-    products; with root-mean-square norms, whose steps are in fp32, 9 d and 2 d. A gated block keeps 4 f for 2 f, a GELU
-    that is written out in Python 3.5 f more. A decoder's token keeps 3.5 d for cross attention, whose keys and values
-    are 2 d of each token of the prompt. A learned bias on attention scores keeps these too, in fp32.
+    products; with root-mean-square norms, whose steps are in fp32, 9 d and 2 d. A gated block keeps 4 f for 2 f. Keys
+    and values that are copied out of one projection, as GPT-2's, are 2 d more. A decoder's token keeps 3.5 d for cross
+    attention, whose keys and values are 2 d of each token of the prompt. A learned bias on attention scores keeps these
+    too, in fp32.
 
     With adapters, a norm whose scale is frozen does not keep what it scaled, and each adapted layer keeps its rank.
     """
@@ -140,8 +141,8 @@ def _layer(shape: Shape, compute: int) -> float:
     d, f = shape.width, shape.inner
     frozen = shape.adapters is not None
     full, half = ((7 if frozen else 9) * d, 2 * d) if shape.rms else (3 * d, 6 * d)
-    between = f * ((4 if shape.gated else 2) + (3.5 if shape.written_out else 0))
-    return FULL * full + compute * (half + between)
+    between = f * (4 if shape.gated else 2)
+    return FULL * full + compute * (half + (2 * d if shape.copied else 0) + between)
 
 
 def _adapted(shape: Shape, batch: Batch) -> float:

@@ -81,13 +81,18 @@ class Hardware:
         each = max(self.threads // len(works), 1)
         torch.set_num_threads(each)
         try:
-            if each * len(works) > self.threads * self.workers:
+            if not self.at_once(len(works)):
                 return [work() for work in works]
             with ThreadPoolExecutor(len(works) - 1, initializer=torch.set_num_threads, initargs=(each,)) as others:
                 later = [others.submit(work) for work in works[1:]]
                 return [works[0](), *(future.result() for future in later)]
         finally:
             torch.set_num_threads(self.threads)
+
+    def at_once(self, count: int) -> bool:
+        """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each."""
+        each = max(self.threads // max(count, 1), 1)
+        return count > 1 and self.device == "cpu" and each * count <= self.threads * self.workers
 
     def environment(self) -> dict[str, Any]:
         """What changes numbers, for the stages' fingerprints."""

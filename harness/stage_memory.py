@@ -152,18 +152,23 @@ class Memory:
         ]
 
     def _update(self, ppo: PPOConfig, held: Phase, value: int) -> list[Phase]:
-        """The forward passes of policy and value network, whose graphs are there together, and the optimisers' step."""
-        rows = ppo.micro_batch_size or ppo.minibatch_size
-        batch, graphs = self.batch(rows), 2 if value else 1
-        trained = self.shape.trained + value
-        forward = {
-            **held,
-            "activations": graphs * activations(self.shape, batch),
-            "bf16 copies": self._copies(self.shape, trained, graphs=graphs),
-            "logits": logits(self.shape, batch, copies=PPO_LOGITS),
-        }
-        gradients = {"gradients": weights(trained)}
-        return [{**forward, **(gradients if rows < ppo.minibatch_size else {})}, {**held, **gradients}]
+        """The updates of policy and value network: one after the other, or both at the same time where they run so."""
+        rows, shape = ppo.micro_batch_size or ppo.minibatch_size, self.shape
+        batch, accumulates = self.batch(rows), rows < ppo.minibatch_size
+
+        def learner(trained: int, scores: float) -> tuple[Phase, Phase]:
+            """A forward pass with its graph, and the optimiser's step."""
+            graph = {"activations": activations(shape, batch), "logits": scores}
+            gradients = {"gradients": weights(trained)}
+            cast = {"bf16 copies": self._copies(shape, trained)}
+            return {**graph, **cast, **(gradients if accumulates else {})}, gradients
+
+        learners = [learner(shape.trained, logits(shape, batch, copies=PPO_LOGITS))]
+        if value:
+            learners.append(learner(value, 0.0))
+        if self.job.hardware.at_once(len(learners)):
+            return [together(held, *moment) for moment in zip(*learners, strict=True)]
+        return [together(held, moment) for each in learners for moment in each]
 
     def _finished(self) -> list[Phase]:
         shape = self.shape.whole()
@@ -255,9 +260,9 @@ class Memory:
         cast = {"bf16 copies": self._copies(shape, trained)}
         return [{**held, **cast, **forward, **(gradients if accumulates else {})}, {**held, **gradients}]
 
-    def _copies(self, shape: Shape, trained: int, *, graphs: int = 1) -> float:
-        """Weights in the precision of matrix products, those of a frozen base once more for each graph."""
-        frozen = 0.0 if shape.adapters is None else graphs * frozen_copies(shape, self.compute)
+    def _copies(self, shape: Shape, trained: int) -> float:
+        """Weights in the precision of matrix products."""
+        frozen = 0.0 if shape.adapters is None else frozen_copies(shape, self.compute)
         return copies(trained, self.compute) + frozen
 
     def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:

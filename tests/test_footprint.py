@@ -31,6 +31,7 @@ from harness.footprint import (
 )
 from harness.models.adapters import Base, add_adapter, dropping, merged, scorer_on, trainable
 from harness.models.forward import make_batch, prompt_cache, response_logits
+from harness.models.kernels import use_fast_kernels
 from harness.models.loading import LanguageModel
 from harness.models.shape import Shape, measured, measured_adapters, shape_of
 from harness.plan import row_counts
@@ -54,7 +55,8 @@ def causal(kind: str, layers: int = 2, **more: Any) -> Any:
         sizes["intermediate_size"] = 4 * WIDTH
     if kind.startswith("qwen"):
         sizes |= {"num_key_value_heads": 2, "head_dim": WIDTH // 4}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL, **sizes, **more)).eval()
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL, **sizes, **more))
+    return use_fast_kernels(made.eval())
 
 
 def both(kind: str, encoder: int, decoder: int) -> Any:
@@ -77,7 +79,7 @@ def both(kind: str, encoder: int, decoder: int) -> Any:
             sizes |= {f"{side}_layers": layers, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 4 * WIDTH}
         ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "decoder_start_token_id": 0}
         config = AutoConfig.for_model(kind, vocab_size=VOCABULARY, **sizes, **ids)
-    return AutoModelForSeq2SeqLM.from_config(config).eval()
+    return use_fast_kernels(AutoModelForSeq2SeqLM.from_config(config).eval())
 
 
 def kept_bytes(model: Any, forward: Any, compute: int) -> int:
@@ -255,7 +257,7 @@ def test_nano_is_counted_with_a_full_vocabulary_and_an_endpoint_not_at_all() -> 
     # Embeddings of tokens and positions; per layer two norms, queries, keys, values, output, two of the block; a norm.
     assert shape.parameters == 64 * (1000 + 128) + 2 * (12 * 64 * 64 + 13 * 64) + 2 * 64
     assert (shape.vocab_size, shape.head, shape.inner) == (1000, 0, 256)
-    assert not shape.written_out
+    assert shape.copied
     assert shape_of(ModelConfig(kind="api", name="x")) is None
 
 

@@ -88,11 +88,20 @@ def test_ppo_holds_one_base_for_four_roles(plan: Plan) -> None:
     roles = 2 * plan.A + 2 * plan.H  # policy and reference; reward model and value
     assert found == {"base": plan.P, "policy": inside(plan.shape), "adapters": roles, "best policy": plan.A}
     updated = by_role(plan.phases("ppo"))
-    assert (updated["gradients"], updated["optimiser"]) == (plan.A + plan.H, 2 * (plan.A + plan.H))
+    assert (updated["gradients"], updated["optimiser"]) == (max(plan.A, plan.H), 2 * (plan.A + plan.H))
     head = Plan(*LORA, "algorithm.value.kind=head", "model.lora.merge=false")
     assert head.models("ppo")["adapters"] == 2 * plan.A + plan.H
     untrained = Plan(*LORA, "algorithm=none", "model.lora.merge=false")
     assert untrained.models("none") == {"base": plan.P, "adapters": 2 * plan.A + plan.H}
+
+
+def test_policy_and_value_network_have_their_graphs_together_where_they_learn_at_the_same_time() -> None:
+    plans = [Plan(f"hardware.threads={threads}", "algorithm.minibatch_size=32") for threads in (1, 2)]
+    found = [by_role(plan.phases("ppo")) for plan in plans]
+    assert found[1]["activations"] == 2 * found[0]["activations"]
+    assert found[1]["logits"] == found[0]["logits"]
+    policy, value = 4 * Plan().shape.parameters, 4 * Plan().shape.scorer_parameters
+    assert [each["gradients"] for each in found] == [max(policy, value), policy + value]
 
 
 def test_a_given_reward_model_is_whole_and_has_an_adapter_where_the_value_starts_from_it(plan: Plan) -> None:

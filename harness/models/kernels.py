@@ -102,7 +102,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-        ctx.save_for_backward(input, weight)
+        # What a frozen weight needs no gradient from is not kept.
+        ctx.save_for_backward(input if ctx.needs_input_grad[1] else None, weight)
         ctx.transposed = transposed
         return _product(input, weight.t() if transposed else weight, bias)
 
@@ -111,11 +112,13 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias, _ = ctx.needs_input_grad
-        rows, inputs = grad.flatten(0, -2), input.flatten(0, -2)
-        left, right = (inputs, rows) if ctx.transposed else (rows, inputs)
+        rows, weighed = grad.flatten(0, -2), None
+        if for_weight:
+            inputs = input.flatten(0, -2)
+            weighed = _outer(*((inputs, rows) if ctx.transposed else (rows, inputs)))
         return (
             _product(grad, weight if ctx.transposed else weight.t()) if for_input else None,
-            _outer(left, right) if for_weight else None,
+            weighed,
             rows.sum(0) if for_bias else None,
             None,
         )

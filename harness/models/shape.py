@@ -44,7 +44,7 @@ class Shape(NamedTuple):
         encoder_layers: 0 without encoder.
         gated: whether a feed-forward block multiplies two projections.
         rms: whether norms are root mean squares, computed in fp32 step by step.
-        written_out: whether the activation function is a formula in Python, whose every step is kept for the gradient.
+        copied: whether keys and values are copied out of what one matrix made of queries, keys and values.
         rotary: whether positions are rotations of queries and keys.
         biased: whether positions are a learned bias on attention scores, which must then be kept.
         dense_head: whether a classifier has a layer more before its score, as T5's and BART's have.
@@ -65,7 +65,7 @@ class Shape(NamedTuple):
     encoder_layers: int
     gated: bool
     rms: bool
-    written_out: bool
+    copied: bool
     rotary: bool
     biased: bool
     dense_head: bool = False
@@ -142,6 +142,8 @@ def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
     """
     import torch
 
+    from harness.models.kernels import use_fast_kernels
+
     with torch.device("meta"):
         if model.kind == "nano":
             from harness.models.nano import new_model
@@ -150,7 +152,7 @@ def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
         from harness.models.loading import language_model_class, load_config
 
         config = load_config(str(model.name), key=key, revision=model.revision)
-        return language_model_class(config.is_encoder_decoder).from_config(config)
+        return use_fast_kernels(language_model_class(config.is_encoder_decoder).from_config(config))
 
 
 def measured(model: Any) -> Shape:
@@ -178,7 +180,7 @@ def measured(model: Any) -> Shape:
         encoder_layers=int(_first(config, "encoder_layers") or layers) if both else 0,
         gated=any(name.endswith(("gate_proj", "gate_up_proj", "wi_1")) for name in names),
         rms=any("RMSNorm" in part or part == "T5LayerNorm" for part in parts),
-        written_out="NewGELUActivation" in parts,
+        copied=any(name.endswith("c_attn") for name in names),
         rotary=any("Rotary" in part for part in parts),
         biased=any("relative_attention_bias" in name for name, _ in named),
         dense_head=both and is_of_transformers(classifier_name(config) or ""),

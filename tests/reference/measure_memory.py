@@ -37,6 +37,8 @@ def new_model(architecture: str, factory: str) -> Any:
     import transformers
     from transformers import AutoConfig
 
+    from harness.models.kernels import use_fast_kernels
+
     sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
     if architecture == "gpt2":
         sizes |= {"n_embd": 512, "n_layer": 6, "n_head": 8, "n_positions": 256}
@@ -47,7 +49,7 @@ def new_model(architecture: str, factory: str) -> Any:
     config = AutoConfig.for_model(architecture, **sizes)
     if factory == "AutoModelForSequenceClassification":
         config.num_labels = 1
-    model = getattr(transformers, factory).from_config(config).eval()
+    model = use_fast_kernels(getattr(transformers, factory).from_config(config).eval())
     if factory == "AutoModelForSequenceClassification":
         model.config.reward_shift = 0.0
     return model
