@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from harness.card_usage import Saved, usage
 from harness.config import Config
 from harness.context import model_directory
 from harness.graph import Graph
 from harness.models.card import CARD, UNKNOWN_LICENSE, CardFacts, Measured, stated_license, write_card
-from harness.models.classifier import is_of_transformers
-from harness.models.codec import APART, CHAT
-from harness.models.kept import CLASSIFIER, SETTINGS, adapter_folder
+from harness.models.kept import adapter_folder
 from harness.needs import loaded_paths
 from harness.provenance import git_commit, versions
 from harness.records import Record
@@ -28,82 +26,6 @@ ROLES = {
     "reward_model": "a reward model: Bradley–Terry on preference pairs",
     "judge": "a judge: a reward model that scores policies and is never optimised against",
 }
-POLICY_USAGE = """A prompt is followed by a response that starts with a space and ends with the end-of-sequence token:
-
-```python
-from transformers import pipeline
-
-generate = pipeline("text-generation", model=FOLDER_OR_REPOSITORY)
-generate(PROMPT, do_sample=False, max_new_tokens={tokens}, return_full_text=False)
-```"""
-CHAT_USAGE = """A prompt is a conversation in the tokenizer's chat template{system}:
-
-```python
-from transformers import pipeline
-
-generate = pipeline("text-generation", model=FOLDER_OR_REPOSITORY)
-generate(MESSAGES, do_sample=False, max_new_tokens={tokens}, return_full_text=False)
-```"""
-SEQ2SEQ_USAGE = """A prompt goes into the encoder, and the decoder's response ends with the end-of-sequence token:
-
-```python
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(FOLDER_OR_REPOSITORY)
-model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER_OR_REPOSITORY)
-tokens = model.generate(**tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens={tokens})
-tokenizer.decode(tokens[0], skip_special_tokens=True)
-```"""
-SCORER_USAGE = """The score of a prompt and a response, read at the last token; higher is better:
-
-```python
-from transformers import pipeline
-
-score = pipeline("text-classification", model=FOLDER_OR_REPOSITORY, function_to_apply="none")
-score(PROMPT + " " + RESPONSE{eos})
-```
-"""
-ADAPTER_USAGE = """
-The folder holds an adapter, which names the model that it belongs on. peft loads both:
-
-```python
-from peft import {peft_class}
-from transformers import AutoTokenizer, pipeline
-
-tokenizer = AutoTokenizer.from_pretrained(FOLDER_OR_REPOSITORY)
-model = {peft_class}.from_pretrained(FOLDER_OR_REPOSITORY{labels}).merge_and_unload()
-model.config.pad_token_id = tokenizer.pad_token_id
-```
-
-In the lines above, give both: `pipeline(…, model=model, tokenizer=tokenizer)`.
-"""
-PAIR_USAGE = """The score of a prompt and a response, which the tokenizer encodes as a pair; higher is better:
-
-```python
-from transformers import pipeline
-
-score = pipeline("text-classification", model=FOLDER_OR_REPOSITORY, function_to_apply="none")
-score({"text": PROMPT, "text_pair": RESPONSE})
-```
-"""
-PRODUCT_USAGE = """transformers has no classifier of this family. The encoder reads a prompt, the decoder its start
-token and a response; the score is a product with the last token's hidden state, and higher is better:
-
-```python
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), AutoModel.from_pretrained(FOLDER)
-inputs = tokenizer(PROMPT, return_tensors="pt")
-response = tokenizer(text_target=RESPONSE, return_tensors="pt")["input_ids"]  # ends with the end-of-sequence token
-start = response.new_tensor([{prefix}])
-hidden = model(**inputs, decoder_input_ids=torch.cat([start, response], 1)).last_hidden_state[0, -1]
-load_file(f"{FOLDER}/model.safetensors")["score.weight"][0] @ hidden
-```
-"""
-SHIFT_USAGE = """
-The harness subtracts `reward_shift` = {shift} (in `{file}`) from it, so that references average 0.
-"""
 
 
 def write_cards(request: Request, graph: Graph, runner: StageRunner, row: str | None, made: Record | None) -> None:
@@ -147,7 +69,7 @@ def card_facts(
         license=license_of(config, name),
         base_model=_base_model(config, name),
         measured=measured,
-        usage=_usage(config, finished, scorer=scorer),
+        usage=usage(_saved(finished, scorer=scorer), config.task.max_response_tokens),
         library="peft" if _is_adapter(finished) else "transformers",
         facts={
             "task": config.task.name,
@@ -195,47 +117,14 @@ def _base_model(config: Config, name: str) -> str | None:
     return model.name if known and model.kind == "hf" and not local else None
 
 
-def _saved(finished: Finished, name: str) -> dict[str, Any]:
-    path = model_directory(finished.directory) / name
-    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return saved
+def _saved(finished: Finished, *, scorer: bool = False) -> Saved:
+    return Saved.read(model_directory(finished.directory), adapter=_is_adapter(finished), scorer=scorer)
 
 
 def _pipeline(config: Config, finished: Finished) -> str:
     """The hub has tasks of their own for encoder–decoder models that translate or summarise."""
     own = {name: tag for name, tag in TASKS.items() if name in ("summarize", "translate")}
-    apart = _saved(finished, "tokenizer_config.json").get(APART, False)
-    return own.get(config.task.name, "text-generation") if apart else "text-generation"
-
-
-def _usage(config: Config, finished: Finished, *, scorer: bool) -> str:
-    adapter, words = _is_adapter(finished), _saved(finished, "tokenizer_config.json")
-    file = CLASSIFIER if adapter and scorer else SETTINGS if adapter else "config.json"
-    saved, apart = _saved(finished, file), words.get(APART, False)
-    prefix = saved.get("decoder_prefix") or []
-    kind = "SequenceClassification" if scorer else "Seq2SeqLM" if apart else "CausalLM"
-    usage = ADAPTER_USAGE.replace("{labels}", ", num_labels=1" if scorer else "") if adapter else ""
-    usage = usage.replace("{peft_class}", f"AutoPeftModelFor{kind}")
-    if not scorer:
-        tokens = config.task.max_response_tokens + max(len(prefix) - 1, 0)
-        chat = words.get(CHAT)
-        text = SEQ2SEQ_USAGE if apart else POLICY_USAGE if chat is None else CHAT_USAGE
-        system = f" that begins with the system message {chat['system']!r}" if chat and chat["system"] else ""
-        return text.replace("{tokens}", str(tokens)).replace("{system}", system) + usage
-    reads_eos, shift = saved.get("reward_reads_eos", True), saved.get("reward_shift")
-    text = SCORER_USAGE.replace("{eos}", " + score.tokenizer.eos_token" if reads_eos else "")
-    if apart:
-        start = str(prefix or [saved["decoder_start_token_id"]])
-        text = PAIR_USAGE if _reads_pairs(finished) else PRODUCT_USAGE.replace("[{prefix}]", f"[{start}]")
-    shifted = SHIFT_USAGE.replace("{shift}", f"{shift:.6f}" if shift is not None else "").replace("{file}", file)
-    return text + usage + (shifted if shift is not None else "")
-
-
-def _reads_pairs(finished: Finished) -> bool:
-    """Whether an encoder–decoder scorer is a classifier of transformers: its class or, in an adapter, its head says."""
-    if _is_adapter(finished):
-        return "classification_head" in _saved(finished, SETTINGS)["modules_to_save"]
-    return is_of_transformers(_saved(finished, "config.json")["architectures"][0])
+    return own.get(config.task.name, "text-generation") if _saved(finished).apart else "text-generation"
 
 
 def _is_adapter(finished: Finished) -> bool:

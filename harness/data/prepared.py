@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from harness.config import CleaningConfig, HubDataConfig
 from harness.errors import UserError
 from harness.types import SPLITS, Example, PairExample, Split, Task, World
+
+if TYPE_CHECKING:
+    from harness.data.sources import RowSettings, Source
 
 AnyRow = TypeVar("AnyRow", Example, PairExample)
 
@@ -178,44 +181,69 @@ def prepare(
     Raises:
         UserError: where a key is missing or wrong, or a split would be empty.
     """
-    from harness.data.sources import RowSettings, prepare_controlled, prepare_rows
+    from harness.data.sources import RowSettings
 
     if source == "controlled":
-        if world is None:
-            raise UserError("task.world", None, "is missing", "name the controlled world, or use data=local")
-        data = prepare_controlled(task, world, seed=seed, sizes=sizes or {}, references=references, workers=workers)
-    elif source in ("local", "hub"):
-        if path is None:
-            raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
-        settings = RowSettings(
-            columns=columns or {},
-            pairs_columns=pairs_columns or {},
-            shares=shares or {},
-            limits=limits or {},
-            max_bad_rows=max_bad_rows,
-            max_turns=max_turns,
-            cleaning=cleaning or CleaningConfig(),
-            speakers=speakers,
-            seed=seed,
-        )
-        facts: dict[str, Any] = {}
-        if source == "local":
-            from harness.data.local import local_source
-
-            rows = local_source(path, files, pairs_path, max_rows or {})
-        else:
-            from harness.data.hub import hub_source
-
-            rows, facts = hub_source(hub or HubDataConfig(path=path))
-        with TemporaryDirectory(prefix="harness-data-") as temporary:
-            data = prepare_rows(task, rows, settings, folder or Path(temporary))
-            data.report |= facts
-            _complete(data, source)
-            return data if folder is not None else data.in_memory()
-    else:
+        data = _controlled(task, world, seed=seed, sizes=sizes or {}, references=references, workers=workers)
+        _complete(data, source)
+        return data
+    if source not in ("local", "hub"):
         raise UserError("data.source", source, "is not a source of data", "use controlled, local or hub")
-    _complete(data, source)
-    return data
+    rows, facts = _rows(source, path, files, pairs_path, max_rows or {}, hub)
+    settings = RowSettings(
+        columns=columns or {},
+        pairs_columns=pairs_columns or {},
+        shares=shares or {},
+        limits=limits or {},
+        max_bad_rows=max_bad_rows,
+        max_turns=max_turns,
+        cleaning=cleaning or CleaningConfig(),
+        speakers=speakers,
+        seed=seed,
+    )
+    return _from_rows(task, rows, settings, folder, source=source, facts=facts)
+
+
+def _controlled(task: Task, world: World | None, **settings: Any) -> PreparedData:
+    """What a controlled world draws."""
+    from harness.data.sources import prepare_controlled
+
+    if world is None:
+        raise UserError("task.world", None, "is missing", "name the controlled world, or use data=local")
+    return prepare_controlled(task, world, **settings)
+
+
+def _rows(
+    source: str,
+    path: str | None,
+    files: Mapping[str, str] | None,
+    pairs_path: str | None,
+    max_rows: Mapping[str, int],
+    hub: HubDataConfig | None,
+) -> tuple[Source, dict[str, Any]]:
+    """Where rows are read from, files on disk or the hub, and what the report says of that."""
+    if path is None:
+        raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
+    if source == "local":
+        from harness.data.local import local_source
+
+        return local_source(path, files, pairs_path, max_rows), {}
+    from harness.data.hub import hub_source
+
+    return hub_source(hub or HubDataConfig(path=path))
+
+
+def _from_rows(
+    task: Task, rows: Source, settings: RowSettings, folder: Path | None, *, source: str, facts: Mapping[str, Any]
+) -> PreparedData:
+    """The data that rows make, written as they are read: into ``folder``, or for a while into a temporary one."""
+    from harness.data.sources import prepare_rows
+
+    with TemporaryDirectory(prefix="harness-data-") as temporary:
+        data = prepare_rows(task, rows, settings, folder or Path(temporary))
+        data.report |= facts
+        _complete(data, source)
+        return data if folder is not None else data.in_memory()
 
 
 def _complete(data: PreparedData, source: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from harness.errors import UserError
@@ -44,6 +45,15 @@ def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
         eos_token_id=codec.eos_id,
         pad_token_id=codec.pad_id,
     )
+
+
+def decoding_of(model: Any) -> Any:
+    """A policy's generation settings for whoever loads its base from elsewhere, where no bias was changed."""
+    settings = copy.deepcopy(model.generation_config)
+    bias = getattr(model, "final_logits_bias", None)
+    if bias is not None:
+        settings.suppress_tokens = (bias[0] <= OUT_OF_REACH).nonzero().flatten().tolist() or None
+    return settings
 
 
 def require_start(token: int | None, name: str, key: str) -> None:

@@ -28,6 +28,7 @@ from harness.models.adapters import (
 )
 from harness.models.codec import Codec
 from harness.models.content import resolve_model
+from harness.models.generation import decoding_of
 from harness.models.loading import LanguageModel, join_texts, load_codec, load_language_model, load_scorer, save
 from harness.models.scorer import Scorer
 
@@ -54,7 +55,10 @@ def keep(language_model: LanguageModel, directory: Path, lora: LoraConfig) -> No
 
 
 def save_adapter(language_model: LanguageModel, folder: Path) -> None:
-    """Write peft's format: settings that name the base, weights (a classifier's head among them), and the tokenizer."""
+    """Write peft's format: settings that name the base, weights (a classifier's head among them), and the tokenizer.
+
+    A policy's generation settings stand beside them: those on disk beside the base may decode otherwise.
+    """
     from safetensors.torch import save_file
 
     model, folder = language_model.model, Path(folder)
@@ -66,6 +70,8 @@ def save_adapter(language_model: LanguageModel, folder: Path) -> None:
         settings.modules_to_save, settings.task_type = heads, "SEQ_CLS"
         known = {name: getattr(model.config, name) for name in CLASSIFIER_KEYS if hasattr(model.config, name)}
         (folder / CLASSIFIER).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    else:
+        decoding_of(model).save_pretrained(folder)
     settings.save_pretrained(str(folder))
     tensors = {_peft_name(name): tensor.detach().contiguous().cpu() for name, tensor in trainable(model).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
