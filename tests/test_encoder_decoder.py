@@ -159,3 +159,33 @@ def test_adapters_go_through_the_loop_too(base: Callable[[str], Path], tmp_path:
     assert smoke_run(*given, *SMALL, *LIMITS) == 0
     assert candidate(tmp_path)["status"] in ("ok", "unchanged")
     assert (models(tmp_path)["reward_model"] / "adapter_config.json").is_file()
+
+
+def test_a_ready_set_up_runs_to_its_end(
+    base: Callable[[str], Path], in_process: Callable[..., Callable[..., int]], tmp_path: Path
+) -> None:
+    """``experiment=multi30k_t5_small`` with rows on disk for the hub's, a tiny T5 for the hub's, and a few steps."""
+    from harness import cli
+    from harness.tasks.worlds.grammar import Grammar
+
+    world, rng = Grammar(), Random(1)
+    draws = [world.draw(rng) for _ in range(500)]
+    rows = [{"en": draw.fields["source"], "de": world.demonstrate(draw.facts, rng).response} for draw in draws]
+    (tmp_path / "data").mkdir()
+    for name, part in {"train": rows[:440], "validation": rows[440:480], "test": rows[480:]}.items():
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    given = ["experiment=multi30k_t5_small", "data=local", f"data.path={tmp_path / 'data'}", f"output_dir={tmp_path}"]
+    given += [f"model.name={base('t5')}", f"judge.model.name={base('t5')}", "sft.max_steps=8", "judge.sft_epochs=0.5"]
+    for part, pairs in (("feedback", 24), ("judge", 24)):
+        given += [f"{part}.max_pairs={pairs}", f"{part}.heldout_pairs=12", f"{part}.min_pairs=2"]
+    given += ["algorithm.episodes=16", "algorithm.batch_size=16", "algorithm.minibatch_size=8", "algorithm.epochs=1"]
+    given += ["algorithm.checks={probes: 1, probe_prompts: 8, skip_gates: [accuracy]}", "hardware.threads=1"]
+    given += ["algorithm.checks.limits.max_length_share=null", "evaluation.fixed_rows=[references,sft]"]
+    given += ["evaluation.resamples=100", "hardware.workers=1", "hardware.device=cpu", "tracker=plain", "candidate=t5"]
+    assert in_process(cli.main)(*given) == 0
+    row = candidate(tmp_path)
+    assert row["status"] in ("ok", "unchanged")
+    assert row["config"]["task"]["template"] == "translate English to German: {source}"
+    assert all(sample["prompt"].startswith("translate English to German: ") for sample in row["samples"])
+    assert row["n_examples"] == 20
+    assert (models(tmp_path)["ppo"] / "README.md").is_file()
