@@ -12,7 +12,8 @@ from harness.config import Config, ModelConfig
 from harness.errors import UserError
 from harness.models.classifier import classifier_name
 from harness.models.codec import Codec, same_tokens
-from harness.models.loading import load_codec, load_config, require_head, require_positions, require_vocabulary
+from harness.models.loading import load_codec, load_config, require_head, require_vocabulary
+from harness.models.positions import require_positions
 from harness.needs import loaded_paths, needs_reward_model
 from harness.training.finished import require_same_tokens
 from harness.training.reward_model import require_value_of_its_own

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.config import LoraConfig
 from harness.errors import UserError
 from harness.models.classifier import ensure_classifier
-from harness.models.loading import HEADS, LanguageModel, new_head, score_head
+from harness.models.heads import HEADS, new_head, score_head
+from harness.models.loading import LanguageModel
 
 if TYPE_CHECKING:
     import torch

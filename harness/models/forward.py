@@ -103,7 +103,7 @@ def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
     """
     import torch
 
-    from harness.models.loading import score_head
+    from harness.models.heads import score_head
 
     if model.config.is_encoder_decoder:
         pooled = encoder_decoder.last_states(model, batch)
@@ -125,7 +125,7 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
         batch: prompts and responses.
         head: a linear layer from hidden states to one number, on ``model``'s trunk.
     """
-    from harness.models.loading import score_head
+    from harness.models.heads import score_head
 
     if model.config.is_encoder_decoder:
         before = encoder_decoder.states_before(model, batch)

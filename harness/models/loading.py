@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.config import ModelConfig, TaskConfig
+from harness.config import ModelConfig
 from harness.errors import UserError
-from harness.models.classifier import ensure_classifier, is_of_transformers
+from harness.models.classifier import ensure_classifier
 from harness.models.codec import APART, Codec
 from harness.models.content import resolve_model
-from harness.models.encoder_decoder import decoder_prefix
 from harness.models.generation import prepare_decoder, require_start
+from harness.models.heads import HEADS, new_head
 
 
 class LanguageModel(NamedTuple):
@@ -190,101 +189,11 @@ def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
     return base
 
 
-def positions(model: Any) -> int | None:
-    """How many tokens the model can tell the places of; None where its configuration states no limit."""
-    count = getattr(model.config, "max_position_embeddings", None)
-    return None if count is None else int(count)
-
-
-def room_for_response(model: Any, prompt_tokens: int) -> int | None:
-    """How many tokens of a response the model can read beside a prompt; None where it states no limit."""
-    known = positions(model)
-    if known is None:
-        return None
-    between = getattr(model.config, "reward_separator", None) or []
-    taken = len(decoder_prefix(model.config)) if reads_apart(model) else prompt_tokens + len(between)
-    return max(known - taken, 0)
-
-
-def reads_apart(model: Any) -> bool:
-    """Whether prompt and response have positions of their own, in an encoder and a decoder.
-
-    They have not in a causal model, nor in an encoder–decoder classifier of transformers, which reads one text twice.
-
-    Args:
-        model: a model, or anything with its configuration.
-    """
-    if not model.config.is_encoder_decoder:
-        return False
-    names = {type(model).__name__, *(getattr(model.config, "architectures", None) or [])}
-    return not any(map(is_of_transformers, names))
-
-
-def require_positions(model: Any, task: TaskConfig, *, key: str = "model.name") -> None:
-    """The longest prompt and the longest response must fit: into the model together, or into encoder and decoder.
-
-    Raises:
-        UserError: naming ``key``: they do not.
-    """
-    known, prompt, response = positions(model), task.max_prompt_tokens, task.max_response_tokens
-    if known is None:
-        return
-    name = model.config.name_or_path or None
-    if not reads_apart(model):
-        tokens = prompt + response + len(getattr(model.config, "reward_separator", None) or [])
-        if known < tokens:
-            rule = f"knows {known} positions, fewer than task.max_prompt_tokens + task.max_response_tokens = {tokens}"
-            raise UserError(key, name, rule, f"lower these to {known} together")
-        return
-    prefix = len(decoder_prefix(model.config))
-    for limit, tokens, least in (("prompt", prompt, known), ("response", response, known - prefix)):
-        if tokens > least:
-            rule = f"knows {known} positions, too few for task.max_{limit}_tokens = {tokens}"
-            raise UserError(key, name, rule, f"lower it to {least}")
-
-
 def save(language_model: LanguageModel, directory: Path) -> None:
     """Write model and tokenizer in Hugging Face format."""
     with _quiet():
         language_model.model.save_pretrained(directory)
         language_model.codec.tokenizer.save_pretrained(directory)
-
-
-HEADS = ("score", "classification_head")
-"""What classifiers call the part that turns the last token's hidden state into a score: causal ones and ours; BART's
-and T5's, which has two layers."""
-
-
-def score_head(model: Any) -> Any:
-    """The part that turns a hidden state into a score, whatever the architecture calls it."""
-    for name in HEADS:
-        if hasattr(model, name):
-            return getattr(model, name)
-    remedy = "use a GPT-2, Llama, Qwen, NeoX, T5, BART or Marian model"
-    raise UserError("model.name", type(model).__name__, "has no score head that we know", remedy)
-
-
-def head_layers(model: Any) -> list[Any]:
-    """The linear layers of ``score_head``, the one that puts out the score last."""
-    from torch import nn
-
-    return [module for module in score_head(model).modules() if isinstance(module, nn.Linear)]
-
-
-def new_head(model: Any, seed: int) -> None:
-    """Draw a classifier's head anew, and forget its shift; see ``load_scorer``."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for layer in head_layers(model):
-            drawn = torch.empty(layer.weight.shape).normal_(
-                0.0, 1 / math.sqrt(layer.in_features + 1), generator=generator
-            )
-            layer.weight.copy_(drawn)
-            if layer.bias is not None:
-                layer.bias.zero_()
-    model.config.reward_shift = 0.0
 
 
 def join_texts(model: Any, codec: Codec) -> None:

@@ -9,7 +9,8 @@ from harness.errors import RunFailed
 from harness.hardware import Hardware
 from harness.models.codec import Codec, same_tokens
 from harness.models.forward import make_batch, sequence_scores
-from harness.models.loading import load_scorer, positions, room_for_response
+from harness.models.loading import load_scorer
+from harness.models.positions import positions, room_for_response
 
 if TYPE_CHECKING:
     from pathlib import Path

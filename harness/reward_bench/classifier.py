@@ -12,13 +12,8 @@ from harness.errors import UserError
 from harness.evaluation.wins import WIN_MARGIN
 from harness.hardware import Hardware
 from harness.models.codec import Codec
-from harness.models.loading import (
-    load_pooled_classifier,
-    load_scorer,
-    positions,
-    reads_at_the_last_token,
-    room_for_response,
-)
+from harness.models.loading import load_pooled_classifier, load_scorer, reads_at_the_last_token
+from harness.models.positions import positions, room_for_response
 from harness.models.scorer import Scorer
 from harness.reward_bench.config import ScorerConfig
 from harness.reward_bench.verdicts import Examined, Verdicts

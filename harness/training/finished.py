@@ -8,7 +8,8 @@ from harness.config import FinishedPolicyConfig
 from harness.context import Job, model_directory
 from harness.errors import UserError
 from harness.models.codec import Codec, same_tokens
-from harness.models.loading import load_codec, load_language_model, parameter_count, require_positions, save
+from harness.models.loading import load_codec, load_language_model, parameter_count, save
+from harness.models.positions import require_positions
 from harness.models.soundness import require_sound
 from harness.stages import Workspace
 

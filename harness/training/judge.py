@@ -19,7 +19,8 @@ from harness.feedback.pairs import Candidates, Collected, LabelledPair, collect_
 from harness.feedback.stage import encode_pairs, own_pairs
 from harness.models.adapters import dropping, is_adapted
 from harness.models.kept import keep, start_scorer
-from harness.models.loading import LanguageModel, load_scorer, require_positions, save
+from harness.models.loading import LanguageModel, load_scorer, save
+from harness.models.positions import require_positions
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace

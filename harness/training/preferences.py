@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
 from harness.hardware import Hardware
-from harness.models.loading import LanguageModel, head_layers
+from harness.models.heads import head_layers
+from harness.models.loading import LanguageModel
 from harness.models.pair_forward import pair_scores
 from harness.models.scorer import Scorer
 from harness.training.losses import preference_loss

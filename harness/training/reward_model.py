@@ -13,7 +13,8 @@ from harness.errors import UserError
 from harness.feedback.pairs import LabelledPair, read_pairs
 from harness.models.adapters import dropping
 from harness.models.kept import keep, load_new_scorer
-from harness.models.loading import load_codec, require_positions
+from harness.models.loading import load_codec
+from harness.models.positions import require_positions
 from harness.models.scorer import Scorer
 from harness.stages import Workspace
 from harness.training.preferences import Comparison, learn_preferences, report_card, shift_scores

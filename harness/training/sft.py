@@ -13,8 +13,9 @@ from harness.hardware import Hardware
 from harness.models.adapters import adapted_count, add_adapter, dropping
 from harness.models.codec import Codec
 from harness.models.kept import configured_base, keep, load_trainable_policy
-from harness.models.loading import LanguageModel, load_base, load_language_model, require_positions, save
+from harness.models.loading import LanguageModel, load_base, load_language_model, save
 from harness.models.nano import new_model, train_tokenizer
+from harness.models.positions import require_positions
 from harness.models.soundness import require_sound
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss

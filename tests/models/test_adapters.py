@@ -24,7 +24,7 @@ from harness.models.adapters import (
     twin,
 )
 from harness.models.forward import make_batch, response_logits, sequence_scores
-from harness.models.loading import score_head
+from harness.models.heads import score_head
 
 pytest.importorskip("peft")
 ARCHITECTURES = ("gpt2", "llama")

@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.models.loading import (
-    load_base,
-    load_language_model,
-    load_scorer,
-    parameter_count,
-    require_positions,
-    save,
-)
+from harness.models.loading import load_base, load_language_model, load_scorer, parameter_count, save
+from harness.models.positions import require_positions
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 
