@@ -101,7 +101,7 @@ def ppo(job: Any, architecture: str) -> Any:
         reward=reward,
         prompts=[[5 + row] * PROMPT for row in range(64)],
         sampling=job.training_sampling(),
-        probe=lambda *_: {},  # type: ignore[arg-type]
+        probe=lambda *_: {},
         gold=None,
         report_card=None,
         hardware=job.hardware,
