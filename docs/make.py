@@ -276,7 +276,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     "PPOConfig": {
         "batch_size": "Responses per rollout.",
         "minibatch_size": "Responses per update; divides `batch_size`.",
-        "micro_batch_size": "Responses per forward pass; the gradient does not depend on it.",
+        "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read (null: "
+        "`minibatch_size`); neither gradients nor these depend on it.",
         "epochs": "Passes over each rollout.",
         "kl_coef": "β: what a nat of KL from the SFT policy costs.",
         "clip_range": "ε of the clipped ratio.",

@@ -140,7 +140,7 @@ class Memory:
             held["best policy"] = weights(shape.parameters)
         return [
             *self._sampling(shape, held, min(config.rollout.batch_size, ppo.batch_size)),
-            *self._read(shape, held, self.batch(ppo.batch_size)),
+            *self._read(shape, held, self.batch(ppo.micro_batch_size or ppo.minibatch_size)),
             *self._update(ppo, held, value),
         ]
 

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,6 +189,40 @@ def test_rows_are_known_from_sizes_limits_and_the_most_that_are_read() -> None:
     assert (limited["sft"], limited["rl"], limited["validation"]) == (100, 250, 5)
     assert row_counts(Config(data=LocalDataConfig(source="local"))) == {}
     assert row_counts(Config(data=DataConfig(source="controlled", sizes={"sft": 9}))) == {"sft": 9}
+
+
+@pytest.fixture(scope="module")
+def expected() -> Callable[..., dict[str, float]]:
+    """(stage, overrides) -> role -> bytes, of a model with a vocabulary so large that logits are most of it."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from harness.config import register_schemas
+    from harness.pipeline import make_job
+    from harness.stage_memory import Memory
+
+    register_schemas()
+    limits = ["task.max_prompt_tokens=64", "task.max_response_tokens=32", "judge=none", "hardware.device=cpu"]
+    shape = measured(causal("llama"))._replace(vocab_size=50_000)
+
+    def roles(stage: str, *overrides: str) -> dict[str, float]:
+        with initialize_config_module("harness.conf", version_base="1.3"):
+            config: Any = OmegaConf.to_object(compose("config", overrides=["task=summarize", *limits, *overrides]))
+        asked: Any = SimpleNamespace(name=stage, config={})
+        return by_role(Memory(make_job(config), shape).phases(asked, loaded=False))
+
+    return roles
+
+
+def test_ppo_reads_the_reference_on_as_many_rows_as_an_update(expected: Callable[..., dict[str, float]]) -> None:
+    """A larger rollout takes no more; what is read has three copies of its logits, what is trained six."""
+    sizes = ["algorithm.episodes=512", "rollout.batch_size=16"]
+    small = expected("ppo", *sizes, "algorithm.batch_size=64", "algorithm.minibatch_size=32")
+    large = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.minibatch_size=32")
+    assert large == small
+    assert large["logits"] == 6 * 4 * 32 * 32 * 50_000
+    few = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.micro_batch_size=4")
+    assert few["logits"] == 6 * 4 * 4 * 32 * 50_000
 
 
 MEASURE = Path(__file__).parent / "reference" / "measure_memory.py"
