@@ -17,11 +17,12 @@ from harness.footprint import (
     copies,
     logits,
     optimiser,
+    packed_masks,
     passing,
     weights,
 )
 from harness.models.shape import Shape
-from harness.needs import needs_reward_model
+from harness.needs import needs_reward_model, packed_tokens
 from harness.stages import Stage
 
 LIBRARIES = 550e6
@@ -82,7 +83,13 @@ class Memory:
             return validation
         return [
             *self._imitation(
-                self.shape, "policy", sft.optimizer, rows, rows < sft.batch_size, prompts=sft.train_on_prompt
+                self.shape,
+                "policy",
+                sft.optimizer,
+                rows,
+                rows < sft.batch_size,
+                prompts=sft.train_on_prompt,
+                packed=packed_tokens(self.job.config),
             ),
             *validation,
         ]
@@ -191,11 +198,13 @@ class Memory:
         accumulates: bool,
         *,
         prompts: bool = False,
+        packed: int | None = None,
     ) -> list[Phase]:
         """Updates of a language model on demonstrations; gradients and graph overlap where gradients accumulate."""
         batch = self.batch(rows)
+        masks = 0.0 if packed is None else packed_masks(shape, batch, packed)
         forward = {
-            "activations": activations(shape, batch),
+            "activations": activations(shape, batch) + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
         return self._trained(shape, role, config, shape.parameters, forward, accumulates)

@@ -16,8 +16,21 @@ import pytest
 import torch
 
 from harness.config import Config, DataConfig, LocalDataConfig, ModelConfig, OptimizerConfig
-from harness.footprint import FULL, HALF, Batch, activations, by_role, cache, copies, logits, optimiser, peak
+from harness.footprint import (
+    FULL,
+    HALF,
+    Batch,
+    activations,
+    by_role,
+    cache,
+    copies,
+    logits,
+    optimiser,
+    packed_masks,
+    peak,
+)
 from harness.models.forward import make_batch, prompt_cache, response_logits
+from harness.models.packed_forward import make_packed, packed_logits
 from harness.models.shape import measured, shape_of
 from harness.plan import row_counts
 from harness.training.masks import position_ids
@@ -98,6 +111,22 @@ def test_a_layers_activations_are_what_torch_saves(kind: str, prompt: int, respo
         shape = measured(model)
         real.append(saved - copies(shape.matrices, compute))
         expected.append(activations(shape, batch))
+    assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", CAUSAL)
+@pytest.mark.parametrize("most", [64, 140, 256])
+def test_so_are_those_of_packed_rows(kind: str, most: int, compute: int) -> None:
+    batch = Batch(8, 48, 16, compute)
+    packed = make_packed([[5] * 48] * 8, [[6] * 16] * 8, 0, most=most)
+    real, expected = [], []
+    for layers in (2, 3):
+        model = causal(kind, layers)
+        saved = kept_bytes(model, lambda model=model: packed_logits(model, packed), compute)
+        shape = measured(model)
+        real.append(saved - copies(shape.matrices, compute))
+        expected.append(activations(shape, batch) + packed_masks(shape, batch, most))
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
 
 
@@ -223,6 +252,17 @@ def test_ppo_reads_the_reference_on_as_many_rows_as_an_update(expected: Callable
     assert large["logits"] == 6 * 4 * 32 * 32 * 50_000
     few = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.micro_batch_size=4")
     assert few["logits"] == 6 * 4 * 4 * 32 * 50_000
+
+
+def test_packing_adds_the_masks_of_its_rows(expected: Callable[..., dict[str, float]]) -> None:
+    """A row of 400 tokens holds four demonstrations at the limits, of 96 tokens each."""
+    plain = expected("sft", "sft.batch_size=256")
+    packed = expected("sft", "sft.batch_size=256", "sft.packing=true")
+    wide = expected("sft", "sft.batch_size=256", "sft.packing=true", "sft.packed_tokens=400")
+    layers, compute = 2, 4
+    assert packed["activations"] - plain["activations"] == compute * layers * 256 * 96**2
+    assert wide["activations"] - plain["activations"] == compute * layers * 64 * (4 * 96) ** 2
+    assert packed["logits"] == plain["logits"]
 
 
 MEASURE = Path(__file__).parent / "reference" / "measure_memory.py"

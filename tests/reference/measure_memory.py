@@ -61,7 +61,7 @@ def sft(job: Any, architecture: str) -> Any:
     examples = [TokenExample([5] * PROMPT, [6] * RESPONSE) for _ in range(256)]
 
     def work() -> None:
-        settings = imitation_settings(job.config.sft, epochs=0.25)
+        settings = imitation_settings(job.config, epochs=0.25)
         imitate(lm, examples, settings, hardware=job.hardware, seed=0, log=ignore, advance=ignore)
         validation_loss(lm, examples, job.hardware)
 
