@@ -89,14 +89,15 @@ class Loop:
             ("sft", self.policy, lambda: self.materials.demonstrations(steps * batch, seed=START_SEED)),
             ("reward_model", self.reward_model, lambda: self.materials.pairs(steps // 2 * batch, seed=START_SEED)),
         )
-        for stage, target, rows in made:
-            if not (target / "config.json").is_file():
+        missing = [each for each in made if not (each[1] / "config.json").is_file()]
+        if not missing:
+            return
+        with self.side(sys.executable, "benchmarks.our_side") as side:
+            for stage, target, rows in missing:
                 print(f"making the {STAGES[stage][0]} that later stages start from", file=sys.stderr)
                 path = write_rows(self.folder / "rows-start.json", rows())
                 unfinished = target.with_name(f"{target.name}-unfinished")
-                details = {**self._common(stage, "fp32"), "rows": str(path)}
-                with self.side(sys.executable, "benchmarks.our_side") as side:
-                    side.ask(stage, save=unfinished, seed=0, **details)
+                side.ask(stage, save=unfinished, seed=0, **{**self._common(stage, "fp32"), "rows": str(path)})
                 unfinished.rename(target)
 
     def side(self, python: str | Path, module: str) -> Side:

@@ -117,7 +117,7 @@ def ppo_run(request: Request) -> PPORun:
         reward=Scorer.load(request["reward_model"], hardware),
         prompts=[row["input_ids"] for row in read_rows(request["rows"])],
         sampling=Sampling(request["response_tokens"], temperature=request["temperature"]),
-        probe=lambda _policy, _iteration: {},  # type: ignore[arg-type]
+        probe=lambda _policy, _iteration: {},
         gold=None,
         report_card=None,
         hardware=hardware,

@@ -41,7 +41,7 @@ def draw(title: str, bars: Sequence[Bar]) -> str:
     parts = [f'<text x="10" y="20" font-weight="bold">{escape(title)}</text>']
     for number, bar in enumerate(bars):
         middle = _TOP + _ROW * number + _ROW / 2
-        low, median, high = (x(value) for value in bar.summary[:3])
+        low, median, high = (x(value) for value in (bar.summary.low, bar.summary.median, bar.summary.high))
         parts += [
             f'<text x="{_LABEL - 8}" y="{middle + 4}" text-anchor="end">{escape(bar.label)}</text>',
             f'<rect x="{_LABEL}" y="{middle - 7}" width="{round(median - _LABEL, 1)}" height="14" fill="#4a7fb5"/>',

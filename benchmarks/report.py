@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,9 +41,9 @@ class Figure(NamedTuple):
             "name": self.name,
             "unit": self.unit,
             "values": {side: list(values) for side, values in self.values.items()},
-            "summaries": {side: Summary.of(values)._asdict() for side, values in self.values.items()},
+            "summaries": {side: asdict(Summary.of(values)) for side, values in self.values.items()},
             "ratio_of": self.of,
-            "ratio": None if ratio is None else ratio._asdict(),
+            "ratio": None if ratio is None else asdict(ratio),
         }
 
 
@@ -123,7 +123,7 @@ def shown(summary: Summary) -> str:
     >>> shown(Summary(1.0, 15.4321, 1234.5, 3))
     '15.4 [1.00, 1234]'
     """
-    low, median, high = (_digits(value) for value in summary[:3])
+    low, median, high = (_digits(value) for value in (summary.low, summary.median, summary.high))
     return f"{median} [{low}, {high}]" if summary.count > 1 else median
 
 

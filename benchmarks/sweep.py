@@ -42,7 +42,7 @@ def together(candidates: Sequence[str], options: argparse.Namespace) -> Ran:
     """One sweep, in a folder that is empty at the start."""
     with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
         swept = f"algorithm.kl_coef={','.join(candidates)}"
-        _, measured = measure(lambda: _harness(["-m", swept], Path(folder), options))
+        _, measured = measure(lambda: harness(["-m", swept, *_common(Path(folder), options)]))
         return Ran(measured, _metrics(Path(folder)))
 
 
@@ -53,7 +53,7 @@ def apart(candidates: Sequence[str], options: argparse.Namespace) -> Ran:
 
         def all_of_them() -> None:
             for candidate, place in places.items():
-                _harness([f"algorithm.kl_coef={candidate}"], place, options)
+                harness([f"algorithm.kl_coef={candidate}", *_common(place, options)])
 
         _, measured = measure(all_of_them)
         metrics: dict[str, Any] = {}
@@ -62,11 +62,19 @@ def apart(candidates: Sequence[str], options: argparse.Namespace) -> Ran:
         return Ran(measured, metrics)
 
 
-def _harness(arguments: Sequence[str], folder: Path, options: argparse.Namespace) -> None:
-    command = [sys.executable, "-m", "harness", *arguments, f"task={options.task}", "tracker=quiet"]
-    command += [f"output_dir={folder}", f"hardware.threads={options.threads}", *options.override]
+def _common(folder: Path, options: argparse.Namespace) -> list[str]:
+    given = [f"task={options.task}", "tracker=quiet", f"output_dir={folder}", f"hardware.threads={options.threads}"]
+    return [*given, *options.override]
+
+
+def harness(typed: Sequence[str]) -> None:
+    """``python -m harness`` in a process of its own, as a user would type it.
+
+    Raises:
+        RunFailed: it ended with another status than 0.
+    """
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "harness", *typed],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
         stdin=subprocess.DEVNULL,
@@ -75,7 +83,7 @@ def _harness(arguments: Sequence[str], folder: Path, options: argparse.Namespace
         check=False,
     )
     if done.returncode:
-        raise RunFailed(f"{' '.join(command[1:])} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+        raise RunFailed(f"harness {' '.join(typed)} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +18,8 @@ _CPU = Path("/proc/stat")
 Result = TypeVar("Result")
 
 
-class Summary(NamedTuple):
+@dataclass(frozen=True)
+class Summary:
     """Of several measurements of one thing."""
 
     low: float

@@ -66,11 +66,15 @@ def serve(load: Callable[[], Mapping[str, Prepare]]) -> None:
     warm_up()
     reply({"import_seconds": time.perf_counter() - started, "import_memory_mb": peak_memory_mb()})
     for line in sys.stdin:
-        request = json.loads(line)
-        reset_peak_memory()
-        prepared = stages[request["stage"]](request)
-        counted, measured = measure(prepared.train)
-        row = {**measured._asdict(), "peak_memory_mb": peak_memory_mb(), **counted}
-        if request["save"] is not None:
-            prepared.save(Path(request["save"]))
-        reply(row)
+        reply(answer(stages, json.loads(line)))
+
+
+def answer(stages: Mapping[str, Prepare], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what one request asks for, in this process; returns what was measured and counted."""
+    reset_peak_memory()
+    prepared = stages[request["stage"]](request)
+    counted, measured = measure(prepared.train)
+    row = {**measured._asdict(), "peak_memory_mb": peak_memory_mb(), **counted}
+    if request["save"] is not None:
+        prepared.save(Path(request["save"]))
+    return row

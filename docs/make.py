@@ -218,6 +218,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "batch_size": "Demonstrations per update.",
         "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it.",
         "train_on_prompt": "Count the prompt's tokens in the loss too.",
+        "packing": "Lay the demonstrations of a forward pass end to end; each sees itself alone. An update has the "
+        "same demonstrations and weights of tokens either way. Not for encoder–decoder models.",
+        "packed_tokens": "packing: most tokens of such a row (null: `task.max_prompt_tokens` + "
+        "`task.max_response_tokens`). It may pass the model's context, since positions begin anew.",
     },
     "FeedbackConfig": {
         "kind": "`gold`, `metric` or `pairs`.",
@@ -277,7 +281,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     "PPOConfig": {
         "batch_size": "Responses per rollout.",
         "minibatch_size": "Responses per update; divides `batch_size`.",
-        "micro_batch_size": "Responses per forward pass; the gradient does not depend on it.",
+        "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read (null: "
+        "`minibatch_size`); neither gradients nor these depend on it.",
         "epochs": "Passes over each rollout.",
         "kl_coef": "β: what a nat of KL from the SFT policy costs.",
         "clip_range": "ε of the clipped ratio.",

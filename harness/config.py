@@ -169,7 +169,10 @@ class OptimizerConfig:
 
 @dataclass
 class SFTConfig:
-    """Imitation of the demonstrations; ``source=load`` takes the policy at ``path`` as it is."""
+    """Imitation of the demonstrations; ``source=load`` takes the policy at ``path`` as it is.
+
+    ``packing`` lays the demonstrations of a forward pass end to end, in rows of at most ``packed_tokens``.
+    """
 
     source: str = "train"
     path: str | None = None
@@ -178,6 +181,8 @@ class SFTConfig:
     batch_size: int = 16
     micro_batch_size: int | None = None
     train_on_prompt: bool = False
+    packing: bool = False
+    packed_tokens: int | None = None
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="muon", lr=2e-3))
 
 

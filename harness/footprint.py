@@ -168,6 +168,16 @@ def dropped(shape: Shape, batch: Batch) -> float:
     return float(FULL * kept * (max(tokens) if shape.encoder_layers else sum(tokens)))
 
 
+def packed_masks(shape: Shape, batch: Batch, most: int) -> float:
+    """What each layer keeps of which token sees which, where examples are laid end to end in rows of ``most`` tokens.
+
+    Attention takes it as numbers to add to its scores, in the precision of matrix products.
+    """
+    together = max(most // (batch.prompt + batch.response), 1)
+    rows, width = -(-batch.rows // together), min(together, batch.rows) * (batch.prompt + batch.response)
+    return float(shape.layers * rows * width**2 * batch.compute)
+
+
 def passing(shape: Shape, batch: Batch) -> float:
     """What a forward pass without gradient holds at once: of the prompt or of the responses, one feed-forward block.
 

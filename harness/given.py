@@ -61,6 +61,9 @@ def require_policy(found: Any, codec: Codec, config: Config, key: str) -> None:
     if found.is_encoder_decoder and config.sft.train_on_prompt and config.sft.source == "train":
         rule = f"asks for what {key} cannot do: an encoder–decoder model predicts no token of its prompt"
         raise UserError("sft.train_on_prompt", True, rule, "set it to false")
+    if found.is_encoder_decoder and config.sft.packing:
+        rule = f"asks for what {key} cannot do: an encoder–decoder model has no row to lay demonstrations into"
+        raise UserError("sft.packing", True, rule, "set it to false")
 
 
 def require_scorable(found: Any, codec: Codec, config: Config, key: str) -> None:

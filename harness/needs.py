@@ -41,3 +41,10 @@ def needs_feedback(config: Config) -> bool:
     """
     possible = config.feedback.kind != "gold" or config.data.source == "controlled"
     return needs_reward_model(config) and (possible or not takes_finished_policy(config))
+
+
+def packed_tokens(config: Config) -> int | None:
+    """Most tokens of a row that demonstrations are laid end to end into; None where each has a row of its own."""
+    if not config.sft.packing:
+        return None
+    return config.sft.packed_tokens or config.task.max_prompt_tokens + config.task.max_response_tokens

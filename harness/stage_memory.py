@@ -20,12 +20,13 @@ from harness.footprint import (
     frozen_copies,
     logits,
     optimiser,
+    packed_masks,
     passing,
     together,
     weights,
 )
 from harness.models.shape import Shape
-from harness.needs import needs_reward_model, takes_finished_policy
+from harness.needs import needs_reward_model, packed_tokens, takes_finished_policy
 from harness.stages import Stage
 
 LIBRARIES = 550e6
@@ -86,7 +87,15 @@ class Memory:
         if loaded:
             return validation
         return [
-            *self._imitation(shape, held, sft.optimizer, rows, rows < sft.batch_size, prompts=sft.train_on_prompt),
+            *self._imitation(
+                shape,
+                held,
+                sft.optimizer,
+                rows,
+                rows < sft.batch_size,
+                prompts=sft.train_on_prompt,
+                packed=packed_tokens(self.job.config),
+            ),
             *self._kept(shape, held, "policy"),
             *validation,
         ]
@@ -146,7 +155,7 @@ class Memory:
         )
         return [
             *self._sampling(shape, held, min(config.rollout.batch_size, ppo.batch_size)),
-            *self._read(shape, held, self.batch(ppo.batch_size)),
+            *self._read(shape, held, self.batch(ppo.micro_batch_size or ppo.minibatch_size)),
             *self._update(ppo, held, value),
             *kept,
         ]
@@ -235,11 +244,13 @@ class Memory:
         accumulates: bool,
         *,
         prompts: bool = False,
+        packed: int | None = None,
     ) -> list[Phase]:
         """Updates of a language model on demonstrations; gradients and graph overlap where gradients accumulate."""
         batch = self.batch(rows)
+        masks = 0.0 if packed is None else packed_masks(shape, batch, packed)
         forward = {
-            "activations": activations(shape, batch) + dropped(shape, batch),
+            "activations": activations(shape, batch) + dropped(shape, batch) + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
         return self._trained(shape, held, config, shape.trained, forward, accumulates)

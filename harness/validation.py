@@ -54,6 +54,7 @@ POSITIVE = (
     "sft.max_steps",
     "sft.batch_size",
     "sft.micro_batch_size",
+    "sft.packed_tokens",
     "feedback.samples_per_prompt",
     "feedback.sampling_temperature",
     "feedback.max_pairs",
@@ -153,6 +154,7 @@ def validate(config: Config) -> None:
         rule = "is no name of letters, digits and . _ + -"
         raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
     _check_task(config)
+    _check_packing(config)
     check_data(config)
     _check_models(config)
     _check_evaluation(config)
@@ -271,6 +273,17 @@ def _check_task(config: Config) -> None:
             "is not among task.metrics",
             f"choose one of {config.task.metrics}",
         )
+
+
+def _check_packing(config: Config) -> None:
+    """A row holds the longest example that the limits admit, and is of use only where there are rows."""
+    given, needed = config.sft.packed_tokens, config.task.max_prompt_tokens + config.task.max_response_tokens
+    if given is not None and not config.sft.packing:
+        rule, remedy = "decides nothing without sft.packing", "set sft.packing=true, or leave it out"
+        raise UserError("sft.packed_tokens", given, rule, remedy)
+    if given is not None and given < needed:
+        rule = f"is shorter than task.max_prompt_tokens + task.max_response_tokens = {needed}"
+        raise UserError("sft.packed_tokens", given, rule, f"set it to at least {needed}, or leave it out")
 
 
 def _check_models(config: Config) -> None:

@@ -153,6 +153,9 @@ MISTAKES = {
     "feedback.noise=2": "feedback.noise=2.0 must lie between 0 and 1; give a share such as 0.1",
     "tracker.mode=loud": "tracker.mode=loud is not a choice; choose rich, plain, quiet",
     "reward_model.micro_batch_size=0": "reward_model.micro_batch_size=0 must be above 0; give a larger number",
+    "sft.packed_tokens=512": (
+        "sft.packed_tokens=512 decides nothing without sft.packing; set sft.packing=true, or leave it out"
+    ),
     "sft.max_steps=0": "sft.max_steps=0 must be above 0; give a larger number",
     "algorithm.value.lr=0": "algorithm.value.lr=0.0 must be above 0; give a larger number",
     "evaluation.seed=-1": "evaluation.seed=-1 must be at least 0; give 0 or more",
@@ -214,6 +217,17 @@ def test_a_key_of_another_choice_says_so(harness: Callable[..., int], capsys: py
         "algorithm.kl_coef=0.1 is not a configuration key;"
         " another choice of algorithm has it; choose that one, or leave the key out\n"
     )
+
+
+def test_a_row_holds_the_longest_demonstration(harness: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("task.max_prompt_tokens=100", "task.max_response_tokens=60")
+    assert harness(*limits, "sft.packing=true", "sft.packed_tokens=159") == 2
+    assert capsys.readouterr().err == (
+        "sft.packed_tokens=159 is shorter than task.max_prompt_tokens + task.max_response_tokens = 160;"
+        " set it to at least 160, or leave it out\n"
+    )
+    assert harness(*limits, "sft.packing=true", "sft.packed_tokens=0") == 2
+    assert capsys.readouterr().err == "sft.packed_tokens=0 must be above 0; give a larger number\n"
 
 
 def test_a_missing_folder(harness: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

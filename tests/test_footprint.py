@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,12 +29,14 @@ from harness.footprint import (
     frozen_copies,
     logits,
     optimiser,
+    packed_masks,
     peak,
 )
 from harness.models.adapters import Base, add_adapter, dropping, merged, scorer_on, trainable
 from harness.models.forward import make_batch, prompt_cache, response_logits
 from harness.models.kernels import use_fast_kernels
 from harness.models.loading import LanguageModel
+from harness.models.packed_forward import make_packed, packed_logits
 from harness.models.shape import Shape, measured, measured_adapters, shape_of
 from harness.plan import row_counts
 from harness.training.masks import position_ids
@@ -114,6 +118,22 @@ def test_a_layers_activations_are_what_torch_saves(kind: str, prompt: int, respo
         shape = measured(model)
         real.append(saved - copies(shape.matrices, compute))
         expected.append(activations(shape, batch))
+    assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("kind", CAUSAL)
+@pytest.mark.parametrize("most", [64, 140, 256])
+def test_so_are_those_of_packed_rows(kind: str, most: int, compute: int) -> None:
+    batch = Batch(8, 48, 16, compute)
+    packed = make_packed([[5] * 48] * 8, [[6] * 16] * 8, 0, most=most)
+    real, expected = [], []
+    for layers in (2, 3):
+        model = causal(kind, layers)
+        saved = kept_bytes(model, lambda model=model: packed_logits(model, packed), compute)
+        shape = measured(model)
+        real.append(saved - copies(shape.matrices, compute))
+        expected.append(activations(shape, batch) + packed_masks(shape, batch, most))
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
 
 
@@ -282,6 +302,51 @@ def test_rows_are_known_from_sizes_limits_and_the_most_that_are_read() -> None:
     assert (limited["sft"], limited["rl"], limited["validation"]) == (100, 250, 5)
     assert row_counts(Config(data=LocalDataConfig(source="local"))) == {}
     assert row_counts(Config(data=DataConfig(source="controlled", sizes={"sft": 9}))) == {"sft": 9}
+
+
+@pytest.fixture(scope="module")
+def expected() -> Callable[..., dict[str, float]]:
+    """(stage, overrides) -> role -> bytes, of a model with a vocabulary so large that logits are most of it."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from harness.config import register_schemas
+    from harness.pipeline import make_job
+    from harness.stage_memory import Memory
+
+    register_schemas()
+    limits = ["task.max_prompt_tokens=64", "task.max_response_tokens=32", "judge=none", "hardware.device=cpu"]
+    shape = measured(causal("llama"))._replace(vocab_size=50_000)
+
+    def roles(stage: str, *overrides: str) -> dict[str, float]:
+        with initialize_config_module("harness.conf", version_base="1.3"):
+            config: Any = OmegaConf.to_object(compose("config", overrides=["task=summarize", *limits, *overrides]))
+        asked: Any = SimpleNamespace(name=stage, config={})
+        return by_role(Memory(make_job(config), shape).phases(asked, loaded=False))
+
+    return roles
+
+
+def test_ppo_reads_the_reference_on_as_many_rows_as_an_update(expected: Callable[..., dict[str, float]]) -> None:
+    """A larger rollout takes no more; what is read has three copies of its logits, what is trained six."""
+    sizes = ["algorithm.episodes=512", "rollout.batch_size=16"]
+    small = expected("ppo", *sizes, "algorithm.batch_size=64", "algorithm.minibatch_size=32")
+    large = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.minibatch_size=32")
+    assert large == small
+    assert large["logits"] == 6 * 4 * 32 * 32 * 50_000
+    few = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.micro_batch_size=4")
+    assert few["logits"] == 6 * 4 * 4 * 32 * 50_000
+
+
+def test_packing_adds_the_masks_of_its_rows(expected: Callable[..., dict[str, float]]) -> None:
+    """A row of 400 tokens holds four demonstrations at the limits, of 96 tokens each."""
+    plain = expected("sft", "sft.batch_size=256")
+    packed = expected("sft", "sft.batch_size=256", "sft.packing=true")
+    wide = expected("sft", "sft.batch_size=256", "sft.packing=true", "sft.packed_tokens=400")
+    layers, compute = 2, 4
+    assert packed["activations"] - plain["activations"] == compute * layers * 256 * 96**2
+    assert wide["activations"] - plain["activations"] == compute * layers * 64 * (4 * 96) ** 2
+    assert packed["logits"] == plain["logits"]
 
 
 MEASURE = Path(__file__).parent / "reference" / "measure_memory.py"

@@ -29,6 +29,9 @@ VERSION = 1
 Gold = Callable[[Sequence[int], Sequence[str]], list[float]]
 """(prompt rows, responses) -> gold rewards."""
 
+Measure = Callable[[LanguageModel, int], dict[str, Any]]
+"""(policy, iteration) -> a row of held-out measurements, as ``Probe`` makes it; empty where nothing is measured."""
+
 
 @dataclass
 class Setup:
@@ -51,7 +54,7 @@ class Setup:
     reward: Scorer
     prompts: list[list[int]]
     sampling: Sampling
-    probe: Probe
+    probe: Measure
     gold: Gold | None
     report_card: Mapping[str, Any] | None
     hardware: Hardware

@@ -12,6 +12,7 @@ from harness.config import OptimizerConfig
 from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.models.loading import LanguageModel
+from harness.models.packed_forward import make_packed, packed_logits
 from harness.training.losses import sft_loss
 from harness.training.masks import position_ids
 from harness.training.updates import Updates, length_batches, micro_batches
@@ -39,6 +40,8 @@ class Imitation:
         batch_size: examples per update.
         micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all.
         train_on_prompt: count the prompt's tokens in the loss too.
+        packed_tokens: the examples of a forward pass are laid end to end in rows of at most so many tokens; None: each
+            is a row. An update has the same examples either way.
         shared: every so many consecutive examples have one prompt; they stay together (a batch holds as many whole
             groups as fit, one at least), and it is computed once.
         optimizer: learning rate and schedule.
@@ -50,6 +53,7 @@ class Imitation:
     max_steps: int | None = None
     micro_batch_size: int | None = None
     train_on_prompt: bool = False
+    packed_tokens: int | None = None
     shared: int = 1
 
 
@@ -123,6 +127,7 @@ def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: I
                 hardware,
                 train_on_prompt=settings.train_on_prompt,
                 denominator=denominator,
+                packed_tokens=settings.packed_tokens,
                 shared=settings.shared,
             )
         loss.backward()  # type: ignore[no-untyped-call]
@@ -141,13 +146,18 @@ def imitation_loss(
     *,
     train_on_prompt: bool = False,
     denominator: int | None = None,
+    packed_tokens: int | None = None,
     shared: int = 1,
 ) -> torch.Tensor:
     """Cross entropy of the responses (and prompts, where asked), summed over tokens and divided by ``denominator``.
 
-    ``shared`` is that of ``Imitation``.
+    ``packed_tokens`` and ``shared`` are those of ``Imitation``.
     """
     prompts, responses = [e.prompt for e in examples], [e.response for e in examples]
+    if packed_tokens is not None:
+        layout: dict[str, Any] = {"most": packed_tokens, "with_prompts": train_on_prompt, "device": hardware.device}
+        packed = make_packed(prompts, responses, lm.codec.pad_id, **layout)
+        return sft_loss(packed_logits(lm.model, packed), packed.labels, denominator=denominator)
     batch = make_batch(prompts, responses, lm.codec.pad_id, device=hardware.device, shared=shared)
     if not train_on_prompt:
         return sft_loss(response_logits(lm.model, batch), batch.response, batch.response_mask, denominator=denominator)

@@ -167,15 +167,19 @@ def preference_loss(
     return loss.mean()
 
 
-def sft_loss(logits: Tensor, labels: Tensor, mask: Tensor, *, denominator: Tensor | int | None = None) -> Tensor:
+def sft_loss(
+    logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, denominator: Tensor | int | None = None
+) -> Tensor:
     """Cross entropy of the labels, mean over the tokens of the mask (not over sequences); 0 where the mask is empty.
 
     Args:
-        logits: (B, T, V) float, aligned: ``logits[:, t]`` predicts ``labels[:, t]``.
-        labels: (B, T) long; outside the mask they may hold anything.
-        mask: (B, T) bool, True on the tokens to learn: the response, or the prompt as well.
+        logits: (B, T, V) float, aligned: ``logits[:, t]`` predicts ``labels[:, t]``; without a mask (N, V).
+        labels: (B, T) long; outside the mask they may hold anything. Without a mask (N,).
+        mask: (B, T) bool, True on the tokens to learn: the response, or the prompt as well. None: all of them.
         denominator: see `masked_mean`.
     """
-    count = mask.sum().clamp(min=1) if denominator is None else denominator
-    # Selected first: a softmax over prompts and pads would be most of the work and none of the loss.
-    return F.cross_entropy(full_precision(logits[mask]), labels[mask], reduction="sum") / count
+    if mask is not None:
+        # Selected first: a softmax over prompts and pads would be most of the work and none of the loss.
+        logits, labels = logits[mask], labels[mask]
+    count = max(len(labels), 1) if denominator is None else denominator
+    return F.cross_entropy(full_precision(logits), labels, reduction="sum") / count

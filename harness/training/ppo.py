@@ -196,12 +196,7 @@ class PPO:
         batch = make_batch(prompts, rollout.tokens, codec.pad_id, device=setup.hardware.device)
         mask, size = batch.response_mask, batch.response_mask.shape[1]
         logprobs = rollout.logprobs[:, :size].to(mask.device)
-        with torch.inference_mode(), setup.hardware.autocast():
-            ref_logits = response_logits(setup.reference.model, batch)
-            ref_logprobs = sequence_logprobs(ref_logits, batch.response, setup.sampling.temperature).masked_fill(
-                ~mask, 0.0
-            )
-            values = self._values(setup, state, batch)
+        ref_logprobs, values = self._read(setup, state, batch)
         proxy = torch.from_numpy(setup.reward.scores(prompts, rollout.tokens)).float().to(mask.device)
         scores = proxy
         if config.missing_eos_penalty is not None:
@@ -229,10 +224,7 @@ class PPO:
         }
         if setup.gold is not None:
             metrics["gold"] = float(np.mean(setup.gold(rows, codec.decode(rollout.tokens))))
-        # Inference tensors cannot enter autograd; clones made outside inference mode can.
-        return Experience(
-            batch, logprobs, values.clone(), whiten(estimates.advantages, mask), estimates.returns.clone(), metrics
-        )
+        return Experience(batch, logprobs, values, whiten(estimates.advantages, mask), estimates.returns, metrics)
 
     def _next_prompts(self, setup: Setup, state: PPOState) -> list[int]:
         """The next batch of prompt rows: passes over all prompts, each in a fresh order."""
@@ -240,6 +232,26 @@ class PPO:
             state.order += torch.randperm(len(setup.prompts), generator=state.generator).tolist()
         rows, state.order = state.order[: self.config.batch_size], state.order[self.config.batch_size :]
         return rows
+
+    def _read(self, setup: Setup, state: PPOState, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, R) logprobs by the reference and (B, R) values, 0 outside the mask.
+
+        As many rows at a time as an update reads, since the logits of all would take more memory than anything else
+        does; those with prompts of similar length together, which leaves little padding.
+        """
+        logprobs = torch.zeros(batch.response_mask.shape, device=batch.ids.device)
+        values = torch.zeros_like(logprobs)
+        order = (batch.mask.sum(1) - batch.response_mask.sum(1)).argsort(stable=True)
+        for rows in order.split(self.config.micro_batch_size or self.config.minibatch_size):  # type: ignore[no-untyped-call]
+            piece = trim(batch.rows(rows))
+            mask, size = piece.response_mask, piece.response_mask.shape[1]
+            with torch.inference_mode(), setup.hardware.autocast():
+                logits = response_logits(setup.reference.model, piece)
+                read = sequence_logprobs(logits, piece.response, setup.sampling.temperature)
+                logprobs[rows, :size] = read.masked_fill(~mask, 0.0)
+                del logits, read  # else they stay while the values are computed, and until the next ones have come
+                values[rows, :size] = self._values(setup, state, piece)
+        return logprobs, values
 
     def _values(self, setup: Setup, state: PPOState, batch: Batch) -> torch.Tensor:
         """(B, R) values; the value network starts as the reward model, whose shift it shares."""

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from harness.config import ModelConfig, SFTConfig
+from harness.config import Config, ModelConfig
 from harness.context import Job
 from harness.data.prepared import PreparedData
 from harness.hardware import Hardware
@@ -15,8 +15,10 @@ from harness.models.codec import Codec
 from harness.models.kept import configured_base, keep, load_trainable_policy
 from harness.models.loading import LanguageModel, load_base, load_language_model, save
 from harness.models.nano import new_model, train_tokenizer
+from harness.models.packed_forward import require_packable
 from harness.models.positions import require_positions
 from harness.models.soundness import require_sound
+from harness.needs import packed_tokens
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
 from harness.types import Example, Task
@@ -33,16 +35,20 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
         policy = load_language_model(str(config.sft.path), device=job.hardware.device, key="sft.path")
         require_positions(policy.model, config.task, key="sft.path")
         require_sound(policy, key="sft.path")
+        if config.sft.packing:  # for the control that continues SFT
+            require_packable(policy)
         if config.model.chat:
             policy.codec.converse(config.model.system)
         return _finish(workspace, job, data, policy, {"steps": 0, "tokens": 0})
     policy = base_model(config.model, job.task, data.splits["sft"], workspace.seed_for("init"), job.hardware)
     require_positions(policy.model, config.task)
+    if config.sft.packing:
+        require_packable(policy)
     if config.model.kind == "nano":
         save(policy, workspace.directory / "base")
     adapt(policy, config.model, workspace)
     examples, cuts = token_examples(job, data.splits["sft"], policy.codec)
-    settings = imitation_settings(config.sft)
+    settings = imitation_settings(config)
     trained = _imitate(workspace, job, policy, examples, settings)
     return {**_finish(workspace, job, data, policy, trained), "cuts": cuts}
 
@@ -57,20 +63,22 @@ def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[s
         seed=workspace.seed_for("adapter"),
     )
     examples, _ = token_examples(job, data.splits["sft"], policy.codec)
-    settings = imitation_settings(job.config.sft, epochs=response_passes / len(examples))
+    settings = imitation_settings(job.config, epochs=response_passes / len(examples))
     trained = _imitate(workspace, job, policy, examples, settings)
     return _finish(workspace, job, data, policy, trained)
 
 
-def imitation_settings(config: SFTConfig, *, epochs: float | None = None) -> Imitation:
-    """The SFT configuration as the trainer takes it; ``epochs`` overrides both epochs and max_steps."""
+def imitation_settings(config: Config, *, epochs: float | None = None) -> Imitation:
+    """The configuration of SFT as the trainer takes it; ``epochs`` overrides both epochs and max_steps."""
+    sft = config.sft
     return Imitation(
-        epochs=config.epochs if epochs is None else epochs,
-        max_steps=config.max_steps if epochs is None else None,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        train_on_prompt=config.train_on_prompt,
-        optimizer=config.optimizer,
+        epochs=sft.epochs if epochs is None else epochs,
+        max_steps=sft.max_steps if epochs is None else None,
+        batch_size=sft.batch_size,
+        micro_batch_size=sft.micro_batch_size,
+        train_on_prompt=sft.train_on_prompt,
+        packed_tokens=packed_tokens(config),
+        optimizer=sft.optimizer,
     )
 
 

@@ -1,4 +1,8 @@
-"""Every command at the smallest size: it runs, what must hold does, and its files hold what it printed."""
+"""Every command at the smallest size: it runs, what must hold does, and its files hold what it printed.
+
+A process takes seconds to import what it runs. So the sides and the sweep's runs are in this one here, and one test of
+each shows that a process of its own does the same.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import loop, rollout, scale, sweep, update
+from benchmarks import loop, materials, our_side, rollout, scale, sweep, update, worker
 from benchmarks.sides import Side
+from benchmarks.sizes import SIZES
+from harness import cli
 from harness.errors import RunFailed
 
 Command = Callable[[list[str]], int]
@@ -32,11 +38,29 @@ def ask(work: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
+class Beside:
+    """A side in this process."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.stages = our_side.load()
+
+    def __enter__(self) -> Beside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to end."""
+
+    def ask(self, stage: str, *, save: Path | None = None, **details: Any) -> dict[str, Any]:
+        request = {"stage": stage, "save": None if save is None else str(save), **details}
+        return {"import_seconds": 0.0, "import_memory_mb": 1.0, **worker.answer(self.stages, request)}
+
+
 def figures(found: dict[str, Any]) -> dict[str, Any]:
     return {figure["name"]: figure for figure in found["figures"]}
 
 
-def test_loop_against_itself(ask: Callable[..., dict[str, Any]]) -> None:
+def test_loop_against_itself(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "Side", Beside)
     found = ask(loop.main, "--rounds", "2", "--against", "self")
     assert {"SFT", "reward model", "PPO", "PPO: peak memory", "PPO: above imports"} <= set(figures(found))
     for stage in loop.STAGES:
@@ -95,15 +119,26 @@ def test_updates_that_differ_do_not_agree() -> None:
         assert not update.agree(ours, {**ours, name: ours[name] + 0.1}, tolerance=1e-3)
 
 
-def test_sweep(ask: Callable[..., dict[str, Any]]) -> None:
+def test_sweep(
+    ask: Callable[..., dict[str, Any]], in_process: Callable[..., Callable[..., int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = in_process(cli.main)
+    monkeypatch.setattr(sweep, "harness", lambda typed: run(*typed))
     small = ["experiment=smoke", "judge=none", "data.sizes={sft: 64, preference: 32, judge: 16, rl: 64}"]
-    found = ask(sweep.main, "--rounds", "1", "--candidates", "2", *small, "sft.epochs=1")
+    small += ["evaluation.fixed_rows=[]", "sft.epochs=1"]
+    found = ask(sweep.main, "--rounds", "1", "--candidates", "2", *small)
     assert found["checks"] == {"round 1: the same metrics both ways": True}
     assert set(figures(found)) == {"2 candidates", "one candidate more"}
 
 
-def test_scale_runs_every_point(work: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_sweep_is_a_process_whose_failure_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"(?s)^harness sft\.epochs=0 task=qa .*ended with status 2:.*sft\.epochs=0"):
+        sweep.harness(["sft.epochs=0", "task=qa", f"output_dir={tmp_path}"])
+
+
+def test_scale_runs_every_point(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At this size nothing is measured, so the limits may or may not hold."""
+    monkeypatch.setattr(scale, "Side", Beside)
     given = ["--size", "micro", "--threads", "1", "--work", str(work), "--rounds", "1", "--prompts", "8", "--no-larger"]
     assert scale.main([*given, "--to", str(tmp_path / "scale.json")]) in (0, 1)
     found = json.loads((tmp_path / "scale.json").read_text())
@@ -125,12 +160,21 @@ def test_a_mistake_is_one_message_and_status_2(wrong: list[str], capsys: pytest.
     assert "error:" in capsys.readouterr().err
 
 
-def test_a_side_that_fails_says_why(tmp_path: Path) -> None:
-    with (
-        Side(sys.executable, "benchmarks.our_side", threads=1, log=tmp_path / "log.txt") as side,
-        pytest.raises(RunFailed, match="KeyError: 'dance'"),
-    ):
-        side.ask("dance")
+def test_a_side_is_a_process_that_answers_until_it_fails(work: Path, tmp_path: Path) -> None:
+    size = SIZES["micro"]
+    base = materials.base_model(work / "micro", size)
+    rows = materials.write_rows(tmp_path / "rows.json", materials.Materials(base, size).demonstrations(4, seed=1))
+    request = {"model": str(base), "rows": str(rows), "batch_size": 2, "lr": 1e-3, "precision": "fp32", "seed": 1}
+    here = Beside().ask("sft", **request)
+    with Side(sys.executable, "benchmarks.our_side", threads=1, log=tmp_path / "log.txt") as side:
+        there = side.ask("sft", save=tmp_path / "saved", **request)
+        with pytest.raises(RunFailed, match="KeyError: 'dance'"):
+            side.ask("dance")
+    assert {name: there[name] for name in ("steps", "work", "loss")} == {
+        name: here[name] for name in ("steps", "work", "loss")
+    }
+    assert there["import_seconds"] > 0 < there["import_memory_mb"] < there["peak_memory_mb"]
+    assert (tmp_path / "saved" / "config.json").is_file()
 
 
 @pytest.mark.trl

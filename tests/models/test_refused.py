@@ -36,6 +36,11 @@ CASES = {
         ("sft.train_on_prompt=true",),
         "sft.train_on_prompt=True asks for what model.name cannot do: an encoder–decoder model predicts no token",
     ),
+    "demonstrations end to end": (
+        "t5",
+        ("sft.packing=true",),
+        "sft.packing=True asks for what model.name cannot do: an encoder–decoder model has no row to lay",
+    ),
     "a chat without a template": (
         "gpt2",
         ("model.chat=true",),
@@ -63,6 +68,30 @@ def test_it_is_one_message(
     assert in_process(cli.main)(*given) == 2
     captured = capsys.readouterr()
     assert len([line for line in captured.err.splitlines() if message in line and "; " in line]) == 1, captured.err
+    assert not list(tmp_path.rglob("model"))
+
+
+def test_packing_is_refused_where_examples_would_see_each_other(
+    family_folder: Callable[..., Path],
+    in_process: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """OPT counts positions from an attention mask alone, which its configuration does not say."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(family_folder("gpt2"), "opt")
+    rows = json.loads(Path("opt/config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2}
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
+    model = OPTForCausalLM(OPTConfig(vocab_size=rows, num_attention_heads=2, init_std=0.5, **sizes, **ids))
+    model.save_pretrained("opt")
+    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, "sft.packing=true")
+    assert in_process(cli.main)(*given, "model=hf", "model.name=./opt") == 2
+    message = "sft.packing=True is not for OPTForCausalLM: logprobs move by "
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("model"))
 
 

@@ -97,7 +97,7 @@ def sft(job: Any, architecture: str) -> Any:
     examples = [TokenExample([5] * PROMPT, [6] * RESPONSE) for _ in range(256)]
 
     def work() -> None:
-        settings = imitation_settings(job.config.sft, epochs=0.25)
+        settings = imitation_settings(job.config, epochs=0.25)
         imitate(lm, examples, settings, hardware=job.hardware, seed=0, log=ignore, advance=ignore)
         keep(job, lm.model)
         validation_loss(lm, examples, job.hardware)
@@ -139,7 +139,7 @@ def ppo(job: Any, architecture: str) -> Any:
         reward=reward,
         prompts=[[5 + row] * PROMPT for row in range(64)],
         sampling=job.training_sampling(),
-        probe=lambda *_: {},  # type: ignore[arg-type]
+        probe=lambda *_: {},
         gold=None,
         report_card=None,
         hardware=job.hardware,

@@ -76,6 +76,36 @@ def test_accumulation_gives_the_gradients_of_one_batch(make_lm, examples, hardwa
             torch.testing.assert_close(gradient, found[None][1][name], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_packing_gives_the_gradients_of_a_row_for_each_example(
+    make_lm, examples, hardware, architecture, train_on_prompt
+):
+    """The mean is over tokens, of whatever example and row; micro-batches of packed rows add up as others do."""
+    lm, found = make_lm(architecture, spread=2.0), []
+    for packed, micro in ((None, None), (13, None), (1000, None), (13, 3), (13, 1)):
+        lm.model.zero_grad()
+        choice = settings(micro_batch_size=micro, train_on_prompt=train_on_prompt, packed_tokens=packed)
+        found.append((_accumulate(lm, examples, choice, hardware), gradients(lm.model)))
+    for loss, packed in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        for name, gradient in packed.items():
+            torch.testing.assert_close(gradient, found[0][1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_packed_run_has_the_updates_of_an_unpacked_one(make_lm, hardware):
+    """The same seed gives the same batches, so that losses and weights are those of the other up to rounding."""
+    weights, losses = [], []
+    for packed in (None, 20):
+        lm, rows = make_lm(spread=1.0), []
+        choice = settings(batch_size=8, packed_tokens=packed, optimizer=OptimizerConfig(lr=1e-4, eps=1e-3))
+        imitate(lm, copying(40, 0), choice, hardware=hardware, seed=3, log=rows.append, advance=ignore)
+        weights.append(torch.cat([p.detach().flatten() for p in lm.model.parameters()]))
+        losses.append([row["loss"] for row in rows])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_responses_that_share_a_prompt_give_the_gradients_of_separate_ones(make_lm, ragged, hardware, architecture):
     lm, (prompts, responses) = make_lm(architecture), ragged

@@ -119,6 +119,7 @@ VARIANTS = {
     "head": {"value": ValueConfig(kind="head")},
     "k3, whitened rewards": {"kl": KLControlConfig(estimator="k3"), "advantage": AdvantageConfig(whiten_rewards=True)},
     "discounted": {"advantage": AdvantageConfig(gamma=0.9, lam=0.5)},
+    "read in slices": {"micro_batch_size": 3},
     "penalty": {"missing_eos_penalty": 0.75, "kl_coef": 0.3},
     "entropy": {"entropy_coef": 0.05, "clip_range": 0.05, "value": ValueConfig(clip_range=0.01)},
 }
