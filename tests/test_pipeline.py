@@ -443,7 +443,7 @@ def test_the_prompts_that_an_algorithm_uses_are_those_of_the_named_splits(
     assert smoke_run(*asked) == 1
     (data,) = (folder / "stages").glob("data-*")
     splits = PreparedData.read(data).splits
-    wanted = [example.fields["source"] for split in ("rl", "preference") for example in splits[split]]
+    wanted = [example.fields["source"] for split in ("preference", "rl") for example in splits[split]]
     assert len(seen) == len(wanted) > len(splits["rl"])
     assert all(text.startswith(source[:20]) for text, source in zip(seen, wanted, strict=True))
 

@@ -1,4 +1,4 @@
-"""How an encoder–decoder model begins a response, and that nothing but its probabilities decides how it goes on."""
+"""That nothing but a policy's probabilities decides what it says, and how an encoder–decoder model begins a response."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from harness.models.codec import Codec
 
 OUT_OF_REACH = -1e4
 """A logit that no softmax leaves any probability."""
+
+
+def generate_plainly(model: Any, codec: Codec) -> None:
+    """Drop a causal model's own rules of decoding: a chat model's repetition penalty, say, its temperature and top-k.
+
+    They would act besides the model in other tools, which would then answer otherwise than what was trained and scored.
+    """
+    from transformers import GenerationConfig
+
+    special = {"bos_token_id": model.config.bos_token_id, "eos_token_id": codec.eos_id, "pad_token_id": codec.pad_id}
+    model.generation_config = GenerationConfig(**special)
 
 
 def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:

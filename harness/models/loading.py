@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.models.classifier import ensure_classifier
 from harness.models.codec import APART, Codec
 from harness.models.content import resolve_model
-from harness.models.generation import prepare_decoder, require_start
+from harness.models.generation import generate_plainly, prepare_decoder, require_start
 from harness.models.heads import HEADS, new_head
 
 
@@ -44,9 +44,11 @@ def load_language_model(
         language_model_class(codec.apart), path, key, revision=revision, **quantized(quantization, device)
     )
     _fit_vocabulary(model, codec, str(path), key)
-    model.generation_config.pad_token_id = model.config.pad_token_id = codec.pad_id
+    model.config.pad_token_id = codec.pad_id
     if codec.apart:
         prepare_decoder(model, codec, str(path), key)
+    else:
+        generate_plainly(model, codec)
     return LanguageModel(_ready(model, device), codec)
 
 

@@ -23,6 +23,7 @@ from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.stages import Workspace
 from harness.training.probes import Probe
+from harness.types import TRAIN_SPLITS
 
 VERSION = 1
 
@@ -112,10 +113,11 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     )
     reference = LanguageModel(twin(policy.model).requires_grad_(False), policy.codec)
     reward = _load_reward(workspace, job, policy)
-    examples = [example for split in config.algorithm.prompt_splits for example in data.splits[split]]
+    wanted = config.algorithm.prompt_splits
+    examples = [example for split in TRAIN_SPLITS if split in wanted for example in data.splits[split]]
     held_out = data.splits["validation"]
     if not examples:
-        raise RunFailed(f"no prompts in algorithm.prompt_splits={list(config.algorithm.prompt_splits)}")
+        raise RunFailed(f"no prompts in algorithm.prompt_splits={list(wanted)}")
     prompts, _ = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()
     probe = Probe(job, reference, reward, held_out, sampling, seed=workspace.seed_for("probe"))

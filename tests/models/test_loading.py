@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from harness.errors import UserError
-from harness.models.loading import load_base, load_language_model, load_scorer, parameter_count, save
+from harness.models.loading import LanguageModel, load_base, load_language_model, load_scorer, parameter_count, save
 from harness.models.positions import require_positions
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -233,3 +236,31 @@ def test_prompt_and_response_must_fit_the_positions(make_model, architecture):
     require_positions(model, TaskConfig(max_prompt_tokens=48, max_response_tokens=16))
     with pytest.raises(UserError, match=r"^sft\.path knows 64 positions, fewer than .* = 65; lower these to 64"):
         require_positions(model, TaskConfig(max_prompt_tokens=48, max_response_tokens=17), key="sft.path")
+
+
+def test_rules_of_decoding_that_a_causal_model_came_with_are_dropped(
+    make_model: Callable[..., Any], codec: Any, tmp_path: Path
+) -> None:
+    """Qwen's chat models ask for a repetition penalty: transformers would then answer otherwise than our sampler."""
+    from transformers import AutoModelForCausalLM
+
+    from harness.rollouts.sampler import Sampling, sample
+
+    model = make_model("llama")
+    model.generation_config.update(repetition_penalty=8.0, do_sample=True, temperature=0.7, top_k=5)
+    save(LanguageModel(model, codec), tmp_path / "came")
+    lm = load_language_model(tmp_path / "came")
+    save(lm, tmp_path / "kept")
+    prompts = codec.encode_prompts(["the red fox runs", "a bird sings about the big house"])
+    ids = {"eos_id": codec.eos_id, "pad_id": codec.pad_id, "seed": 0}
+    ours = sample(lm.model, prompts, Sampling(12, temperature=0.0), **ids).tokens
+    said = {}
+    for name in ("came", "kept"):
+        other = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        given = [torch.tensor([prompt]) for prompt in prompts]
+        said[name] = [
+            other.generate(p, attention_mask=torch.ones_like(p), max_new_tokens=12, do_sample=False)[0, p.shape[1] :]
+            for p in given
+        ]
+    assert [row.tolist() for row in said["kept"]] == ours
+    assert [row.tolist() for row in said["came"]] != ours, "the penalty would have shown"
