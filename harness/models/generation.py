@@ -1,4 +1,4 @@
-"""That nothing but a policy's probabilities decides what it says, and how an encoder–decoder model begins a response."""
+"""That a policy's probabilities alone decide what it says, and how an encoder–decoder model begins a response."""
 
 from __future__ import annotations
 
