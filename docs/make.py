@@ -219,7 +219,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it.",
         "train_on_prompt": "Count the prompt's tokens in the loss too.",
         "packing": "Lay the demonstrations of a forward pass end to end; each sees itself alone. An update has the "
-        "same demonstrations and weights of tokens either way. Not for encoder–decoder models.",
+        "same demonstrations and weights of tokens either way. Slower on a CPU (docs/performance.md). Not for "
+        "encoder–decoder models.",
         "packed_tokens": "packing: most tokens of such a row (null: `task.max_prompt_tokens` + "
         "`task.max_response_tokens`). It may pass the model's context, since positions begin anew.",
     },
