@@ -107,8 +107,6 @@ def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> 
     """
     import torch
 
-    from harness.models.kernels import has_onednn
-
     kind = torch.float32 if precision == "fp32" else torch.bfloat16
     width, first = size.width, sum(map(len, case.prompts))
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
@@ -117,14 +115,7 @@ def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> 
     inputs = {wide: torch.randn(first, wide).to(kind) for wide in (width, 4 * width)}
     outputs = {shape: torch.empty(first, shape[1], dtype=kind) for shape in shapes}
     logits = torch.empty(len(case.prompts), size.vocab_size, dtype=kind)
-    by_onednn = kind == torch.float32 and has_onednn()
     alive = [sum(length > step for length in lengths) for step in range(max(lengths))]
-
-    def multiply(left: Any, right: Any, out: Any) -> None:
-        if by_onednn:
-            torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
-        else:
-            torch.mm(left, right, out=out)
 
     def layers(rows: int) -> None:
         for layer in weights:
@@ -139,6 +130,18 @@ def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> 
             multiply(inputs[width][:rows], head, logits[:rows])
 
     return run_once
+
+
+def multiply(left: Any, right: Any, out: Any) -> None:
+    """left · right, into ``out`` where the faster library writes there."""
+    import torch
+
+    from harness.models.kernels import has_onednn
+
+    if left.dtype == torch.float32 and has_onednn():
+        torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+    else:
+        torch.mm(left, right, out=out)
 
 
 def ending_model(base: Path, target: Path, limit: int) -> Path:

@@ -249,8 +249,9 @@ class Memory:
         """Updates of a language model on demonstrations; gradients and graph overlap where gradients accumulate."""
         batch = self.batch(rows)
         masks = 0.0 if packed is None else packed_masks(shape, batch, packed)
+        trunk = shape if packed is None else shape._replace(copied=False)  # packed rows need no cache
         forward = {
-            "activations": activations(shape, batch) + dropped(shape, batch) + masks,
+            "activations": activations(trunk, batch) + dropped(shape, batch) + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
         return self._trained(shape, held, config, shape.trained, forward, accumulates)

@@ -131,7 +131,7 @@ def test_so_are_those_of_packed_rows(kind: str, most: int, compute: int) -> None
     for layers in (2, 3):
         model = causal(kind, layers)
         saved = kept_bytes(model, lambda model=model: packed_logits(model, packed), compute)
-        shape = measured(model)
+        shape = measured(model)._replace(copied=False)  # there is no cache that keys and values are copied into
         real.append(saved - copies(shape.matrices, compute))
         expected.append(activations(shape, batch) + packed_masks(shape, batch, most))
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
