@@ -145,7 +145,7 @@ def _hardware(request: Request) -> Any:
     from harness.hardware import Hardware
 
     threads = int(os.environ["HARNESS_BENCHMARK_THREADS"])
-    return Hardware.resolve(HardwareConfig(device="cpu", precision=request["precision"], threads=threads))
+    return Hardware.resolve(HardwareConfig(device="cpu", precision=request["precision"], threads=threads, workers=1))
 
 
 def _quietly(request: Request) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def multiply(left: Any, right: Any, out: Any) -> None:
     """left · right, into ``out`` where the faster library writes there."""
     import torch
 
-    from harness.models.kernels import has_onednn
+    from harness.hardware import has_onednn
 
     if left.dtype == torch.float32 and has_onednn():
         torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,14 @@ Result = TypeVar("Result")
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether this torch was built with oneDNN's linear layer, which it calls by an operator without a public name."""
+    import torch
+
+    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,13 @@ class Hardware:
             torch.set_num_threads(self.threads)
 
     def at_once(self, count: int) -> bool:
-        """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each."""
+        """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each.
+
+        Under autocast it never does: threads clear each other's weights that were cast, and rounding would follow that.
+        """
         each = max(self.threads // max(count, 1), 1)
-        return count > 1 and self.device == "cpu" and each * count <= self.threads * self.workers
+        alone = count < 2 or self.device != "cpu" or self.precision != "fp32"
+        return not alone and each * count <= self.threads * self.workers
 
     def environment(self) -> dict[str, Any]:
         """What changes numbers, for the stages' fingerprints."""
@@ -103,6 +116,7 @@ class Hardware:
             "device_type": self.device.split(":")[0],
             "torch": ".".join(torch.__version__.split(".")[:2]),
             "threads": self.threads,
+            "products": "onednn" if self.device == "cpu" and has_onednn() else "torch",
         }
 
     def description(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from harness import holdings
@@ -176,7 +177,7 @@ class Memory:
         if value:
             learners.append(learner(value, 0.0))
         if self.job.hardware.at_once(len(learners)):
-            return [together(held, *moment) for moment in zip(*learners, strict=True)]
+            return [together(held, *moment) for moment in product(*learners)]
         return [together(held, moment) for each in learners for moment in each]
 
     def _finished(self) -> list[Phase]:

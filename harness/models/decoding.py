@@ -29,31 +29,34 @@ class Decoding(Protocol):
         ...
 
 
-def start_decoding(model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, shared: int = 1) -> Decoding:
+def start_decoding(
+    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, tokens: int, shared: int = 1
+) -> Decoding:
     """Read the prompts.
 
     Args:
         model: a causal or an encoder–decoder language model.
         prompts: B lists of token ids.
         pad_id: fills up shorter prompts.
+        tokens: that may follow.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
     """
     if model.config.is_encoder_decoder:
-        return EncoderDecoderDecoding(model, prompts, pad_id, shared)
-    return CausalDecoding(model, prompts, pad_id, shared)
+        return EncoderDecoderDecoding(model, prompts, pad_id, tokens, shared)
+    return CausalDecoding(model, prompts, pad_id, tokens, shared)
 
 
 class CausalDecoding:
     """The prompt's keys and values are computed first; its last token is run with the response's first step."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, shared: int) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, tokens: int, shared: int) -> None:
         from harness.models.roomy_cache import roomy
 
         ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts, pad_id))
         positions = position_ids(mask)
         self.model, self.mask = model, mask
         self.cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
-        self.cache.layers = roomy(self.cache.layers)
+        self.cache.layers = roomy(self.cache.layers, tokens=tokens)
         self.ids, self.positions = ids[:, -1:], positions[:, -1:]
 
     def logits(self) -> torch.Tensor:
@@ -83,11 +86,11 @@ class CausalDecoding:
 class EncoderDecoderDecoding:
     """The encoder runs once; the decoder starts from the tokens that stand before every response."""
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, shared: int) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, tokens: int, shared: int) -> None:
         import torch
 
         ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts, pad_id))
-        self.model, self.encoded = model, encode(model, ids, mask, shared=shared)
+        self.model, self.tokens, self.encoded = model, tokens, encode(model, ids, mask, shared=shared)
         self.cache: Any = None
         self.ids = torch.tensor(decoder_prefix(model.config), device=ids.device).expand(len(ids), -1)
 
@@ -106,7 +109,7 @@ class EncoderDecoderDecoding:
         if self.cache is None:
             self.cache = out.past_key_values
             own = self.cache.self_attention_cache
-            own.layers = roomy(own.layers)
+            own.layers = roomy(own.layers, tokens=self.tokens)
         logits: torch.Tensor = out.logits[:, -1]
         return logits
 

@@ -19,7 +19,8 @@ def generate_plainly(model: Any, codec: Codec) -> None:
     """
     from transformers import GenerationConfig
 
-    special = {"bos_token_id": model.config.bos_token_id, "eos_token_id": codec.eos_id, "pad_token_id": codec.pad_id}
+    bos_id = getattr(model.config.get_text_config(), "bos_token_id", None)
+    special = {"bos_token_id": bos_id, "eos_token_id": codec.eos_id, "pad_token_id": codec.pad_id}
     model.generation_config = GenerationConfig(**special)
 
 

@@ -7,7 +7,6 @@ carries too, uses whatever the processor has: on one core of an AMD EPYC (Zen 5)
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
+
+from harness.hardware import has_onednn
 
 FEWEST_ROWS = 32
 """A product of fewer rows is over sooner in MKL, whose calls cost less (measured at 8: 16 µs against 21)."""
@@ -58,12 +59,6 @@ class FastConv1D(Conv1D):  # type: ignore[misc]
 
 
 FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
-
-
-@cache
-def has_onednn() -> bool:
-    """Whether this torch was built with oneDNN's linear layer, which it calls by an operator without a public name."""
-    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:

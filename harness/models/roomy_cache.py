@@ -10,18 +10,20 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 ROOM = 64
-"""Tokens for which there is space each time that a cache is made larger."""
+"""Tokens for which there is space at most each time that a cache is made larger."""
 
 
-def roomy(layers: Sequence[Any]) -> list[Any]:
+def roomy(layers: Sequence[Any], *, tokens: int) -> list[Any]:
     """A cache's layers with room for further tokens: as they are, they would be copied whole for each of them.
 
     Args:
         layers: of a cache of transformers, which a prompt's pass filled; those of other kinds than the usual one
             (sliding windows, states) stay as they are.
+        tokens: that may follow.
     """
     usual = (type(layer) is DynamicLayer and layer.is_initialized for layer in layers)
-    return [RoomyLayer(one.keys, one.values, room=ROOM) if yes else one for one, yes in zip(layers, usual, strict=True)]
+    room = min(ROOM, tokens)
+    return [RoomyLayer(one.keys, one.values, room=room) if yes else one for one, yes in zip(layers, usual, strict=True)]
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]

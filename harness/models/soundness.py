@@ -34,7 +34,7 @@ def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
             alone = response_logits(lm.model, make_batch([short], [response], pad, device=device))[0]
             both = make_batch([short, long], [response, response], pad, device=device)
             beside = response_logits(lm.model, both)[0]
-            first = start_decoding(lm.model, [short, long], pad).logits()[0].float()
+            first = start_decoding(lm.model, [short, long], pad, tokens=1).logits()[0].float()
     except Exception as error:  # whatever the code of an architecture that nobody tried may raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         rule = f"is a {type(lm.model).__name__}, which cannot be run as every stage does ({reason})"

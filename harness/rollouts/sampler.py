@@ -114,7 +114,7 @@ def _sample_batch(
     counts = torch.full((batch,), length)
     alive, done = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
     with context():
-        decoding = start_decoding(model, prompts, pad_id, shared=shared)
+        decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared)
     for step in range(length):
         with context():
             logits = decoding.logits()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -266,10 +267,19 @@ class PPO:
         orders = [torch.randperm(self.config.batch_size, generator=state.generator) for _ in range(self.config.epochs)]
         minibatches = [rows for order in orders for rows in order.split(self.config.minibatch_size)]  # type: ignore[no-untyped-call]
 
+        failed = Event()
+
         def learn(learner: Learner) -> dict[str, float]:
-            return combined(
-                [self._learn(learner, experience, rows) for rows in minibatches], share=1 / len(minibatches)
-            )
+            steps = []
+            try:
+                for rows in minibatches:
+                    if failed.is_set():  # the other one, or Ctrl-C: nobody waits for the rest
+                        break
+                    steps.append(self._learn(learner, experience, rows))
+            except BaseException:
+                failed.set()
+                raise
+            return combined(steps, share=1 / len(minibatches)) if steps else {}
 
         # A value network of its own shares nothing with the policy, so that both can learn at the same time.
         return together(setup.hardware.beside(*(partial(learn, each) for each in self._learners(setup, state))))

@@ -264,3 +264,16 @@ def test_rules_of_decoding_that_a_causal_model_came_with_are_dropped(
         ]
     assert [row.tolist() for row in said["kept"]] == ours
     assert [row.tolist() for row in said["came"]] != ours, "the penalty would have shown"
+
+
+def test_a_configuration_of_parts_is_read_for_its_text(codec: Any) -> None:
+    """Gemma 3's, say, which holds a text model and a vision model, has no special tokens of its own."""
+    from types import SimpleNamespace
+
+    from harness.models.generation import generate_plainly
+
+    text = SimpleNamespace(bos_token_id=7)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text), generation_config=None)
+    generate_plainly(model, codec)
+    found = model.generation_config
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id) == (7, codec.eos_id, codec.pad_id)

@@ -64,7 +64,8 @@ def test_layers_of_other_kinds_are_left_alone() -> None:
     window, empty, usual = DynamicSlidingWindowLayer(sliding_window=4), DynamicLayer(), DynamicLayer()
     window.update(*states(1, 2))
     usual.update(*states(1, 2))
-    made = roomy([window, empty, usual])
+    made = roomy([window, empty, usual], tokens=3)
     assert made[:2] == [window, empty]
     assert isinstance(made[2], RoomyLayer)
     assert_same(usual, made[2])
+    assert made[2]._all_keys.shape[-2] == 5, "no more room than tokens that may follow"

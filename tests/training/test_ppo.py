@@ -314,18 +314,30 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
             torch.testing.assert_close(ours, whole, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["default", "head"])
-def test_learning_at_the_same_time_changes_no_number(iteration, name, monkeypatch):
+@pytest.mark.parametrize(("name", "precision"), [("default", "fp32"), ("head", "fp32"), ("default", "bf16")])
+def test_learning_at_the_same_time_changes_no_number(iteration, name, precision, monkeypatch):
     found, started = [], []
     monkeypatch.setattr(hardware_module, "ThreadPoolExecutor", lambda *a, **k: started.append(a) or Pool(*a, **k))
     for workers in (1, 2):
         algorithm, setup, state, experience = iteration({**VARIANTS[name], "minibatch_size": 4})
-        setup.hardware = replace(setup.hardware, workers=workers)
+        setup.hardware = replace(setup.hardware, workers=workers, precision=precision)
         metrics = algorithm._update(setup, state, experience)
         found.append((metrics, [p.clone() for model in (state.policy, state.value) for p in model.parameters()]))
-    assert len(started) == (name == "default"), "a head on the policy's trunk learns with it"
+    side_by_side = name == "default" and precision == "fp32"  # autocast's cast weights are one store for all threads
+    assert len(started) == side_by_side, "a head on the policy's trunk learns with it"
     assert found[0][0] == found[1][0]
     assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_a_learner_that_fails_stops_the_other_one(iteration, monkeypatch):
+    algorithm, setup, state, experience = iteration({**VARIANTS["default"], "minibatch_size": 2, "epochs": 200})
+    setup.hardware = replace(setup.hardware, workers=2)
+    state.updates.step = lambda: (_ for _ in ()).throw(RunFailed("gradient norm is nan"))
+    made = []
+    state.value_updates.step = lambda: made.append(1) or 0.0
+    with pytest.raises(RunFailed, match="nan"):
+        algorithm._update(setup, state, experience)
+    assert len(made) < 800, "it went on to the end"
 
 
 def test_trim_changes_no_number(iteration, monkeypatch):
