@@ -24,6 +24,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 INPUTS: dict[str, Callable[[], torch.Tensor]] = {
     "rows": lambda: torch.randn(50, 24),
+    "rows that torch has some of": lambda: torch.randn(3, 37, 24),
     "batch": lambda: torch.randn(4, 9, 24),
     "slice": lambda: torch.randn(4, 12, 24)[:, 2:],
     "one row": lambda: torch.randn(1, 24),
@@ -34,13 +35,13 @@ INPUTS: dict[str, Callable[[], torch.Tensor]] = {
 def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Fills with the shapes that went through oneDNN."""
     seen: list[tuple[int, ...]] = []
-    product = kernels._product
+    product = kernels._by_onednn
 
     def counted(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         seen.append(tuple(left.shape))
         return product(left, right, bias)
 
-    monkeypatch.setattr(kernels, "_product", counted)
+    monkeypatch.setattr(kernels, "_by_onednn", counted)
     return seen
 
 
@@ -135,3 +136,11 @@ def test_layers_of_other_classes_are_left_alone() -> None:
     model = nn.Sequential(Quantised(4, 4), nn.Linear(4, 4))
     use_fast_kernels(model)
     assert [type(layer) for layer in model] == [Quantised, FastLinear]
+
+
+@pytest.mark.skipif(not kernels.has_onednn(), reason="this torch was built without oneDNN")
+def test_shapes_are_few_whatever_the_lengths(products: list[tuple[int, ...]]) -> None:
+    _, fast = pair(LAYERS["linear"])
+    for rows in range(1000, 2000):
+        fast(torch.randn(rows, 24)).sum().backward()
+    assert len(set(products)) <= 2 * 10, "one for the layer, one for its weight's gradient, of each number of rows"
