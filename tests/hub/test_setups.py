@@ -234,8 +234,9 @@ def test_the_plan_states_parameters_memory_tokens_and_stages(name: str, client: 
     # T5's and BART's own classifiers: a dense layer and a projection to one number, both with a bias; else a product.
     head = width * width + 2 * width + 1 if config["model_type"] in ("t5", "bart") else width
     assert roles["reward model"] == roles["value"] == pytest.approx(4e-6 * (parameters - untied + head))
-    assert roles["gradients"] == pytest.approx(roles["policy"] + roles["value"])
-    assert roles["optimiser"] == pytest.approx(2 * roles["gradients"])
+    # In bf16 policy and value network learn one after the other.
+    assert roles["gradients"] == pytest.approx(max(roles["policy"], roles["value"]))
+    assert roles["optimiser"] == pytest.approx(2 * (roles["policy"] + roles["value"]))
     assert roles["bf16 copies"] == pytest.approx(roles["gradients"] / 2)
     assert min(roles["activations"], roles["logits"], roles["cache"]) > 0
     assert max(roles.values()) < ppo["memory_mb"] <= sum(roles.values()) + 1
