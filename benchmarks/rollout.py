@@ -136,9 +136,9 @@ def multiply(left: Any, right: Any, out: Any) -> None:
     """left · right, into ``out`` where the faster library writes there."""
     import torch
 
-    from harness.hardware import has_onednn
+    from harness.hardware import prefers_onednn
 
-    if left.dtype == torch.float32 and has_onednn():
+    if left.dtype == torch.float32 and prefers_onednn():
         torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
     else:
         torch.mm(left, right, out=out)

@@ -236,8 +236,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "indifference": "Differences of utility up to this are not noticed: the pair is a tie, and dropped.",
         "noise": "Share of labels that are flipped.",
         "length_bias": "Added to the perceived utility per word of a response, in units of the temperature.",
-        "metric": "metric: `bleu`, `chrf`, `f1`, `gleu` or `rougeL`; null: `f1` where the task reports it, else "
-        "`chrf`.",
+        "metric": "metric: `bleu`, `chrf`, `f1`, `gleu`, `rougeL`, or the mean of several (`chrf+gleu`); null: "
+        "`f1` where the task reports it, else `chrf`.",
     },
     "RewardModelConfig": {
         "source": "`train`, or `load` a finished reward model.",
@@ -254,8 +254,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "indifference": "Differences of utility up to this are not noticed: the pair is a tie, and dropped.",
         "noise": "Share of labels that are flipped.",
         "length_bias": "Added to the perceived utility per word of a response, in units of the temperature.",
-        "metric": "On real data, samples: `bleu`, `chrf`, `f1`, `gleu` or `rougeL`; null: `f1` where the task reports "
-        "it, else `chrf`.",
+        "metric": "On real data, samples: `bleu`, `chrf`, `f1`, `gleu`, `rougeL`, or the mean of several; null: `f1` "
+        "where the task reports it, else `chrf`.",
     },
     "JudgeConfig": {
         "source": "`train`, `load` a finished judge, or `none`.",

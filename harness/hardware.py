@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.config import HardwareConfig
@@ -23,11 +25,21 @@ def cores() -> int:
 
 
 @functools.cache
-def has_onednn() -> bool:
-    """Whether this torch was built with oneDNN's linear layer, which it calls by an operator without a public name."""
+def prefers_onednn() -> bool:
+    """Whether oneDNN's fp32 products are the faster: on AMD's CPUs with AVX-512, of which MKL uses AVX2 alone.
+
+    The linear layer is an operator without a public name: a torch that lacks it keeps its own products.
+    """
     import torch
 
-    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    has = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return has and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    """What the system says of the processor, its maker's name included."""
+    described = Path("/proc/cpuinfo")
+    return described.read_text() if described.is_file() else platform.processor()
 
 
 @dataclass(frozen=True)
@@ -116,12 +128,10 @@ class Hardware:
             "device_type": self.device.split(":")[0],
             "torch": ".".join(torch.__version__.split(".")[:2]),
             "threads": self.threads,
-            "products": "onednn" if self.device == "cpu" and has_onednn() else "torch",
+            "products": "onednn" if self.device == "cpu" and prefers_onednn() else "torch",
         }
 
     def description(self) -> str:
-        import platform
-
         import torch
 
         if self.device.startswith("cuda"):

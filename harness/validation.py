@@ -13,7 +13,7 @@ from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
 from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
-from harness.feedback.annotators import SMOOTH_METRICS
+from harness.feedback.annotators import smooth_metrics
 from harness.needs import loaded_paths, needs_reward_model, trains
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -34,8 +34,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "tracker.mode": ("rich", "plain", "quiet"),
     "algorithm.kl.estimator": ("k1", "k3"),
     "algorithm.value.kind": ("separate", "head"),
-    "feedback.metric": tuple(SMOOTH_METRICS),
-    "judge.annotator.metric": tuple(SMOOTH_METRICS),
 }
 
 POSITIVE = (
@@ -153,6 +151,9 @@ def validate(config: Config) -> None:
     if not re.fullmatch(r"[\w.+-]+", config.algorithm.name):  # its stage's folder is called so
         rule = "is no name of letters, digits and . _ + -"
         raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
+    for key in ("feedback.metric", "judge.annotator.metric"):
+        if (name := lookup(config, key)) is not None:
+            smooth_metrics(name, key)
     _check_task(config)
     _check_packing(config)
     check_data(config)

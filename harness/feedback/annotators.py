@@ -82,21 +82,32 @@ METRIC_POINTS_PER_NAT = 10.0
 
 
 def metric_utility(name: str) -> Utility:
-    """A smooth sentence metric of ``SMOOTH_METRICS`` against the references, in tens of points.
+    """A smooth sentence metric against the references, in tens of points; of several, joined by +, the mean.
 
     Raises:
         UserError: ``feedback.metric`` is none of them.
     """
-    if name not in SMOOTH_METRICS:
-        rule = "is no smooth sentence metric that we know"
-        raise UserError("feedback.metric", name, rule, f"choose among {', '.join(SMOOTH_METRICS)}")
-    score = SMOOTH_METRICS[name]()
+    metrics = [SMOOTH_METRICS[part]() for part in smooth_metrics(name)]
 
     def utility(example: Example, responses: Sequence[str]) -> list[float]:
         references = example.references or [example.response]
-        return [score(response, references) / METRIC_POINTS_PER_NAT for response in responses]
+        points = [[metric(response, references) for metric in metrics] for response in responses]
+        return [math.fsum(row) / len(row) / METRIC_POINTS_PER_NAT for row in points]
 
     return utility
+
+
+def smooth_metrics(name: str, key: str = "feedback.metric") -> list[str]:
+    """The names in ``SMOOTH_METRICS`` that one such as ``bleu`` or ``chrf+gleu`` stands for.
+
+    Raises:
+        UserError: one of them is not there; ``key`` says where it was given.
+    """
+    names = name.split("+")
+    if set(names) - set(SMOOTH_METRICS):
+        rule = "is no smooth sentence metric that we know"
+        raise UserError(key, name, rule, f"choose {', '.join(SMOOTH_METRICS)}, or several joined by +")
+    return names
 
 
 SentenceMetric = Callable[[str, Sequence[str]], float]

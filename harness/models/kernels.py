@@ -1,8 +1,9 @@
 """The same functions by faster kernels: what a model's layers compute stays, how it is computed follows the processor.
 
 On a CPU torch gives fp32 matrix products to MKL, which uses AVX-512 on Intel's processors alone. oneDNN, which torch
-carries too, uses whatever the processor has: on one core of an AMD EPYC (Zen 5) 230 to 256 GFLOP/s in place of 100 to
-112, with the shapes of a model of width 128 to 384 (docs/performance.md). bf16 products are oneDNN's already.
+carries too, uses it on AMD's as well: on one core of an EPYC (Zen 5) 230 to 256 GFLOP/s in place of 100 to 112, with
+the shapes of a model of width 128 to 384 (docs/performance.md). Without AVX-512 (Zen 3) it is no faster, and torch has
+all products. bf16 products are oneDNN's already.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
-from harness.hardware import has_onednn
+from harness.hardware import prefers_onednn
 
 FEWEST_ROWS = 32
 """A product of fewer rows is over sooner in MKL, whose calls cost less (measured at 8: 16 µs against 21)."""
@@ -70,8 +71,13 @@ def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
         and input.dtype == weight.dtype == torch.float32
         and FEWEST_ROWS * input.shape[-1] <= input.numel() <= MOST_ROWS * input.shape[-1]
         and not torch.is_autocast_enabled("cpu")
-        and has_onednn()
+        and prefers_onednn()
     )
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left · rightᵀ by the faster library: (M, K), (N, K) -> (M, N), outside of autograd."""
+    return _product(left, right) if _is_for_onednn(left, right) else left @ right.t()
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:

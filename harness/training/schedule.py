@@ -83,20 +83,6 @@ def optimizer(
     )
 
 
-def muon(matrices: Iterable[Parameter], *, lr: float, weight_decay: float) -> torch.optim.Muon:
-    """Momentum made orthogonal, for the matrices inside a model's layers; all else stays with ``optimizer``.
-
-    A model that learns from nothing needs about half the updates of AdamW; one that is only adapted gains little.
-
-    Args:
-        matrices: parameters of two dimensions.
-        lr: the peak, on AdamW's scale: each update has the root mean square that AdamW's would have.
-        weight_decay: of all of them.
-    Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the scale: Liu et al. 2025 (arXiv 2502.16982).
-    """
-    return torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-
-
 RELATIVE_POSITIONS = "relative_attention_bias"
 """T5's embedding of distances, which stands in a layer."""
 

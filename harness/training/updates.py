@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
-from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, muon, optimizer
+from harness.training.muon import Muon
+from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ class Updates:
         matrices = [p for name, p in named if is_hidden_matrix(name, p)] if config.kind == "muon" else []
         chosen = {id(matrix) for matrix in matrices}
         rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
-        self.optimizers: list[Any] = [muon(matrices, **settings)] if matrices else []
+        self.optimizers: list[Any] = [Muon(matrices, **settings)] if matrices else []
         if rest or not matrices:
             self.optimizers.append(optimizer(rest, eps=config.eps, **settings))
 

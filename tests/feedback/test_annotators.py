@@ -144,6 +144,14 @@ def test_metric_utility_gleu_is_the_smaller_of_precision_and_recall():
     assert metric_utility("gleu")(longer, ["the cat sat down"]) == pytest.approx([6.0])
 
 
+def test_metric_utility_of_several_is_their_mean():
+    responses = ["the cat sat", "dog", "the cat sat down", ""]
+    chrf, gleu = metric_utility("chrf")(EXAMPLE, responses), metric_utility("gleu")(EXAMPLE, responses)
+    expected = [(one + other) / 2 for one, other in zip(chrf, gleu, strict=True)]
+    assert metric_utility("chrf+gleu")(EXAMPLE, responses) == pytest.approx(expected)
+    assert max(abs(one - other) for one, other in zip(chrf, gleu, strict=True)) > 0.5
+
+
 def test_metric_utility_rouge_is_rouge_scores_best_f1():
     """Stems of "cats sat": 2 of 2 in order, of 4: F1 2/3; "a dog": 2 of 2, of 3: 0.8."""
     from rouge_score.rouge_scorer import RougeScorer
@@ -163,3 +171,5 @@ def test_without_references_the_demonstration_is_compared_with():
 def test_an_unknown_metric_is_refused():
     with pytest.raises(UserError, match=r"feedback\.metric=meteor is no smooth sentence metric"):
         metric_utility("meteor")
+    with pytest.raises(UserError, match=r"feedback\.metric=chrf\+meteor is no smooth sentence metric"):
+        metric_utility("chrf+meteor")
