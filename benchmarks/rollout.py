@@ -97,7 +97,7 @@ def _to_eos(row: list[int], eos_id: int | None) -> list[int]:
 def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> Callable[[], None]:
     """The matrix products that the case cannot do without: the floor of any sampler.
 
-    fp32 is multiplied by oneDNN where torch has it, as on some processors MKL takes twice as long; bf16 is anyway.
+    fp32 is multiplied by the library that the models here use on this processor.
 
     Args:
         case: its prompts say how many rows the first pass has.
@@ -110,8 +110,8 @@ def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> 
     kind = torch.float32 if precision == "fp32" else torch.bfloat16
     width, first = size.width, sum(map(len, case.prompts))
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
-    weights = [[torch.randn(shape).to(kind) for shape in shapes] for _ in range(size.layers)]
-    head = torch.randn(width, size.vocab_size).to(kind)
+    weights = [[torch.randn(shape[::-1]).to(kind) for shape in shapes] for _ in range(size.layers)]
+    head = torch.randn(size.vocab_size, width).to(kind)
     inputs = {wide: torch.randn(first, wide).to(kind) for wide in (width, 4 * width)}
     outputs = {shape: torch.empty(first, shape[1], dtype=kind) for shape in shapes}
     logits = torch.empty(len(case.prompts), size.vocab_size, dtype=kind)
@@ -133,15 +133,16 @@ def products(case: Case, size: Size, lengths: Sequence[int], precision: str) -> 
 
 
 def multiply(left: Any, right: Any, out: Any) -> None:
-    """left · right, into ``out`` where the faster library writes there."""
+    """left · rightᵀ, into ``out`` where the faster library writes there."""
     import torch
 
     from harness.hardware import prefers_onednn
+    from harness.models.kernels import product
 
     if left.dtype == torch.float32 and prefers_onednn():
-        torch.ops.mkldnn._linear_pointwise(left, right.t(), None, "none", [], "")
+        product(left, right)
     else:
-        torch.mm(left, right, out=out)
+        torch.mm(left, right.t(), out=out)
 
 
 def ending_model(base: Path, target: Path, limit: int) -> Path:

@@ -6,7 +6,6 @@ Both begin with equal weights, and the first step must give the same losses, ent
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ def prepare(options: argparse.Namespace) -> Steps:
     """A rollout of one minibatch by the base model, and both ways to learn from it."""
     import os
 
-    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
     from benchmarks.our_side import ppo_run
@@ -66,15 +65,14 @@ def prepare(options: argparse.Namespace) -> Steps:
     state = algorithm._start(setup)
     experience = algorithm._experience(setup, state)
     plain = PlainPPO(
-        copy.deepcopy(state.policy),
-        copy.deepcopy(state.value),
+        AutoModelForCausalLM.from_pretrained(base, dtype="float32"),  # none of this harness's kernels
+        AutoModelForSequenceClassification.from_pretrained(scorer, dtype="float32"),
         lr=LR,
         temperature=TEMPERATURE,
         autocast=setup.hardware.autocast,
     )
-    whole = torch.arange(options.batch)
     batch = Minibatch(experience.batch.ids, *(tensor.clone() for tensor in experience[1:5]))
-    return Steps(lambda: algorithm._step(setup, state, experience, whole), lambda: plain.step(batch))
+    return Steps(lambda: algorithm._update(setup, state, experience), lambda: plain.step(batch))
 
 
 def agree(ours: Mapping[str, float], plain: Mapping[str, float], *, tolerance: float) -> bool:

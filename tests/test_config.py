@@ -160,12 +160,12 @@ MISTAKES = {
     "algorithm.value.lr=0": "algorithm.value.lr=0.0 must be above 0; give a larger number",
     "evaluation.seed=-1": "evaluation.seed=-1 must be at least 0; give 0 or more",
     "feedback.metric=bleurt": (
-        "feedback.metric=bleurt is no smooth sentence metric that we know; choose bleu, chrf, f1, gleu, rougeL, or"
-        " several joined by +"
+        "feedback.metric=bleurt is no smooth sentence metric that we know; choose bleu, chrf, f1, gleu, rougeL,"
+        " or several joined by +"
     ),
     "judge.annotator.metric=gleu+": (
-        "judge.annotator.metric=gleu+ is no smooth sentence metric that we know; choose bleu, chrf, f1, gleu, rougeL, or"
-        " several joined by +"
+        "judge.annotator.metric=gleu+ is no smooth sentence metric that we know; choose bleu, chrf, f1, gleu, rougeL,"
+        " or several joined by +"
     ),
     "hardware.device=gpu": "hardware.device=gpu is no device; choose auto, cpu, cuda or cuda:N (cuda:0)",
     "task.metrics=[rougeL,bleurt]": (

@@ -81,6 +81,13 @@ class Experience(NamedTuple):
     returns: torch.Tensor
     metrics: dict[str, float]
 
+    def rows(self, rows: torch.Tensor) -> Experience:
+        """Some of its rows, without columns that are padding in all of them."""
+        batch = trim(self.batch.rows(rows))
+        size = batch.response_mask.shape[1]
+        logprobs, values, advantages, returns = (tensor[rows, :size] for tensor in self[1:5])
+        return Experience(batch, logprobs, values, advantages, returns, self.metrics)
+
 
 class Measured(NamedTuple):
     """A loss to minimise, and what is logged of it."""
@@ -93,11 +100,11 @@ class Learner(NamedTuple):
     """A loss, and the updates that it drives.
 
     Args:
-        loss: (experience, some of its rows, what sums over their tokens are divided by) -> the loss of these rows.
+        loss: (some rows of the experience, what sums over their tokens are divided by) -> their loss.
         updates: the optimiser's.
     """
 
-    loss: Callable[[Experience, torch.Tensor, torch.Tensor], Measured]
+    loss: Callable[[Experience, torch.Tensor], Measured]
     updates: Updates
 
 
@@ -284,30 +291,25 @@ class PPO:
         # A value network of its own shares nothing with the policy, so that both can learn at the same time.
         return together(setup.hardware.beside(*(partial(learn, each) for each in self._learners(setup, state))))
 
-    def _step(self, setup: Setup, state: PPOState, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
-        """One optimiser step of everything that learns, on one minibatch."""
-        return together([self._learn(learner, experience, rows) for learner in self._learners(setup, state)])
-
     def _learners(self, setup: Setup, state: PPOState) -> list[Learner]:
         """What is updated apart: the policy with the head on its trunk, or the policy and the value network."""
 
-        def policy(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
+        def policy(piece: Experience, denominator: torch.Tensor) -> Measured:
             with setup.hardware.autocast():
-                logits = response_logits(state.policy, trim(experience.batch.rows(rows)))
-            return self._policy_loss(setup, experience, rows, denominator, logits)
+                logits = response_logits(state.policy, piece.batch)
+            return self._policy_loss(setup, piece, denominator, logits)
 
-        def value(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
+        def value(piece: Experience, denominator: torch.Tensor) -> Measured:
             with setup.hardware.autocast():
-                values = self._values(setup, state, trim(experience.batch.rows(rows)))
-            return self._value_loss(experience, rows, denominator, values)
+                values = self._values(setup, state, piece.batch)
+            return self._value_loss(piece, denominator, values)
 
-        def joint(experience: Experience, rows: torch.Tensor, denominator: torch.Tensor) -> Measured:
-            batch = trim(experience.batch.rows(rows))
+        def joint(piece: Experience, denominator: torch.Tensor) -> Measured:
             with setup.hardware.autocast():
-                logits, states = logits_and_states(state.policy, batch)
+                logits, states = logits_and_states(state.policy, piece.batch)
                 values = state.value_head(states).squeeze(-1).float()
-            ours = self._policy_loss(setup, experience, rows, denominator, logits)
-            theirs = self._value_loss(experience, rows, denominator, values.masked_fill(~batch.response_mask, 0.0))
+            ours = self._policy_loss(setup, piece, denominator, logits)
+            theirs = self._value_loss(piece, denominator, values.masked_fill(~piece.batch.response_mask, 0.0))
             return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)
 
         if state.value_updates is None:
@@ -319,27 +321,20 @@ class PPO:
         denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
         pieces = []
         for piece in micro_batches(rows.tolist(), self.config.micro_batch_size):
-            measured = learner.loss(experience, torch.tensor(piece), denominator)
+            measured = learner.loss(experience.rows(torch.tensor(piece)), denominator)
             measured.loss.backward()  # type: ignore[no-untyped-call]
             pieces.append(measured.metrics)
         return combined(pieces) | {"grad_norm": learner.updates.step()}
 
     def _policy_loss(
-        self,
-        setup: Setup,
-        experience: Experience,
-        rows: torch.Tensor,
-        denominator: torch.Tensor,
-        logits: torch.Tensor,
+        self, setup: Setup, piece: Experience, denominator: torch.Tensor, logits: torch.Tensor
     ) -> Measured:
         """L_π − c_H · entropy over these rows, and what is logged of it."""
-        config, batch = self.config, trim(experience.batch.rows(rows))
-        mask, size = batch.response_mask, batch.response_mask.shape[1]
-        logprobs = sequence_logprobs(logits, batch.response, setup.sampling.temperature)
+        config, mask = self.config, piece.batch.response_mask
         policy = policy_loss(
-            logprobs,
-            experience.logprobs[rows, :size],
-            experience.advantages[rows, :size],
+            sequence_logprobs(logits, piece.batch.response, setup.sampling.temperature),
+            piece.logprobs,
+            piece.advantages,
             mask,
             clip_range=config.clip_range,
             denominator=denominator,
@@ -361,17 +356,14 @@ class PPO:
             },
         )
 
-    def _value_loss(
-        self, experience: Experience, rows: torch.Tensor, denominator: torch.Tensor, values: torch.Tensor
-    ) -> Measured:
+    def _value_loss(self, piece: Experience, denominator: torch.Tensor, values: torch.Tensor) -> Measured:
         """c_V · L_V over these rows, and what is logged of it."""
-        config, mask = self.config.value, trim(experience.batch.rows(rows)).response_mask
-        size = mask.shape[1]
+        config = self.config.value
         value = value_loss(
             values,
-            experience.values[rows, :size],
-            experience.returns[rows, :size],
-            mask,
+            piece.values,
+            piece.returns,
+            piece.batch.response_mask,
             clip_range=config.clip_range,
             denominator=denominator,
         )

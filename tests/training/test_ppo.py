@@ -32,7 +32,7 @@ from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.training import ppo as ppo_module
 from harness.training.algorithm import Setup
-from harness.training.ppo import PPO, Experience, PPOState, trim
+from harness.training.ppo import PPO, Experience, PPOState, together, trim
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]
 NO_LIMITS = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
@@ -264,7 +264,7 @@ def test_one_iteration_equals_the_naive_composition(iteration, naive, make_lm, n
 
 def whole_loss(algorithm: PPO, setup: Setup, state: PPOState, experience: Any, rows: Any, count: Any) -> Any:
     """The losses of all that learns, added up, and all that is logged of them."""
-    parts = [learner.loss(experience, rows, count) for learner in algorithm._learners(setup, state)]
+    parts = [learner.loss(experience.rows(rows), count) for learner in algorithm._learners(setup, state)]
     return sum(part.loss for part in parts), {name: value for part in parts for name, value in part.metrics.items()}
 
 
@@ -306,7 +306,8 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
         state.updates.step = lambda state=state, take=take: take(state.updates)
         if state.value_updates is not None:
             state.value_updates.step = lambda state=state, take=take: take(state.value_updates)
-        metrics = algorithm._step(setup, state, experience, torch.tensor([6, 1, 3, 0, 7, 2]))
+        rows = torch.tensor([6, 1, 3, 0, 7, 2])
+        metrics = together([algorithm._learn(each, experience, rows) for each in algorithm._learners(setup, state)])
         found[size] = (metrics, [gradient for part in taken for gradient in part])
     for size in (1, 3):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-3, abs=1e-5)
