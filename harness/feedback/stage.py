@@ -22,6 +22,7 @@ from harness.feedback.pairs import (
 from harness.models.codec import Codec
 from harness.models.kept import load_policy
 from harness.models.loading import LanguageModel, load_codec
+from harness.progress import Stage
 from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
@@ -42,11 +43,11 @@ def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
             policy = load_policy(sft.directory, job.config.model, device=job.hardware.device)
             annotator = make_annotator(job)
             trained = sample_pairs(
-                workspace, job, policy, annotator, data.splits["preference"], "train", config.max_pairs
+                workspace, job, policy, annotator, data.splits["preference"], "train", config.max_pairs, bar
             )
             bar.update(len(trained.pairs))
             held_out = sample_pairs(
-                workspace, job, policy, annotator, data.splits["validation"], "heldout", config.heldout_pairs
+                workspace, job, policy, annotator, data.splits["validation"], "heldout", config.heldout_pairs, bar
             )
         bar.update(len(held_out.pairs))
     require_pairs(len(trained.pairs), config.min_pairs, "feedback.min_pairs")
@@ -78,8 +79,9 @@ def sample_pairs(
     examples: Sequence[Example],
     purpose: str,
     max_pairs: int,
+    bar: Stage,
 ) -> Collected:
-    """Pairs of the policy's own samples on these examples, at ``feedback.sampling_temperature``."""
+    """Pairs of the policy's own samples at ``feedback.sampling_temperature``; ``bar`` is told how many were drawn."""
     config = job.config.feedback
     prompts, _ = job.prompts(examples, policy.codec)
     prompt_tokens = policy.codec.encode_prompts(prompts)
@@ -88,6 +90,13 @@ def sample_pairs(
         temperature=config.sampling_temperature,
         batch_size=job.config.rollout.batch_size,
     )
+
+    sampled = 0
+
+    def tell(responses: int) -> None:
+        nonlocal sampled
+        sampled += responses
+        bar.update(0, sampled=sampled)
 
     def respond(rows: list[int], attempt: int) -> Candidates:
         twice = [prompt_tokens[row] for row in rows for _ in range(2)]
@@ -100,6 +109,7 @@ def sample_pairs(
             seed=workspace.seed_for(f"{purpose}/{attempt}"),
             autocast=job.hardware.autocast,
             shared=2,
+            advance=tell,
         )
         texts = policy.codec.decode(rollout.tokens)
         return Candidates(

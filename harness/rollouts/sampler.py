@@ -6,7 +6,7 @@ from a random stream of its own, so that a response does not depend on its neigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +59,7 @@ def sample(
     seed: int,
     autocast: Any = None,
     shared: int = 1,
+    advance: Callable[[int], None] | None = None,
 ) -> Rollout:
     """Sample one response for each prompt.
 
@@ -71,6 +72,7 @@ def sample(
         seed: of the rows' random streams: the same seed and row number give the same draws in any batch.
         autocast: a function that returns the context manager to run the model in; None for full precision.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
+        advance: told how many responses each batch has made.
     """
     import torch
 
@@ -89,6 +91,8 @@ def sample(
                 model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, autocast, shared
             )
             tokens[rows], logprobs[rows], counts[rows] = batch
+            if advance is not None:
+                advance(len(rows))
     lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
     return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
 

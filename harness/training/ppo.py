@@ -379,7 +379,7 @@ class PPO:
             assert setup.report_card is not None  # its stage examines every reward model
             gates.require_accuracy(setup.report_card)
         codec, prompts = setup.policy.codec, setup.prompts[: gates.ROWS]
-        ids = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}
+        ids: dict[str, Any] = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}
         rollout = sample(
             state.policy, prompts, setup.sampling, **ids, seed=setup.seed_for("gates"), autocast=setup.hardware.autocast
         )

@@ -82,16 +82,20 @@ def test_samples_of_the_policy_are_compared_and_their_tokens_are_kept(make_lm, c
         return len(purpose)
 
     workspace: Any = SimpleNamespace(seed_for=seed_for)
+    told: list[int] = []
+    bar: Any = SimpleNamespace(update=lambda advance, sampled: told.append(sampled))
 
     def utility(example: Any, responses: Any) -> list[float]:
         return [float(len(text)) for text in responses]
 
     def run(count: int) -> Any:
         job = make_job(hardware, samples_per_prompt=4)
-        return sample_pairs(workspace, job, policy, Annotator(utility, temperature=1e-6), examples, "train", count)
+        annotator = Annotator(utility, temperature=1e-6)
+        return sample_pairs(workspace, job, policy, annotator, examples, "train", count, bar)
 
     collected = run(10)
     assert len(collected.pairs) == 10
+    assert told[-1] >= 20, "two responses each"
     assert {"train/labels", "train/0"} <= set(seeds)
     for labelled in collected.pairs:
         assert len(labelled.chosen) > len(labelled.rejected)
