@@ -343,7 +343,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "threads": "CPU threads of each process; null: half of the cores, beside a GPU all. Results depend on it in "
         "the last digits.",
         "workers": "Stages at a time, each in a process of its own; null: 2 on a CPU of two cores or more whose jobs "
-        "run one after the other, else 1. Results do not depend on it.",
+        "run one after the other, else 1. Above 1, PPO's value network learns beside the policy. Results do not depend "
+        "on it.",
     },
     "HubConfig": {
         "push": "Push the models when the job is done. The token is the one of `hf auth login` or HF_TOKEN.",
