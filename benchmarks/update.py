@@ -18,6 +18,8 @@ from benchmarks.sizes import RESPONSE_TOKENS, SIZES
 from benchmarks.timing import alternate, measure
 
 LR, TEMPERATURE = 1e-5, 0.7
+AS_WRITTEN: dict[str, Any] = {"dtype": "float32", "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+"""transformers' own modules, none of this harness's kernels; their dropout would change the losses."""
 
 
 class Steps(NamedTuple):
@@ -65,8 +67,8 @@ def prepare(options: argparse.Namespace) -> Steps:
     state = algorithm._start(setup)
     experience = algorithm._experience(setup, state)
     plain = PlainPPO(
-        AutoModelForCausalLM.from_pretrained(base, dtype="float32"),  # none of this harness's kernels
-        AutoModelForSequenceClassification.from_pretrained(scorer, dtype="float32"),
+        AutoModelForCausalLM.from_pretrained(base, **AS_WRITTEN),
+        AutoModelForSequenceClassification.from_pretrained(scorer, **AS_WRITTEN),
         lr=LR,
         temperature=TEMPERATURE,
         autocast=setup.hardware.autocast,
