@@ -30,6 +30,13 @@ The default is what `python -m harness task=…` uses where no group is chosen; 
 This page is made by `python docs/make.py`.
 """
 
+OVERLAYS = """Whole set-ups, which hold only what differs from the defaults: {}.
+
+What an experiment sets of PPO stands in `conf/settings/NAME/ppo.yaml` and applies with `algorithm=ppo`, given or by
+default; with `algorithm=none` and `algorithm=load algorithm.path=DIR` the rest of the set-up stays. Keys on the command
+line come last. Several overlays, `experiment=[A,B]`, apply from left to right.
+"""
+
 FOLDERS = {
     "harness": "what does the work",
     "harness/api": "models behind an endpoint (model=api)",
@@ -74,7 +81,7 @@ OPTION_SCHEMAS = {
     "data_local": ("data", "local"),
     "data_hub": ("data", "hub"),
     "model_api": ("model", "api"),
-    "finished_policy": ("algorithm", "load"),
+    "algorithm_load": ("algorithm", "load"),
 }
 """Schemas with keys that one option of a group has, and others do not."""
 
@@ -394,7 +401,7 @@ def configuration() -> str:
     register_schemas()
     configs = [_composed(f"task={task}") for task in group_options()["task"]]
     parts = [INTRODUCTION, "## Without a group\n", _table([row for row in _rows(Config, "", configs) if row])]
-    schemas = {**SCHEMAS, "algorithm": SCHEMAS["ppo"]}
+    schemas = {**SCHEMAS, "algorithm": SCHEMAS["algorithm_ppo"]}
     rows = {group: list(_rows(schemas[group], f"{group}.", configs)) for group in GROUPS}
     for name, (group, option) in OPTION_SCHEMAS.items():
         known = {row[0] for row in rows[group]}
@@ -404,9 +411,7 @@ def configuration() -> str:
         options = ", ".join(f"`{option}`" for option in group_options()[group])
         parts += [f"## {group}\n", f"{about} Options: {options}.\n", _table(rows[group])]
     overlays = [f"`{group}={option}`" for group in ("experiment", "sweep") for option in group_options().get(group, [])]
-    parts.append(
-        f"## Overlays\n\nWhole set-ups, which hold only what differs from the defaults: {', '.join(overlays)}.\n"
-    )
+    parts += ["## Overlays\n", OVERLAYS.format(", ".join(overlays))]
     return "\n".join([*parts, *_bench()])
 
 

@@ -329,6 +329,7 @@ class KLControlConfig:
 class PPOConfig(AlgorithmConfig):
     """PPO as the literature runs it on language models (arXiv 2403.17031). β is ``kl_coef``."""
 
+    episodes: int = 2048
     batch_size: int = 128
     minibatch_size: int = 32
     micro_batch_size: int | None = None
@@ -453,8 +454,9 @@ SCHEMAS: dict[str, type] = {
     "reward_model": RewardModelConfig,
     "judge": JudgeConfig,
     "algorithm": AlgorithmConfig,
-    "ppo": PPOConfig,
-    "finished_policy": FinishedPolicyConfig,
+    "algorithm_ppo": PPOConfig,
+    "algorithm_none": AlgorithmConfig,
+    "algorithm_load": FinishedPolicyConfig,
     "rollout": RolloutConfig,
     "evaluation": EvaluationConfig,
     "hardware": HardwareConfig,
@@ -466,12 +468,10 @@ SCHEMAS: dict[str, type] = {
 def group_of(schema: str) -> str:
     """The configuration group that a schema describes a choice of; empty for the root.
 
-    >>> [group_of(name) for name in ("root", "sft", "ppo", "finished_policy", "data_hub", "model_api", "reward_model")]
-    ['', 'sft', 'algorithm', 'algorithm', 'data', 'model', 'reward_model']
+    >>> [group_of(name) for name in ("root", "sft", "algorithm_ppo", "data_hub", "model_api", "reward_model")]
+    ['', 'sft', 'algorithm', 'data', 'model', 'reward_model']
     """
-    if schema in ("ppo", "finished_policy"):
-        return "algorithm"
-    if schema.startswith(("data_", "model_")):
+    if schema.startswith(("algorithm_", "data_", "model_")):
         return schema.partition("_")[0]
     return "" if schema == "root" else schema
 

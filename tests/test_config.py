@@ -22,6 +22,9 @@ CONF = Path(config.__file__).parent.parent / "conf"
 FOUND = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
 GROUPS = [name for name in FOUND if name.split("/")[0] not in BENCH_GROUPS]
 OVERLAYS = [name for name in GROUPS if name.split("/")[0] in ("experiment", "sweep")]
+ALGORITHMS = [name for name in GROUPS if name.startswith("algorithm/")]
+EXPERIMENTS = group_options()["experiment"]
+SETTINGS = sorted(CONF.glob("settings/*/*.yaml"))
 
 
 def composed(*overrides: str) -> Any:
@@ -73,15 +76,49 @@ def test_overlays_are_global_from_their_first_line(name: str) -> None:
     assert (CONF / f"{name}.yaml").read_text().startswith("# @package _global_\n")
 
 
-@pytest.mark.parametrize("name", sorted(set(GROUPS) - set(OVERLAYS)))
+@pytest.mark.parametrize("name", sorted(set(GROUPS) - set(OVERLAYS) - set(ALGORITHMS)))
 def test_every_other_choice_rests_on_a_schema(name: str) -> None:
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    first = content["defaults"][0]
-    if isinstance(first, str):
-        assert f"{name.split('/')[0]}/{first}" in GROUPS  # another option of the group, changed in a few keys
-    else:
-        assert first["/schema@_here_"] in SCHEMAS
+    assert content["defaults"][0]["/schema@_here_"] in SCHEMAS
     assert content["defaults"][-1] == "_self_"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_overrides_no_overlay(name: str) -> None:
+    """Its file comes after the overlays: keys and defaults stand in its schema."""
+    assert set(yaml.safe_load((CONF / f"{name}.yaml").read_text())) == {"_target_", "name"}
+    assert name.replace("/", "_") in SCHEMAS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_set_up_is_scored_without_training(experiment: str) -> None:
+    untrained = composed(f"experiment={experiment}", "algorithm=none")
+    target = "harness.training.untrained.Untrained"
+    assert untrained.algorithm == {"_target_": target, "name": "none", "episodes": 0, "prompt_splits": ["rl"]}
+    loaded = composed(f"experiment={experiment}", "algorithm=load", "algorithm.path=DIR")
+    target = "harness.training.finished.FinishedPolicy"
+    assert loaded.algorithm == {**untrained.algorithm, "_target_": target, "name": "load", "path": "DIR"}
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_a_set_up_sets_of_an_algorithm_holds(path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    made = composed(f"experiment={path.parent.name}", f"algorithm={path.stem}").algorithm
+    assert made == OmegaConf.merge(made, OmegaConf.load(path))
+
+
+def test_settings_of_an_algorithm_are_merged_in_order() -> None:
+    def algorithm(*given: str) -> Any:
+        made = composed(*given).algorithm
+        return made.episodes, made.batch_size, made.micro_batch_size, made.kl_coef, made.optimizer.lr
+
+    assert algorithm() == (2048, 128, None, 0.05, 1e-4)
+    assert algorithm("experiment=multi30k") == (4096, 128, None, 0.1, 2e-5)
+    assert algorithm("experiment=tldr_pythia_2.8b") == (999936, 512, 4, 0.05, 3e-6)
+    assert algorithm("experiment=[tldr_pythia_2.8b,lora]") == (999936, 512, 4, 0.05, 3e-5)
+    assert algorithm("experiment=[smoke,length_bias]") == (64, 32, None, 0.02, 2e-3)
+    assert algorithm("experiment=[multi30k,smoke]", "algorithm.kl_coef=0.2") == (64, 32, None, 0.2, 2e-3)
 
 
 def test_no_schema_grows_past_fifteen_fields() -> None:
@@ -108,12 +145,11 @@ PPO_FIELDS = [field.name for field in fields(config.PPOConfig)]
 
 # ---- mistakes
 
-EXPERIMENTS = ", ".join(group_options()["experiment"])
 MISTAKES = {
     # what was typed: the whole message
     "task=nope": "task=nope is not a choice; choose dialogue, qa, summarize, translate",
-    "experiment=nope": f"experiment=nope is not a choice; choose {EXPERIMENTS}",
-    "algorithm=PPO": "algorithm=PPO is not a choice; choose load, none, ppo, ppo_smoke",
+    "experiment=nope": f"experiment=nope is not a choice; choose {', '.join(EXPERIMENTS)}",
+    "algorithm=PPO": "algorithm=PPO is not a choice; choose load, none, ppo",
     "sft.epoch=1": "sft.epoch=1 is not a configuration key; did you mean sft.epochs?",
     "kl_coef=0.1": "kl_coef=0.1 is not a configuration key; did you mean algorithm.kl_coef?",
     "algorithm.lr=1": (
@@ -141,6 +177,8 @@ MISTAKES = {
     "data.sizes=3": "data.sizes=3 is not a mapping; set its entries one by one: data.sizes.NAME=VALUE",
     "judge.model=hf": "judge.model=hf stands for a group of keys; set them one by one: judge.model.NAME=VALUE",
     "~sft": "sft is missing; give sft=VALUE",
+    "~algorithm": "algorithm names no single choice; give algorithm=NAME",
+    "algorithm=[ppo,none]": "algorithm=[ppo,none] names no single choice; give algorithm=NAME",
     "~sft.epochs": "sft.epochs cannot be removed; set it to another value",
     "sft.path=${nope}": "sft.path=${nope} refers to a key that does not exist; give a value",
     "model=hf,nano": "model=hf,nano gives several values; add -m to run each, or write [a,b] for one list",

@@ -296,7 +296,15 @@ def test_ppo_against_a_reward_model_that_reads_other_tokens(
 ) -> None:
     given = ("sft=load", f"sft.path={sft}", "judge=load", f"judge.path={judge}", "feedback=metric")
     given = (*given, "reward_model=load", f"reward_model.path={reward_model}", "algorithm.value.kind=head")
-    small = ("algorithm=ppo_smoke", "feedback.max_pairs=16", "feedback.heldout_pairs=16", "feedback.min_pairs=1")
+    few = ("algorithm.batch_size=32", "algorithm.minibatch_size=16", "algorithm.checks={probes: 2, probe_prompts: 16}")
+    small = (
+        *few,
+        "algorithm.checks.skip_gates=[accuracy]",
+        "algorithm.epochs=2",
+        "feedback.max_pairs=16",
+        "feedback.heldout_pairs=16",
+        "feedback.min_pairs=1",
+    )
     small = (*small, "evaluation.fixed_rows=[references]", "algorithm.episodes=32", "task.max_response_tokens=24")
     assert harness(*own_data, *given, *small, "candidate=ppo", f"output_dir={tmp_path}") == 0
     row = rows(tmp_path)["ppo"]
