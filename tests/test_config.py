@@ -382,3 +382,16 @@ def test_the_plan_is_shown_and_nothing_is_done(
     peak = float(rows["ppo"][3].replace(",", ""))
     assert 550 < peak <= sum(float(size.replace(",", "")) for size in held.values() if size != "-") + len(held)
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_an_algorithm_without_keys_of_its_own_is_one_class_and_one_yaml(
+    harness: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    added = tmp_path / "conf/algorithm/mine.yaml"
+    added.parent.mkdir(parents=True)
+    added.write_text("_target_: harness.training.untrained.Untrained\nname: mine\n")
+    given = ("--config-dir", str(tmp_path / "conf"), "task=qa", "experiment=smoke", "algorithm=mine")
+    assert harness(*given, "plan=true") == 0
+    assert "\nmine " in capsys.readouterr().out
+    assert harness(*given, "algorithm.kl_coef=0.1") == 2
+    assert "algorithm.kl_coef=0.1" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The seam of algorithms, and the stage that runs one: (policy, reference, reward, prompts) → policy.
 
-Another algorithm is one file with a class like ``PPO``, one YAML in ``conf/algorithm`` that names it in ``_target_``,
-and its schema in ``harness/config.py``.
+Another algorithm is one file with a class like ``PPO`` and one YAML in ``conf/algorithm`` that names it in
+``_target_``; keys of its own are a schema in ``harness/config.py``.
 """
 
 from __future__ import annotations
