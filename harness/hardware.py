@@ -131,6 +131,17 @@ class Hardware:
             "products": "onednn" if self.device == "cpu" and prefers_onednn() else "torch",
         }
 
+    def caution(self) -> str | None:
+        """What the user should know of this choice: bf16 where the processor has to emulate it."""
+        import torch
+
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        if self.device != "cpu" or self.precision != "bf16" or not x86:
+            return None
+        if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            return None
+        return "hardware.precision=bf16: a CPU without AVX-512 emulates it, many times slower than fp32; leave it out"
+
     def description(self) -> str:
         import torch
 

@@ -131,6 +131,8 @@ def run(request: Request, progress: Progress) -> None:
         progress.memory(rows)
         return
     progress.message(f"{config.task.name} · {request.candidate} · seed {config.seed} · {job.hardware.description()}")
+    if (caution := job.hardware.caution()) is not None:
+        progress.warning(caution)
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph)):
         progress.plan(plan_rows(job, graph, runner))
     try:

@@ -110,6 +110,8 @@ def run(job: Examination, progress: Progress) -> None:
     """Run one job to its record; a job that fails leaves one too."""
     output_dir = Path(job.config.output_dir)
     progress.message(f"{job.data} · {job.candidate} · {job.hardware.description()}")
+    if (caution := job.hardware.caution()) is not None:
+        progress.warning(caution)
     try:
         finished = StageRunner(output_dir, progress).run(job.stage)
     except Exception as error:
