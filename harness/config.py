@@ -216,6 +216,7 @@ class RewardModelConfig:
     margin: float = 0.0
     centering: float = 0.0
     scale_scores: bool = False
+    balance_length: bool = False
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(kind="muon", lr=1e-3))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from harness.config import Config, PPOConfig, RewardModelConfig
 from harness.context import Job, model_directory
 from harness.errors import UserError
-from harness.feedback.pairs import LabelledPair, read_pairs
+from harness.feedback.pairs import LabelledPair, balanced_by_length, read_pairs, require_pairs
 from harness.models.adapters import dropping
 from harness.models.kept import keep, load_new_scorer
 from harness.models.loading import load_codec
@@ -45,11 +46,15 @@ def run_reward_model(workspace: Workspace, job: Job) -> dict[str, Any]:
             seed=workspace.seed_for("adapter"),
             head_seed=workspace.seed_for("head"),
         )
+        if config.balance_length:
+            given, pairs = len(pairs), balanced_by_length(pairs, Random(workspace.seed_for("balance")))
+            require_pairs(len(pairs), job.config.feedback.min_pairs, "feedback.min_pairs")
+            trained = {"balanced": {"pairs": len(pairs), "left_out": given - len(pairs)}}
         settings = comparison_settings(config)
         steps = settings.steps(len(pairs))
         dropout = dropping(language_model.model, workspace.seed_for("dropout"))
         with workspace.progress.stage(workspace.name, steps, "steps") as bar, dropout:
-            trained = learn_preferences(
+            trained |= learn_preferences(
                 language_model,
                 [pair.tokens() for pair in pairs],
                 settings,

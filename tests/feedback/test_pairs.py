@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ from harness.feedback.pairs import (
     Candidates,
     Collected,
     LabelledPair,
+    balanced_by_length,
     collect_pairs,
     examinable,
     read_pairs,
@@ -165,3 +167,29 @@ def test_pairs_on_disk_are_the_same_pairs(tmp_path):
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     assert read_pairs(tmp_path / "pairs.jsonl") == pairs
     assert len((tmp_path / "pairs.jsonl").read_text(encoding="utf-8").split("\n")) == 3
+
+
+def of_words(number: int, chosen: int, rejected: int) -> LabelledPair:
+    return LabelledPair(str(number), "p", "w " * chosen, "w " * rejected, [1], [2], [3], None)
+
+
+def lead(pair: LabelledPair) -> int:
+    return len(pair.chosen.split()) - len(pair.rejected.split())
+
+
+def test_balanced_pairs_are_as_often_longer_as_shorter_by_so_many_words():
+    rng = Random(3)
+    pairs = [of_words(n, rng.randint(1, 9), rng.randint(1, 6)) for n in range(400)]
+    before = Counter(map(lead, pairs))
+    kept = balanced_by_length(pairs, Random(0))
+    after = Counter(map(lead, kept))
+    assert sum(map(lead, pairs)) > 200, "the chosen ones are the longer here"
+    assert all(after[k] == after[-k] == min(before[k], before[-k]) for k in range(10))
+    assert [pair.id for pair in kept] == sorted((pair.id for pair in kept), key=int), "in their order"
+    assert len({pair.id for pair in kept}) == len(kept)
+    assert kept == balanced_by_length(pairs, Random(0)) != balanced_by_length(pairs, Random(1))
+
+
+def test_pairs_that_all_lead_one_way_leave_none():
+    assert balanced_by_length([of_words(n, 3, 2) for n in range(5)], Random(0)) == []
+    assert balanced_by_length([], Random(0)) == []
