@@ -96,7 +96,7 @@ def test_products_follow_the_lengths(work: Path, monkeypatch: pytest.MonkeyPatch
     case = rollout.Case("", work, [[2] * 5, [2] * 3], 4, 0.0, ends=True)
     run = rollout.products(case, Size(layers=1, width=4, heads=1, vocab_size=7, words=1), [1, 3], "fp32")
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(rollout, "multiply", lambda a, b, out: seen.append((a.shape[0], b.shape[1])))
+    monkeypatch.setattr(rollout, "multiply", lambda a, b, out: seen.append((a.shape[0], b.shape[0])))
     run()
     layer = (12, 4, 16, 4)
     steps = [(8, layer), (2, (7,)), (1, layer), (1, (7,)), (1, layer), (1, (7,))]
