@@ -55,7 +55,7 @@ def ours(case: Case, precision: str) -> Callable[[int], Responses]:
     lm, hardware = load_language_model(case.folder), Hardware("cpu", precision, 1)
     settings = Sampling(case.tokens, temperature=case.temperature)
     ids: dict[str, Any] = {"eos_id": lm.codec.eos_id if case.ends else -1, "pad_id": lm.codec.pad_id}
-    return lambda seed: sample(lm.model, case.prompts, settings, **ids, seed=seed, autocast=hardware.autocast).tokens
+    return lambda seed: sample(lm.model, case.prompts, settings, **ids, seed=seed, hardware=hardware).tokens
 
 
 def generate(case: Case, precision: str) -> Callable[[int], Responses]:

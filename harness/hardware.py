@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 from harness.config import HardwareConfig
@@ -17,6 +19,7 @@ from harness.errors import UserError
 from harness.memory import keep_freed_memory
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 def cores() -> int:
@@ -109,6 +112,35 @@ class Hardware:
                 return [works[0](), *(future.result() for future in later)]
         finally:
             torch.set_num_threads(self.threads)
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces rows that do not depend on each other are dealt, to be worked on ``beside`` each other.
+
+        Two on a CPU, however many cores it has: numbers must not depend on that. One on a GPU, which wants large
+        batches, and under autocast, whose pieces would have to wait for each other.
+        """
+        return 2 if self.device == "cpu" and self.precision == "fp32" else 1
+
+    def share_out(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
+        """``work`` on every item, ``pieces`` of them at the same time; after a failure, or Ctrl-C, no other begins.
+
+        Neighbours go to different pieces: where items are in the order of their size, all pieces take as long.
+        """
+        failed = Event()
+
+        def run(own: Sequence[Item]) -> None:
+            try:
+                for item in own:
+                    if failed.is_set():
+                        return
+                    work(item)
+            except BaseException:
+                failed.set()
+                raise
+
+        shares = [items[piece :: self.pieces] for piece in range(self.pieces)]
+        self.beside(*(partial(run, share) for share in shares if share))
 
     def at_once(self, count: int) -> bool:
         """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each.

@@ -1,6 +1,8 @@
-"""What follows from the processor: which library multiplies, and what the user is told."""
+"""What follows from the hardware: which library multiplies, what the user is told, how work is shared out."""
 
 from __future__ import annotations
+
+import threading
 
 import pytest
 import torch
@@ -56,3 +58,52 @@ def test_bf16_that_would_be_emulated_is_cautioned_against(processor, hardware, c
 
 def test_the_processors_maker_is_read_from_the_system():
     assert module._processor()
+
+
+@pytest.mark.parametrize(
+    ("hardware", "threads"),
+    [
+        (Hardware("cpu", "fp32", 1, 2), 2),
+        (Hardware("cpu", "fp32", 2, 1), 2),
+        (Hardware("cpu", "fp32", 1, 1), 1),
+        (Hardware("cpu", "bf16", 1, 2), 1),
+        (Hardware("cuda", "fp32", 1, 2), 1),
+    ],
+)
+def test_work_is_shared_out_over_as_many_threads_as_there_are(hardware, threads):
+    seen, together = {}, threading.Barrier(threads, timeout=30)
+
+    def work(item):
+        together.wait()  # nobody gets past it alone where there should be two
+        seen[item] = threading.current_thread()
+
+    hardware.share_out(work, range(6))
+    assert sorted(seen) == list(range(6))
+    assert len(set(seen.values())) == threads
+
+
+def test_one_item_has_all_threads_to_itself():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        Hardware("cpu", "fp32", 2, 1).share_out(lambda item: seen.append(torch.get_num_threads()), [0])
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_after_a_failure_no_other_item_begins(workers, stop):
+    begun, failed = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            failed.set()
+            raise stop
+        failed.wait(30)
+
+    with pytest.raises(stop):
+        Hardware("cpu", "fp32", 1, workers).share_out(work, range(100))
+    assert len(begun) <= 3  # one may have begun in the moment of the failure

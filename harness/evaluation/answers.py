@@ -41,7 +41,7 @@ def draw(
         eos_id=policy.codec.eos_id,
         pad_id=policy.codec.pad_id,
         seed=seed,
-        autocast=job.hardware.autocast,
+        hardware=job.hardware,
         shared=shared,
     )
 

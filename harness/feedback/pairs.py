@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from harness.feedback.annotators import Annotator, Verdict
 from harness.training.preferences import TokenPair
 from harness.types import Example
 
+WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 SPARE = 1.3
 """Comparisons sampled at a time, as a multiple of the pairs still wanted: some will turn out uninformative."""
 
@@ -140,16 +142,22 @@ def _labelled(
 def balanced_by_length(pairs: Sequence[LabelledPair], rng: Random) -> list[LabelledPair]:
     """As many pairs whose chosen response is k words the longer as such where it is k words the shorter, for every k.
 
-    What is too many is left out at random, the others keep their order: length alone then tells nothing of a pair.
+    A punctuation mark counts as a word, as it does in BLEU: were it not counted, leaving commas out would be a way to be
+    shorter. What is too many is left out at random, the others keep their order: length alone then tells nothing of a
+    pair.
     Source: Singhal et al. 2023 (arXiv 2310.03716), who balance a reward model's data so.
     """
     by_lead: dict[int, list[int]] = defaultdict(list)
     for index, pair in enumerate(pairs):
-        by_lead[len(pair.chosen.split()) - len(pair.rejected.split())].append(index)
+        by_lead[_words(pair.chosen) - _words(pair.rejected)].append(index)
     kept: list[int] = []
     for lead, indices in sorted(by_lead.items()):
         kept += rng.sample(indices, min(len(indices), len(by_lead.get(-lead, ()))))
     return [pairs[index] for index in sorted(kept)]
+
+
+def _words(text: str) -> int:
+    return len(WORD_OR_MARK.findall(text))
 
 
 def require_pairs(count: int, minimum: int, key: str) -> None:

@@ -107,7 +107,7 @@ def sample_pairs(
             eos_id=policy.codec.eos_id,
             pad_id=policy.codec.pad_id,
             seed=workspace.seed_for(f"{purpose}/{attempt}"),
-            autocast=job.hardware.autocast,
+            hardware=job.hardware,
             shared=2,
             advance=tell,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,13 +107,16 @@ class Scorer:
 
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
         result = np.zeros(len(prompts))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            batch = make_batch(
-                [prompts[r] for r in rows], [responses[r] for r in rows], self.codec.pad_id, device=self.hardware.device
-            )
+        at_once = math.ceil(min(batch_size, max(len(order), 1)) / self.hardware.pieces)
+        batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+
+        def score(rows: Sequence[int]) -> None:
+            texts = [prompts[row] for row in rows], [responses[row] for row in rows]
+            batch = make_batch(*texts, self.codec.pad_id, device=self.hardware.device)
             with torch.inference_mode(), self.hardware.autocast():
                 result[rows] = sequence_scores(self.model, batch).cpu().double().numpy()
+
+        self.hardware.share_out(score, batches)
         return result
 
     def score_texts(

@@ -6,14 +6,18 @@ from a random stream of its own, so that a response does not depend on its neigh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.models.decoding import start_decoding
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.hardware import Hardware
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def sample(
     eos_id: int,
     pad_id: int,
     seed: int,
-    autocast: Any = None,
+    hardware: Hardware | None = None,
     shared: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> Rollout:
@@ -70,7 +74,7 @@ def sample(
         eos_id: the token that ends a response.
         pad_id: fills up shorter prompts.
         seed: of the rows' random streams: the same seed and row number give the same draws in any batch.
-        autocast: a function that returns the context manager to run the model in; None for full precision.
+        hardware: where and in which precision; None: fp32, one batch at a time.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
         advance: told how many responses each batch has made.
     """
@@ -80,19 +84,29 @@ def sample(
     uniforms = torch.rand(size, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     groups = sorted(range(0, size, shared), key=lambda row: len(prompts[row]))
     order = [row for group in groups for row in range(group, group + shared)]
-    at_once = max(settings.batch_size // shared, 1) * shared
+    pieces = 1 if hardware is None else hardware.pieces
+    at_once = math.ceil(min(settings.batch_size, max(size, 1)) / pieces / shared) * shared
+    batches = [order[start : start + at_once] for start in range(0, size, at_once)]
     tokens = torch.full((size, length), pad_id)
     logprobs = torch.zeros(size, length)
     counts = torch.zeros(size, dtype=torch.long)
-    with torch.inference_mode():
-        for start in range(0, size, at_once):
-            rows = order[start : start + at_once]
+    autocast, telling = None if hardware is None else hardware.autocast, Lock()
+
+    def answer(rows: Sequence[int]) -> None:
+        with torch.inference_mode():
             batch = _sample_batch(
                 model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, autocast, shared
             )
-            tokens[rows], logprobs[rows], counts[rows] = batch
-            if advance is not None:
+        tokens[rows], logprobs[rows], counts[rows] = batch
+        if advance is not None:
+            with telling:
                 advance(len(rows))
+
+    if hardware is None:
+        for rows in batches:
+            answer(rows)
+    else:
+        hardware.share_out(answer, batches)
     lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
     return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
 

@@ -153,7 +153,7 @@ def _pairs(
             eos_id=codec.eos_id,
             pad_id=codec.pad_id,
             seed=workspace.seed_for(f"{split}/{attempt}"),
-            autocast=job.hardware.autocast,
+            hardware=job.hardware,
             shared=2,
         )
         return _candidates(codec.decode(rollout.tokens), rollout.tokens)

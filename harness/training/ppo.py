@@ -198,7 +198,7 @@ class PPO:
             eos_id=codec.eos_id,
             pad_id=codec.pad_id,
             seed=setup.seed_for(f"rollout/{state.iteration}"),
-            autocast=setup.hardware.autocast,
+            hardware=setup.hardware,
         )
         clock.append(time.perf_counter())
         batch = make_batch(prompts, rollout.tokens, codec.pad_id, device=setup.hardware.device)
@@ -249,16 +249,20 @@ class PPO:
         """
         logprobs = torch.zeros(batch.response_mask.shape, device=batch.ids.device)
         values = torch.zeros_like(logprobs)
-        order = (batch.mask.sum(1) - batch.response_mask.sum(1)).argsort(stable=True)
-        for rows in order.split(self.config.micro_batch_size or self.config.minibatch_size):  # type: ignore[no-untyped-call]
+
+        def read(rows: torch.Tensor) -> None:
             piece = trim(batch.rows(rows))
             mask, size = piece.response_mask, piece.response_mask.shape[1]
             with torch.inference_mode(), setup.hardware.autocast():
                 logits = response_logits(setup.reference.model, piece)
-                read = sequence_logprobs(logits, piece.response, setup.sampling.temperature)
-                logprobs[rows, :size] = read.masked_fill(~mask, 0.0)
-                del logits, read  # else they stay while the values are computed, and until the next ones have come
+                found = sequence_logprobs(logits, piece.response, setup.sampling.temperature)
+                logprobs[rows, :size] = found.masked_fill(~mask, 0.0)
+                del logits, found  # else they stay while the values are computed
                 values[rows, :size] = self._values(setup, state, piece)
+
+        order = (batch.mask.sum(1) - batch.response_mask.sum(1)).argsort(stable=True)
+        at_once = self.config.micro_batch_size or self.config.minibatch_size
+        setup.hardware.share_out(read, order.split(max(at_once // setup.hardware.pieces, 1)))  # type: ignore[no-untyped-call]
         return logprobs, values
 
     def _values(self, setup: Setup, state: PPOState, batch: Batch) -> torch.Tensor:
@@ -381,7 +385,7 @@ class PPO:
         codec, prompts = setup.policy.codec, setup.prompts[: gates.ROWS]
         ids: dict[str, Any] = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}
         rollout = sample(
-            state.policy, prompts, setup.sampling, **ids, seed=setup.seed_for("gates"), autocast=setup.hardware.autocast
+            state.policy, prompts, setup.sampling, **ids, seed=setup.seed_for("gates"), hardware=setup.hardware
         )
         batch = make_batch(prompts, rollout.tokens, codec.pad_id, device=setup.hardware.device)
         if "logprobs" not in skipped:

@@ -103,7 +103,7 @@ class Probe:
             eos_id=codec.eos_id,
             pad_id=codec.pad_id,
             seed=self.seed,
-            autocast=self.job.hardware.autocast,
+            hardware=self.job.hardware,
         )
         responses = codec.decode(rollout.tokens)
         world = self.job.world

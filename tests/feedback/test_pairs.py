@@ -193,3 +193,12 @@ def test_balanced_pairs_are_as_often_longer_as_shorter_by_so_many_words():
 def test_pairs_that_all_lead_one_way_leave_none():
     assert balanced_by_length([of_words(n, 3, 2) for n in range(5)], Random(0)) == []
     assert balanced_by_length([], Random(0)) == []
+
+
+def test_a_punctuation_mark_is_a_word_of_its_own():
+    pairs = [
+        LabelledPair(str(n), "p", "a b", text, [1], [2], [3], None) for n, text in enumerate(("a, b", "a b.", "c"))
+    ]
+    assert [pair.rejected for pair in balanced_by_length(pairs[:2], Random(0))] == []
+    assert len(balanced_by_length(pairs, Random(0))) == 2
+    assert len(balanced_by_length([pairs[0], pairs[2]], Random(0))) == 2

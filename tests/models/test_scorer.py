@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.hardware import Hardware
 from harness.models.scorer import Scorer
 
 
@@ -19,6 +20,16 @@ def test_a_score_does_not_depend_on_order_or_batch_size(make_scorer, hardware, r
         np.testing.assert_allclose(scorer.scores(prompts, responses, batch_size=size), together, atol=1e-4)
     back = scorer.scores(prompts[::-1], responses[::-1])[::-1]
     np.testing.assert_allclose(back, together, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [2, 4, 256])
+def test_batches_at_the_same_time_are_scored_as_one_after_another(make_scorer, ragged, size):
+    parts = make_scorer()
+    alone, beside = (
+        Scorer(*parts, Hardware("cpu", "fp32", 1, workers)).scores(*ragged, batch_size=size) for workers in (1, 2)
+    )
+    assert alone.all()
+    np.testing.assert_array_equal(beside, alone)
 
 
 def test_texts_are_scored_as_their_tokens_are(make_scorer, hardware, codec):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.rollouts.sampler import Sampling, choose, sample
 from harness.training.losses import sequence_logprobs
@@ -229,3 +230,24 @@ def test_samples_that_share_a_prompt_are_those_of_separate_prompts(make_lm, ragg
     assert shared.tokens == separate.tokens
     assert shared.ended == separate.ended
     torch.testing.assert_close(shared.logprobs, separate.logprobs, atol=1e-4, rtol=0)
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("shared", [1, 3])
+@pytest.mark.parametrize("batch_size", [2, 6, 64])
+def test_batches_at_the_same_time_are_the_same_batches(make_lm, ragged, architecture, shared, batch_size):
+    lm, prompts = make_lm(architecture), [prompt for prompt in ragged[0] for _ in range(3)]
+    settings, made = Sampling(8, temperature=0.9, batch_size=batch_size), []
+    options = {"eos_id": lm.codec.eos_id, "pad_id": lm.codec.pad_id, "seed": 5, "shared": shared}
+    alone, beside = (
+        sample(
+            lm.model, prompts, settings, **options, hardware=Hardware("cpu", "fp32", 1, workers), advance=made.append
+        )
+        for workers in (1, 2)
+    )
+    assert sum(made) == 2 * len(prompts)
+    assert (beside.tokens, beside.ended) == (alone.tokens, alone.ended)
+    assert torch.equal(beside.logprobs, alone.logprobs)
+    one = sample(lm.model, prompts, settings, **options)
+    assert one.tokens == alone.tokens
+    torch.testing.assert_close(one.logprobs, alone.logprobs, atol=1e-4, rtol=0)
