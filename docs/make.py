@@ -255,7 +255,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "margin": "Margin in the Bradley–Terry loss.",
         "centering": "Weight of the squared sum of both scores.",
         "scale_scores": "Divide scores by their standard deviation on references, besides the shift.",
-        "balance_length": "Train on as many pairs whose chosen response is k words (and punctuation marks) longer as k shorter.",
+        "balance_length": "Train on as many pairs whose chosen response is k words and marks longer as k shorter.",
     },
     "AnnotatorConfig": {
         "temperature": "Divides utility differences: larger makes labels more random.",
