@@ -15,7 +15,7 @@ from harness.models.loading import LanguageModel
 from harness.models.packed_forward import make_packed, packed_logits
 from harness.training.losses import sft_loss
 from harness.training.masks import position_ids
-from harness.training.updates import Updates, length_batches, micro_batches
+from harness.training.updates import Updates, length_batches, micro_batches, shared_out
 
 if TYPE_CHECKING:
     import torch
@@ -117,13 +117,12 @@ def total_steps(count: int, settings: Imitation) -> int:
 def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: Imitation, hardware: Hardware) -> float:
     """Add the gradients of one batch; returns its mean loss per token."""
     denominator = sum(_counted_tokens(example, settings.train_on_prompt) for example in examples)
-    total = 0.0
-    for rows in micro_batches(range(len(examples)), settings.micro_batch_size):
-        piece = [examples[row] for row in rows]
+
+    def learn(rows: Sequence[int]) -> float:
         with hardware.autocast():
             loss = imitation_loss(
                 lm,
-                piece,
+                [examples[row] for row in rows],
                 hardware,
                 train_on_prompt=settings.train_on_prompt,
                 denominator=denominator,
@@ -131,8 +130,12 @@ def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: I
                 shared=settings.shared,
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+        return float(loss.detach())
+
+    # Packed, a batch has few rows, and its output layer is hooked for one pass at a time.
+    size = settings.micro_batch_size if settings.packed_tokens is None else settings.micro_batch_size or len(examples)
+    every = range(len(examples))
+    return sum(shared_out(every, size, learn, model=lm.model, hardware=hardware, group=settings.shared))
 
 
 def _counted_tokens(example: TokenExample, train_on_prompt: bool) -> int:

@@ -14,7 +14,7 @@ from harness.models.loading import LanguageModel
 from harness.models.pair_forward import pair_scores
 from harness.models.scorer import Scorer
 from harness.training.losses import preference_loss
-from harness.training.updates import Updates, length_batches, micro_batches
+from harness.training.updates import Updates, length_batches, shared_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +99,8 @@ def _accumulate(
     scorer: LanguageModel, pairs: Sequence[TokenPair], settings: Comparison, hardware: Hardware
 ) -> tuple[float, float]:
     """Add the gradients of one batch of pairs; returns its loss and accuracy."""
-    total, right = 0.0, 0.0
-    for rows in micro_batches(range(len(pairs)), settings.micro_batch_size):
+
+    def learn(rows: Sequence[int]) -> tuple[float, int]:
         piece = [pairs[row] for row in rows]
         with hardware.autocast():
             chosen, rejected = pair_scores(
@@ -112,9 +112,11 @@ def _accumulate(
             )
         loss = preference_loss(chosen, rejected, margin=settings.margin, centering=settings.centering)
         (loss * (len(piece) / len(pairs))).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach()) * len(piece) / len(pairs)
-        right += float((chosen > rejected).sum())
-    return total, right / len(pairs)
+        return float(loss.detach()) * len(piece) / len(pairs), int((chosen > rejected).sum())
+
+    every, size = range(len(pairs)), settings.micro_batch_size
+    pieces = shared_out(every, size, learn, model=scorer.model, hardware=hardware)
+    return sum(loss for loss, _ in pieces), sum(right for _, right in pieces) / len(pairs)
 
 
 def shift_scores(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
+from harness.hardware import Hardware
 from harness.training.muon import Muon
 from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, optimizer
 
 if TYPE_CHECKING:
     import torch
+
+
+Result = TypeVar("Result")
 
 
 class Updates:
@@ -79,6 +83,50 @@ def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[in
     step = size or max(len(rows), 1)
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
+
+
+def shared_out(
+    rows: Sequence[int],
+    size: int | None,
+    learn: Callable[[Sequence[int]], Result],
+    *,
+    model: Any,
+    hardware: Hardware,
+    group: int = 1,
+) -> list[Result]:
+    """What ``learn`` returns for each piece of a batch, whose gradients it adds to the model's.
+
+    A batch that is not cut into micro-batches goes in two halves at the same time where ``hardware`` has use for that.
+    A gradient is then a sum of two, which is the same in either order: with more pieces it would not be. Dropout, which
+    draws from one stream of random numbers, keeps the batch whole.
+
+    Args:
+        rows: of the batch.
+        size: rows of a micro-batch; None: all.
+        learn: a forward and a backward pass over some of the rows.
+        model: what learns.
+        hardware: where.
+        group: every so many consecutive rows stay together.
+    """
+    count = min(hardware.pieces, len(rows) // group)
+    if size is not None or count < 2 or _drops(model):
+        return [learn(piece) for piece in micro_batches(rows, size)]
+    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
+    halves = [[row for each in groups[half::count] for row in each] for half in range(count)]
+    found: dict[int, Result] = {}
+
+    def learn_half(half: int) -> None:
+        found[half] = learn(halves[half])
+
+    hardware.share_out(learn_half, range(count))
+    return [found[half] for half in range(count)]
+
+
+def _drops(model: Any) -> bool:
+    import torch
+
+    layers = (layer for layer in model.modules() if isinstance(layer, torch.nn.Dropout))
+    return any(layer.training and layer.p > 0 for layer in layers)
 
 
 def length_batches(lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:

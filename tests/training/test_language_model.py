@@ -8,6 +8,7 @@ import torch
 
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
+from harness.hardware import Hardware
 from harness.training.language_model import (
     Imitation,
     TokenExample,
@@ -215,6 +216,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(make_lm, 
         weights.append(torch.cat([p.detach().flatten() for p in lm.model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_halves_at_the_same_time_give_the_weights_of_one_after_the_other(make_lm):
+    weights = []
+    for workers in (1, 2, 2):
+        lm, hardware = make_lm(spread=1.0), Hardware("cpu", "fp32", 1, workers)
+        imitate(lm, copying(40, 0), settings(), hardware=hardware, seed=3, log=ignore, advance=ignore)
+        weights.append(torch.cat([p.detach().flatten() for p in lm.model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
 
 
 def test_a_run_that_blows_up_says_so(make_lm, hardware):

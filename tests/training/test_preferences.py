@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.config import OptimizerConfig
+from harness.hardware import Hardware
 from harness.models.loading import load_scorer, save
 from harness.models.scorer import Scorer
 from harness.training.preferences import (
@@ -102,6 +103,16 @@ def test_it_learns_a_planted_preference(make_scorer, hardware):
     assert result["accuracy"] > 0.95
     assert result["loss"] < 0.3 < rows[0]["loss"]
     assert rows[-1]["step"] == 59
+
+
+def test_halves_at_the_same_time_give_the_scorer_of_one_after_the_other(make_scorer):
+    weights = []
+    for workers in (1, 2, 2):
+        scorer, hardware = make_scorer(spread=1.0), Hardware("cpu", "fp32", 1, workers)
+        learn_preferences(scorer, planted(20, 0), settings(), hardware=hardware, seed=3, log=ignore, advance=ignore)
+        weights.append(torch.cat([p.detach().flatten() for p in scorer.model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
 
 
 def test_the_same_seed_gives_the_same_scorer(make_scorer, hardware):

@@ -7,7 +7,8 @@ import torch
 
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
-from harness.training.updates import Updates, length_batches, micro_batches
+from harness.hardware import Hardware
+from harness.training.updates import Updates, length_batches, micro_batches, shared_out
 
 
 def parameter(*values: float) -> torch.nn.Parameter:
@@ -151,3 +152,29 @@ def test_epochs_differ_and_the_generator_decides():
     first, second = length_batches(lengths, 5, generator), length_batches(lengths, 5, generator)
     assert first != second
     assert length_batches(lengths, 5, torch.Generator().manual_seed(0)) == first
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [[0, 2, 4], [1, 3, 5]]),
+        ({"group": 2}, [[0, 1, 4, 5], [2, 3]]),
+        ({"group": 6}, [[0, 1, 2, 3, 4, 5]]),
+        ({"size": 4}, [[0, 1, 2, 3], [4, 5]]),
+        ({"size": 6}, [[0, 1, 2, 3, 4, 5]]),
+        ({"hardware": Hardware("cpu", "bf16", 1, 2)}, [[0, 1, 2, 3, 4, 5]]),
+        ({"hardware": Hardware("cuda", "fp32", 1, 2)}, [[0, 1, 2, 3, 4, 5]]),
+        ({"model": torch.nn.Dropout(0.1).train()}, [[0, 1, 2, 3, 4, 5]]),
+        ({"model": torch.nn.Dropout(0.1).eval()}, [[0, 2, 4], [1, 3, 5]]),
+        ({"model": torch.nn.Dropout(0.0).train()}, [[0, 2, 4], [1, 3, 5]]),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_batch_goes_in_halves_unless_something_is_against_it(options, expected, workers):
+    given = {"size": None, "model": torch.nn.Linear(1, 1), "hardware": Hardware("cpu", "fp32", 1, workers), **options}
+    assert shared_out(range(6), given.pop("size"), list, **given) == expected
+
+
+def test_one_row_is_not_halved():
+    hardware = Hardware("cpu", "fp32", 1, 2)
+    assert shared_out([7], None, list, model=torch.nn.Linear(1, 1), hardware=hardware) == [[7]]
