@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
-from harness.usage import asks_for_help, show_help
+from harness.usage import asks_for_help, group_options, show_help
 from harness.validation import refuse_secrets, validate, validate_overrides
 
 if TYPE_CHECKING:
@@ -85,13 +85,16 @@ def launch(
 
 
 def _refuse_early(arguments: Sequence[str]) -> None:
-    """What Hydra must not see: ``=3``, which it answers with a traceback, and secrets, which its sweeps write down."""
+    """What Hydra must not see: what it answers with a traceback, and secrets, which its sweeps write down."""
+    groups = group_options() | group_options(bench=True)
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         if equals:
             refuse_secrets(key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
+        if key in groups and "null" in value.lower().split(","):
+            raise UserError(key, value, "is not a choice", f"choose {', '.join(groups[key])}, or leave {key} out")
 
 
 def run_job(composed: Any) -> None:

@@ -150,6 +150,8 @@ MISTAKES = {
     "task=nope": "task=nope is not a choice; choose dialogue, qa, summarize, translate",
     "experiment=nope": f"experiment=nope is not a choice; choose {', '.join(EXPERIMENTS)}",
     "algorithm=PPO": "algorithm=PPO is not a choice; choose load, none, ppo",
+    "algorithm=null": "algorithm=null is not a choice; choose load, none, ppo, or leave algorithm out",
+    "task=qa,Null": ("task=qa,Null is not a choice; choose dialogue, qa, summarize, translate, or leave task out"),
     "sft.epoch=1": "sft.epoch=1 is not a configuration key; did you mean sft.epochs?",
     "kl_coef=0.1": "kl_coef=0.1 is not a configuration key; did you mean algorithm.kl_coef?",
     "algorithm.lr=1": (
