@@ -78,6 +78,7 @@ def collect_pairs(
     per_prompt: int,
     max_pairs: int,
     attempts: int,
+    advance: Callable[[int], None] | None = None,
 ) -> Collected:
     """Sample two responses at a time, drop uninformative comparisons and try those again, label the rest.
 
@@ -89,6 +90,7 @@ def collect_pairs(
         per_prompt: comparisons per prompt.
         max_pairs: enough pairs.
         attempts: rounds of sampling at most.
+        advance: told after each round how many pairs it gave.
     """
     slots = [row for _ in range(per_prompt) for row in rng.sample(range(len(examples)), len(examples))]
     pairs: list[LabelledPair] = []
@@ -99,6 +101,7 @@ def collect_pairs(
         if not now:
             break
         again: list[int] = []
+        before = len(pairs)
         candidates = respond(now, attempt)
         for row, texts, tokens in zip(now, candidates.texts, candidates.tokens, strict=True):
             if len(pairs) == max_pairs:
@@ -114,6 +117,8 @@ def collect_pairs(
                 continue
             verdict = annotator.judge(texts, (first, second), rng)
             pairs.append(_labelled(examples[row].id, prompts[row], prompt_tokens[row], texts, tokens, verdict))
+        if advance is not None:
+            advance(len(pairs) - before)
         slots = later + again
     return Collected(pairs, equal_tokens, equal_value)
 

@@ -39,17 +39,16 @@ def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
             codec = load_codec(model_directory(sft.directory))
             trained = own_pairs(job, data.pairs["preference"], codec, config.max_pairs)
             held_out = own_pairs(job, data.pairs["validation"], codec, config.heldout_pairs)
+            bar.update(len(trained.pairs) + len(held_out.pairs))
         else:
             policy = load_policy(sft.directory, job.config.model, device=job.hardware.device)
             annotator = make_annotator(job)
             trained = sample_pairs(
                 workspace, job, policy, annotator, data.splits["preference"], "train", config.max_pairs, bar
             )
-            bar.update(len(trained.pairs))
             held_out = sample_pairs(
                 workspace, job, policy, annotator, data.splits["validation"], "heldout", config.heldout_pairs, bar
             )
-        bar.update(len(held_out.pairs))
     require_pairs(len(trained.pairs), config.min_pairs, "feedback.min_pairs")
     if not examinable(held_out.pairs):
         count = len(held_out.pairs)
@@ -81,7 +80,7 @@ def sample_pairs(
     max_pairs: int,
     bar: Stage,
 ) -> Collected:
-    """Pairs of the policy's own samples at ``feedback.sampling_temperature``; ``bar`` is told how many were drawn."""
+    """Pairs of the policy's own samples at ``feedback.sampling_temperature``; ``bar`` is told of both."""
     config = job.config.feedback
     prompts, _ = job.prompts(examples, policy.codec)
     prompt_tokens = policy.codec.encode_prompts(prompts)
@@ -127,6 +126,7 @@ def sample_pairs(
         per_prompt=max(config.samples_per_prompt // 2, math.ceil(max_pairs / max(len(examples), 1))),
         max_pairs=max_pairs,
         attempts=config.max_attempts,
+        advance=bar.update,
     )
 
 
