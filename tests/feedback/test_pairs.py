@@ -103,7 +103,7 @@ def test_equal_tokens_and_equal_value_are_dropped_counted_and_tried_again():
     policy = Policy(answer)
     told: list[int] = []
     collected = collect(policy, advance=told.append)
-    assert told == [5, 2, 3], "pairs of each round"
+    assert told == [5, 0, 5], "pairs of each round"
     # Rows 0-2: equal tokens, then equal value, then a pair. Rows 3-4: equal value twice, then a pair.
     assert collected.equal_tokens == 3
     assert collected.equal_value == 3 + 2 * 2

@@ -82,8 +82,14 @@ def test_samples_of_the_policy_are_compared_and_their_tokens_are_kept(make_lm, c
         return len(purpose)
 
     workspace: Any = SimpleNamespace(seed_for=seed_for)
-    told: list[int] = []
-    bar: Any = SimpleNamespace(update=lambda advance, sampled: told.append(sampled))
+    drawn: list[int] = []
+    found: list[int] = []
+
+    def update(pairs: int, sampled: int | None = None) -> None:
+        found.append(pairs)
+        drawn.extend([sampled] if sampled is not None else [])
+
+    bar: Any = SimpleNamespace(update=update)
 
     def utility(example: Any, responses: Any) -> list[float]:
         return [float(len(text)) for text in responses]
@@ -95,7 +101,8 @@ def test_samples_of_the_policy_are_compared_and_their_tokens_are_kept(make_lm, c
 
     collected = run(10)
     assert len(collected.pairs) == 10
-    assert told[-1] >= 20, "two responses each"
+    assert sum(found) == 10
+    assert drawn[-1] >= 20, "two responses each"
     assert {"train/labels", "train/0"} <= set(seeds)
     for labelled in collected.pairs:
         assert len(labelled.chosen) > len(labelled.rejected)
