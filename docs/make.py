@@ -223,7 +223,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "epochs": "Passes over the demonstrations; may be a fraction.",
         "max_steps": "Most updates.",
         "batch_size": "Demonstrations per update.",
-        "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it.",
+        "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it. null: all, in two "
+        "halves on a CPU in fp32.",
         "train_on_prompt": "Count the prompt's tokens in the loss too.",
         "packing": "Lay the demonstrations of a forward pass end to end; each sees itself alone. An update has the "
         "same demonstrations and weights of tokens either way. Slower on a CPU (docs/performance.md). Not for "
@@ -251,7 +252,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "path": "load: folder of the reward model; it may have a tokenizer of its own.",
         "epochs": "Passes over the pairs; may be a fraction.",
         "batch_size": "Pairs per update.",
-        "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it.",
+        "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it. null: all, in two halves on "
+        "a CPU in fp32.",
         "margin": "Margin in the Bradley–Terry loss.",
         "centering": "Weight of the squared sum of both scores.",
         "scale_scores": "Divide scores by their standard deviation on references, besides the shift.",
@@ -351,8 +353,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "threads": "CPU threads of each process; null: half of the cores, beside a GPU all. Results depend on it in "
         "the last digits.",
         "workers": "Stages at a time, each in a process of its own; null: 2 on a CPU of two cores or more whose jobs "
-        "run one after the other, else 1. Above 1, PPO's value network learns beside the policy. Results do not depend "
-        "on it.",
+        "run one after the other, else 1. Above 1, PPO's value network learns beside the policy, and halves of other "
+        "batches run beside each other. Results do not depend on it.",
     },
     "HubConfig": {
         "push": "Push the models when the job is done. The token is the one of `hf auth login` or HF_TOKEN.",

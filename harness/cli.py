@@ -93,8 +93,10 @@ def _refuse_early(arguments: Sequence[str]) -> None:
             refuse_secrets(key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
-        if key in groups and "null" in value.lower().split(","):
-            raise UserError(key, value, "is not a choice", f"choose {', '.join(groups[key])}, or leave {key} out")
+        choices = [each.strip() for each in value.lower().split(",")]
+        if (key in groups or key.startswith("hydra/")) and "null" in choices:
+            choose = f"choose {', '.join(groups[key])}, or leave" if key in groups else "leave"
+            raise UserError(key, value, "is not a choice", f"{choose} {key} out")
 
 
 def run_job(composed: Any) -> None:

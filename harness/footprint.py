@@ -159,7 +159,7 @@ def dropped(shape: Shape, batch: Batch) -> float:
     Queries, keys and values read one input, each drops its own part of it. Of a layer's inputs, 3 d + f are distinct,
     2 d more with cross attention, which all read one encoder.
     """
-    if shape.adapters is None or not shape.adapters.dropout:
+    if shape.adapters is None or not shape.drops:
         return 0.0
     tokens, inputs = (batch.prompt_tokens, batch.response_tokens), shape.adapters.inputs
     distinct = (shape.layers + shape.encoder_layers) * (3 * shape.width + shape.inner)

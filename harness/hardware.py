@@ -92,11 +92,15 @@ class Hardware:
             return nullcontext()
         return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
 
-    def beside(self, *works: Callable[[], Result]) -> list[Result]:
-        """The results of pieces of work that share no state, on a CPU at the same time where it has the cores for it.
+    def beside(self, *works: Callable[[], Result], stop: Event | None = None) -> list[Result]:
+        """The results of independent pieces of work, on a CPU at the same time where it has the threads for it.
 
         They share this process's threads evenly, whether they run at the same time or not, so that no number depends on
         that. What a thread takes from its surroundings (inference mode, autocast) each piece has to say itself.
+
+        Args:
+            works: each writes what no other reads, but for gradients, of which two add up to the same in either order.
+            stop: set where one of them fails, and on Ctrl-C: the others, which are waited for, should end at once.
         """
         if len(works) < 2 or self.device != "cpu":
             return [work() for work in works]
@@ -108,8 +112,13 @@ class Hardware:
             if not self.at_once(len(works)):
                 return [work() for work in works]
             with ThreadPoolExecutor(len(works) - 1, initializer=torch.set_num_threads, initargs=(each,)) as others:
-                later = [others.submit(work) for work in works[1:]]
-                return [works[0](), *(future.result() for future in later)]
+                try:
+                    later = [others.submit(work) for work in works[1:]]
+                    return [works[0](), *(future.result() for future in later)]
+                except BaseException:  # of the first, of another one, or Ctrl-C while they are waited for
+                    if stop is not None:
+                        stop.set()
+                    raise
         finally:
             torch.set_num_threads(self.threads)
 
@@ -140,7 +149,7 @@ class Hardware:
                 raise
 
         shares = [items[piece :: self.pieces] for piece in range(self.pieces)]
-        self.beside(*(partial(run, share) for share in shares if share))
+        self.beside(*(partial(run, share) for share in shares if share), stop=failed)
 
     def at_once(self, count: int) -> bool:
         """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each.

@@ -83,7 +83,7 @@ class Memory:
     def _sft(self, loaded: bool) -> list[Phase]:
         sft, shape = self.job.config.sft, self.shape.whole() if loaded else self.shape
         held = holdings.policy(shape)
-        rows = sft.micro_batch_size or sft.batch_size
+        whole = sft.packing or shape.drops
         validation = self._read(shape, held, self.batch(SCORED_ROWS))
         if loaded:
             return validation
@@ -92,8 +92,7 @@ class Memory:
                 shape,
                 held,
                 sft.optimizer,
-                rows,
-                rows < sft.batch_size,
+                *self._pass(sft.batch_size, sft.micro_batch_size, whole=whole),
                 prompts=sft.train_on_prompt,
                 packed=packed_tokens(self.job.config),
             ),
@@ -112,8 +111,8 @@ class Memory:
         scoring = self._scoring(shape, held)
         if loaded:
             return scoring
-        rows = config.micro_batch_size or config.batch_size
-        trained = self._comparison(shape, held, config.optimizer, rows, rows < config.batch_size)
+        learning = self._pass(config.batch_size, config.micro_batch_size, whole=shape.drops)
+        trained = self._comparison(shape, held, config.optimizer, *learning)
         return [*trained, *self._kept(shape, held, "reward model", scorer=True), *scoring]
 
     def _judge(self, loaded: bool) -> list[Phase]:
@@ -127,11 +126,12 @@ class Memory:
         if loaded:
             return self._scoring(shape.whole(), holdings.scorer(shape.whole(), "judge"))
         backbone, judge = holdings.policy(shape), holdings.scorer(shape, "judge")
-        found = self._imitation(shape, backbone, config.backbone_optimizer, config.batch_size, False)
+        learning = self._pass(config.batch_size, None, whole=shape.drops)
+        found = self._imitation(shape, backbone, config.backbone_optimizer, *learning)
         if config.responses == "samples":
             found += self._sampling(shape, backbone, SCORED_ROWS)
         both = together(backbone, holdings.beside(shape, "judge", scorer=True))
-        found += self._comparison(shape, both, config.optimizer, config.batch_size, False)
+        found += self._comparison(shape, both, config.optimizer, *learning)
         return [*found, *self._kept(shape, judge, "judge", scorer=True), *self._scoring(shape, judge)]
 
     def _algorithm(self) -> list[Phase]:
@@ -156,7 +156,7 @@ class Memory:
         )
         return [
             *self._sampling(shape, held, min(config.rollout.batch_size, ppo.batch_size)),
-            *self._read(shape, held, self.batch(ppo.micro_batch_size or ppo.minibatch_size)),
+            *self._read(shape, held, self.batch(self._at_once(ppo.micro_batch_size or ppo.minibatch_size))),
             *self._update(ppo, held, value),
             *kept,
         ]
@@ -236,6 +236,18 @@ class Memory:
 
     # -- what stages are made of -----------------------------------------------------------------------------------
 
+    def _at_once(self, rows: int) -> int:
+        """Of rows that are worked on in pieces: those that are there at the same time."""
+        hardware = self.job.hardware
+        return rows if hardware.at_once(hardware.pieces) else -(-rows // hardware.pieces)
+
+    def _pass(self, batch: int, micro_batch: int | None, *, whole: bool) -> tuple[int, bool]:
+        """Rows whose graphs are held together in training, and whether gradients are held beside a graph."""
+        if micro_batch is not None or whole:
+            rows = micro_batch or batch
+            return rows, rows < batch
+        return self._at_once(batch), self.job.hardware.pieces > 1
+
     def _imitation(
         self,
         shape: Shape,
@@ -287,6 +299,7 @@ class Memory:
 
     def _sampling(self, shape: Shape, held: Phase, rows: int) -> list[Phase]:
         """The prompt's pass, and the step for the last token, whose cache is the fullest."""
+        rows = self._at_once(rows)
         batch = self.batch(rows)
         on_gpu = self.job.hardware.device.startswith("cuda")
         chosen = rows * shape.vocab_size * FULL * (1 if on_gpu else CHOSEN_LOGITS)
@@ -295,7 +308,7 @@ class Memory:
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
         """The prompt's pass, whose keys and values stay, then the response's."""
-        batch = self.batch(SCORED_ROWS)
+        batch = self.batch(self._at_once(SCORED_ROWS))
         response = passing(shape, batch._replace(prompt=0))
         grown = cache(shape, batch, grows=True)
         return [self._prompt(shape, held, batch), {**held, "activations": response, "cache": grown}]

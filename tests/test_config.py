@@ -150,6 +150,8 @@ MISTAKES = {
     "task=nope": "task=nope is not a choice; choose dialogue, qa, summarize, translate",
     "experiment=nope": f"experiment=nope is not a choice; choose {', '.join(EXPERIMENTS)}",
     "algorithm=PPO": "algorithm=PPO is not a choice; choose load, none, ppo",
+    "hydra/launcher=null": "hydra/launcher=null is not a choice; leave hydra/launcher out",
+    "algorithm= null": "algorithm= null is not a choice; choose load, none, ppo, or leave algorithm out",
     "algorithm=null": "algorithm=null is not a choice; choose load, none, ppo, or leave algorithm out",
     "task=qa,Null": ("task=qa,Null is not a choice; choose dialogue, qa, summarize, translate, or leave task out"),
     "sft.epoch=1": "sft.epoch=1 is not a configuration key; did you mean sft.epochs?",

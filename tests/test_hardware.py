@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -92,18 +95,43 @@ def test_one_item_has_all_threads_to_itself():
     assert seen == [2]
 
 
+@pytest.mark.parametrize("failing", [0, 1], ids=["first", "other"])
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
-def test_after_a_failure_no_other_item_begins(workers, stop):
+def test_after_a_failure_no_other_item_begins(workers, stop, failing):
     begun, failed = [], threading.Event()
 
     def work(item):
         begun.append(item)
-        if item == 0:
+        if item == failing:
             failed.set()
             raise stop
-        failed.wait(30)
+        if workers == 2:
+            failed.wait(30)
+            time.sleep(0.01)
 
     with pytest.raises(stop):
-        Hardware("cpu", "fp32", 1, workers).share_out(work, range(100))
-    assert len(begun) <= 3  # one may have begun in the moment of the failure
+        Hardware("cpu", "fp32", 1, workers).share_out(work, range(1000))
+    if workers == 2:
+        assert len(begun) < 500
+    else:  # the first piece, 500 items, comes before the other
+        assert len(begun) == (1 if failing == 0 else 501)
+
+
+def test_ctrl_c_while_another_piece_is_waited_for_ends_that_one():
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item:
+            if item == 1:
+                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(0.2)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Hardware("cpu", "fp32", 1, 2).share_out(work, [item for number in range(1, 21) for item in (0, number)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert max(begun) <= 3

@@ -147,8 +147,8 @@ def _labelled(
 def balanced_by_length(pairs: Sequence[LabelledPair], rng: Random) -> list[LabelledPair]:
     """As many pairs whose chosen response is k words the longer as such where it is k words the shorter, for every k.
 
-    A punctuation mark counts as a word, as in BLEU: else leaving commas out would be a way to be shorter. What is too
-    many is left out at random, the others keep their order: length alone then tells nothing of a pair.
+    A punctuation mark counts as a word, about as in BLEU: else leaving commas out would be a way to be shorter. What is
+    too many is left out at random, the others keep their order: length alone then tells nothing of a pair.
     Source: Singhal et al. 2023 (arXiv 2310.03716), who balance a reward model's data so.
     """
     by_lead: dict[int, list[int]] = defaultdict(list)

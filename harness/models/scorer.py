@@ -107,7 +107,8 @@ class Scorer:
 
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
         result = np.zeros(len(prompts))
-        at_once = math.ceil(min(batch_size, max(len(order), 1)) / self.hardware.pieces)
+        pieces = self.hardware.pieces
+        at_once = min(max(batch_size // pieces, 1), math.ceil(max(len(order), 1) / pieces))
         batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
 
         def score(rows: Sequence[int]) -> None:

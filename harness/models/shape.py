@@ -73,6 +73,11 @@ class Shape(NamedTuple):
     quantization: str | None = None
 
     @property
+    def drops(self) -> bool:
+        """Whether training draws dropout."""
+        return self.adapters is not None and self.adapters.dropout > 0
+
+    @property
     def scorer_head(self) -> int:
         """Parameters of a sequence classifier with one label behind the trunk."""
         return self.width * self.width + 2 * self.width + 1 if self.dense_head else self.width

@@ -29,7 +29,7 @@ class Sampling:
         temperature: T; 0 is greedy.
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of likeliest tokens with this much probability; 1 keeps all.
-        batch_size: prompts at a time.
+        batch_size: prompts at a time, over all pieces that are worked on at the same time.
     """
 
     max_new_tokens: int
@@ -85,7 +85,8 @@ def sample(
     groups = sorted(range(0, size, shared), key=lambda row: len(prompts[row]))
     order = [row for group in groups for row in range(group, group + shared)]
     pieces = 1 if hardware is None else hardware.pieces
-    at_once = math.ceil(min(settings.batch_size, max(size, 1)) / pieces / shared) * shared
+    most = max(settings.batch_size // pieces // shared, 1)  # prompts of a piece, each with all its samples
+    at_once = min(most, math.ceil(max(size, 1) / pieces / shared)) * shared
     batches = [order[start : start + at_once] for start in range(0, size, at_once)]
     tokens = torch.full((size, length), pad_id)
     logprobs = torch.zeros(size, length)

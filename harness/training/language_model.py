@@ -38,7 +38,8 @@ class Imitation:
         epochs: passes over the examples; may be a fraction.
         max_steps: upper bound on updates; None: none.
         batch_size: examples per update.
-        micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all.
+        micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all, on
+            a CPU in fp32 in two halves.
         train_on_prompt: count the prompt's tokens in the loss too.
         packed_tokens: the examples of a forward pass are laid end to end in rows of at most so many tokens; None: each
             is a row. An update has the same examples either way.

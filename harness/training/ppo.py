@@ -293,7 +293,8 @@ class PPO:
             return combined(steps, share=1 / len(minibatches)) if steps else {}
 
         # A value network of its own shares nothing with the policy, so that both can learn at the same time.
-        return together(setup.hardware.beside(*(partial(learn, each) for each in self._learners(setup, state))))
+        learners = [partial(learn, each) for each in self._learners(setup, state)]
+        return together(setup.hardware.beside(*learners, stop=failed))
 
     def _learners(self, setup: Setup, state: PPOState) -> list[Learner]:
         """What is updated apart: the policy with the head on its trunk, or the policy and the value network."""

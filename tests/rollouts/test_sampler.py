@@ -251,3 +251,25 @@ def test_batches_at_the_same_time_are_the_same_batches(make_lm, ragged, architec
     one = sample(lm.model, prompts, settings, **options)
     assert one.tokens == alone.tokens
     torch.testing.assert_close(one.logprobs, alone.logprobs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("batch_size", "shared", "whole", "half"),
+    [(6, 1, 6, 3), (7, 1, 7, 3), (6, 2, 6, 2), (3, 1, 3, 1), (10, 4, 8, 4), (1, 1, 1, 1), (1, 4, 4, 4)],
+)
+def test_no_more_rows_at_a_time_than_the_batch_has(make_lm, batch_size, shared, whole, half, workers):
+    lm, made = make_lm("gpt2"), []
+    sample(
+        lm.model,
+        [[5, 6, 7]] * 24,
+        Sampling(2, batch_size=batch_size),
+        eos_id=lm.codec.eos_id,
+        pad_id=lm.codec.pad_id,
+        seed=1,
+        hardware=Hardware("cpu", "fp32", 1, workers) if workers else None,
+        shared=shared,
+        advance=made.append,
+    )
+    assert sum(made) == 24
+    assert max(made) == (half if workers else whole)
