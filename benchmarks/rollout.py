@@ -48,11 +48,13 @@ Responses = list[list[int]]
 
 def ours(case: Case, precision: str) -> Callable[[int], Responses]:
     """seed -> responses by this harness."""
+    import torch
+
     from harness.hardware import Hardware
     from harness.models.loading import load_language_model
     from harness.rollouts.sampler import Sampling, sample
 
-    lm, hardware = load_language_model(case.folder), Hardware("cpu", precision, 1)
+    lm, hardware = load_language_model(case.folder), Hardware("cpu", precision, torch.get_num_threads())
     settings = Sampling(case.tokens, temperature=case.temperature)
     ids: dict[str, Any] = {"eos_id": lm.codec.eos_id if case.ends else -1, "pad_id": lm.codec.pad_id}
     return lambda seed: sample(lm.model, case.prompts, settings, **ids, seed=seed, hardware=hardware).tokens
