@@ -86,17 +86,22 @@ def launch(
 
 def _refuse_early(arguments: Sequence[str]) -> None:
     """What Hydra must not see: what it answers with a traceback, and secrets, which its sweeps write down."""
-    groups = group_options() | group_options(bench=True)
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         if equals:
             refuse_secrets(key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
-        choices = [each.strip() for each in value.lower().split(",")]
-        if (key in groups or key.startswith("hydra/")) and "null" in choices:
-            choose = f"choose {', '.join(groups[key])}, or leave" if key in groups else "leave"
-            raise UserError(key, value, "is not a choice", f"{choose} {key} out")
+        if "null" in (each.strip() for each in value.lower().split(",")):
+            _refuse_no_choice(key, value)
+
+
+def _refuse_no_choice(key: str, value: str) -> None:
+    """``GROUP=null``: a group of which no option is chosen; any other key may be null."""
+    groups = group_options() | group_options(bench=True)
+    if key in groups or key.startswith("hydra/"):
+        choose = f"choose {', '.join(groups[key])}, or leave" if key in groups else "leave"
+        raise UserError(key, value, "is not a choice", f"{choose} {key} out")
 
 
 def run_job(composed: Any) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,17 @@ from harness.memory import keep_freed_memory
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
+
+
+@contextmanager
+def _setting(stop: Event | None) -> Iterator[None]:
+    """Set ``stop`` where what is inside, or the function that this decorates, fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        if stop is not None:
+            stop.set()
+        raise
 
 
 def cores() -> int:
@@ -111,14 +122,10 @@ class Hardware:
         try:
             if not self.at_once(len(works)):
                 return [work() for work in works]
-            with ThreadPoolExecutor(len(works) - 1, initializer=torch.set_num_threads, initargs=(each,)) as others:
-                try:
-                    later = [others.submit(work) for work in works[1:]]
-                    return [works[0](), *(future.result() for future in later)]
-                except BaseException:  # of the first, of another one, or Ctrl-C while they are waited for
-                    if stop is not None:
-                        stop.set()
-                    raise
+            pool = ThreadPoolExecutor(len(works) - 1, initializer=torch.set_num_threads, initargs=(each,))
+            with pool as others, _setting(stop):  # of the first, and Ctrl-C while the others are waited for
+                later = [others.submit(_setting(stop)(work)) for work in works[1:]]
+                return [works[0](), *(future.result() for future in later)]
         finally:
             torch.set_num_threads(self.threads)
 
@@ -139,14 +146,10 @@ class Hardware:
         failed = Event()
 
         def run(own: Sequence[Item]) -> None:
-            try:
-                for item in own:
-                    if failed.is_set():
-                        return
-                    work(item)
-            except BaseException:
-                failed.set()
-                raise
+            for item in own:
+                if failed.is_set():
+                    return
+                work(item)
 
         shares = [items[piece :: self.pieces] for piece in range(self.pieces)]
         self.beside(*(partial(run, share) for share in shares if share), stop=failed)

@@ -282,14 +282,10 @@ class PPO:
 
         def learn(learner: Learner) -> dict[str, float]:
             steps = []
-            try:
-                for rows in minibatches:
-                    if failed.is_set():  # the other one, or Ctrl-C: nobody waits for the rest
-                        break
-                    steps.append(self._learn(learner, experience, rows))
-            except BaseException:
-                failed.set()
-                raise
+            for rows in minibatches:
+                if failed.is_set():  # the other one, or Ctrl-C: nobody waits for the rest
+                    break
+                steps.append(self._learn(learner, experience, rows))
             return combined(steps, share=1 / len(minibatches)) if steps else {}
 
         # A value network of its own shares nothing with the policy, so that both can learn at the same time.
