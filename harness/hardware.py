@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,25 @@ def _setting(stop: Event | None) -> Iterator[None]:
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def batches(rows: Sequence[Item], most: int, *, pieces: int, group: int = 1) -> list[Sequence[Item]]:
+    """``rows``, in their order, in batches of which ``pieces`` at a time come to at most ``most`` rows.
+
+    Few rows are dealt out evenly, so that no piece has nothing to do.
+
+    >>> batches(range(6), 4, pieces=1), batches(range(6), 4, pieces=2), batches("abc", 100, pieces=2)
+    ([range(0, 4), range(4, 6)], [range(0, 2), range(2, 4), range(4, 6)], ['ab', 'c'])
+
+    Args:
+        rows: a whole number of groups.
+        most: rows at a time; a batch has at least one group.
+        pieces: batches at a time: those of ``Hardware.pieces``, or 1.
+        group: every so many consecutive rows stay together.
+    """
+    groups = math.ceil(max(len(rows), 1) / group)
+    size = group * min(max(most // pieces // group, 1), math.ceil(groups / pieces))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 @functools.cache

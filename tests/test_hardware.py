@@ -9,9 +9,11 @@ import time
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness import hardware as module
-from harness.hardware import Hardware, prefers_onednn
+from harness.hardware import Hardware, batches, prefers_onednn
 
 AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
 
@@ -61,6 +63,17 @@ def test_bf16_that_would_be_emulated_is_cautioned_against(processor, hardware, c
 
 def test_the_processors_maker_is_read_from_the_system():
     assert module._processor()
+
+
+@given(groups=st.integers(0, 30), group=st.integers(1, 4), most=st.integers(1, 40), pieces=st.integers(1, 2))
+def test_batches_hold_every_row_once_in_order_and_at_a_time_no_more_than_asked(groups, group, most, pieces):
+    rows = list(range(groups * group))
+    found = batches(rows, most, pieces=pieces, group=group)
+    assert [row for batch in found for row in batch] == rows
+    assert all(len(batch) % group == 0 for batch in found)
+    assert all(len(batch) * pieces <= most or len(batch) == group for batch in found)
+    if groups >= pieces:
+        assert len(found) >= pieces
 
 
 @pytest.mark.parametrize(

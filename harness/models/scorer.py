@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunFailed
-from harness.hardware import Hardware
+from harness.hardware import Hardware, batches
 from harness.models.codec import Codec, same_tokens
 from harness.models.forward import make_batch, sequence_scores
 from harness.models.loading import load_scorer
@@ -107,9 +106,6 @@ class Scorer:
 
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
         result = np.zeros(len(prompts))
-        pieces = self.hardware.pieces
-        at_once = min(max(batch_size // pieces, 1), math.ceil(max(len(order), 1) / pieces))
-        batches = [order[start : start + at_once] for start in range(0, len(order), at_once)]
 
         def score(rows: Sequence[int]) -> None:
             texts = [prompts[row] for row in rows], [responses[row] for row in rows]
@@ -117,7 +113,7 @@ class Scorer:
             with torch.inference_mode(), self.hardware.autocast():
                 result[rows] = sequence_scores(self.model, batch).cpu().double().numpy()
 
-        self.hardware.share_out(score, batches)
+        self.hardware.share_out(score, batches(order, batch_size, pieces=self.hardware.pieces))
         return result
 
     def score_texts(

@@ -6,18 +6,16 @@ from a random stream of its own, so that a response does not depend on its neigh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.hardware import Hardware, batches
 from harness.models.decoding import start_decoding
 
 if TYPE_CHECKING:
     import torch
-
-    from harness.hardware import Hardware
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ def sample(
     groups = sorted(range(0, size, shared), key=lambda row: len(prompts[row]))
     order = [row for group in groups for row in range(group, group + shared)]
     pieces = 1 if hardware is None else hardware.pieces
-    most = max(settings.batch_size // pieces // shared, 1)  # prompts of a piece, each with all its samples
-    at_once = min(most, math.ceil(max(size, 1) / pieces / shared)) * shared
-    batches = [order[start : start + at_once] for start in range(0, size, at_once)]
+    pending = batches(order, settings.batch_size, pieces=pieces, group=shared)
     tokens = torch.full((size, length), pad_id)
     logprobs = torch.zeros(size, length)
     counts = torch.zeros(size, dtype=torch.long)
@@ -104,10 +100,10 @@ def sample(
                 advance(len(rows))
 
     if hardware is None:
-        for rows in batches:
+        for rows in pending:
             answer(rows)
     else:
-        hardware.share_out(answer, batches)
+        hardware.share_out(answer, pending)
     lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
     return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
 

@@ -15,7 +15,7 @@ from harness.models.loading import LanguageModel
 from harness.models.packed_forward import make_packed, packed_logits
 from harness.training.losses import sft_loss
 from harness.training.masks import position_ids
-from harness.training.updates import Updates, length_batches, micro_batches, shared_out
+from harness.training.updates import Updates, accumulate, length_batches, micro_batches
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ def imitate(
             batches = length_batches(lengths, max(settings.batch_size // shared, 1), generator)
         rows = [group * shared + member for group in batches.pop() for member in range(shared)]
         lr = updates.lr
-        loss = _accumulate(lm, [examples[row] for row in rows], settings, hardware)
+        loss = _add_gradients(lm, [examples[row] for row in rows], settings, hardware)
         norm = updates.step()
         losses.append(loss)
         tokens += sum(len(examples[row].response) for row in rows)
@@ -115,7 +115,9 @@ def total_steps(count: int, settings: Imitation) -> int:
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
-def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: Imitation, hardware: Hardware) -> float:
+def _add_gradients(
+    lm: LanguageModel, examples: Sequence[TokenExample], settings: Imitation, hardware: Hardware
+) -> float:
     """Add the gradients of one batch; returns its mean loss per token."""
     denominator = sum(_counted_tokens(example, settings.train_on_prompt) for example in examples)
 
@@ -136,7 +138,7 @@ def _accumulate(lm: LanguageModel, examples: Sequence[TokenExample], settings: I
     # Packed, a batch has few rows, and its output layer is hooked for one pass at a time.
     size = settings.micro_batch_size if settings.packed_tokens is None else settings.micro_batch_size or len(examples)
     every = range(len(examples))
-    return sum(shared_out(every, size, learn, model=lm.model, hardware=hardware, group=settings.shared))
+    return sum(accumulate(every, size, learn, model=lm.model, hardware=hardware, group=settings.shared))
 
 
 def _counted_tokens(example: TokenExample, train_on_prompt: bool) -> int:

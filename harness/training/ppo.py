@@ -21,6 +21,7 @@ import torch
 
 from harness.config import PPOConfig
 from harness.errors import RunFailed
+from harness.hardware import batches
 from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
 from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, token_values
@@ -250,8 +251,8 @@ class PPO:
         logprobs = torch.zeros(batch.response_mask.shape, device=batch.ids.device)
         values = torch.zeros_like(logprobs)
 
-        def read(rows: torch.Tensor) -> None:
-            piece = trim(batch.rows(rows))
+        def read(rows: Sequence[int]) -> None:
+            piece = trim(batch.rows(torch.tensor(rows)))
             mask, size = piece.response_mask, piece.response_mask.shape[1]
             with torch.inference_mode(), setup.hardware.autocast():
                 logits = response_logits(setup.reference.model, piece)
@@ -260,9 +261,9 @@ class PPO:
                 del logits, found  # else they stay while the values are computed
                 values[rows, :size] = self._values(setup, state, piece)
 
-        order = (batch.mask.sum(1) - batch.response_mask.sum(1)).argsort(stable=True)
+        order = (batch.mask.sum(1) - batch.response_mask.sum(1)).argsort(stable=True).tolist()
         at_once = self.config.micro_batch_size or self.config.minibatch_size
-        setup.hardware.share_out(read, order.split(max(at_once // setup.hardware.pieces, 1)))  # type: ignore[no-untyped-call]
+        setup.hardware.share_out(read, batches(order, at_once, pieces=setup.hardware.pieces))
         return logprobs, values
 
     def _values(self, setup: Setup, state: PPOState, batch: Batch) -> torch.Tensor:

@@ -14,7 +14,7 @@ from harness.models.loading import LanguageModel
 from harness.models.pair_forward import pair_scores
 from harness.models.scorer import Scorer
 from harness.training.losses import preference_loss
-from harness.training.updates import Updates, length_batches, shared_out
+from harness.training.updates import Updates, accumulate, length_batches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def learn_preferences(
             batches = length_batches(lengths, settings.batch_size, generator)
         rows = batches.pop()
         lr = updates.lr
-        loss, accuracy = _accumulate(scorer, [pairs[row] for row in rows], settings, hardware)
+        loss, accuracy = _add_gradients(scorer, [pairs[row] for row in rows], settings, hardware)
         norm = updates.step()
         history.append((loss, accuracy))
         if step % log_every == 0 or step == total - 1:
@@ -95,7 +95,7 @@ def learn_preferences(
     }
 
 
-def _accumulate(
+def _add_gradients(
     scorer: LanguageModel, pairs: Sequence[TokenPair], settings: Comparison, hardware: Hardware
 ) -> tuple[float, float]:
     """Add the gradients of one batch of pairs; returns its loss and accuracy."""
@@ -115,7 +115,7 @@ def _accumulate(
         return float(loss.detach()) * len(piece) / len(pairs), int((chosen > rejected).sum())
 
     every, size = range(len(pairs)), settings.micro_batch_size
-    pieces = shared_out(every, size, learn, model=scorer.model, hardware=hardware)
+    pieces = accumulate(every, size, learn, model=scorer.model, hardware=hardware)
     return sum(loss for loss, _ in pieces), sum(right for _, right in pieces) / len(pairs)
 
 

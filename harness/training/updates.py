@@ -85,7 +85,7 @@ def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[in
         yield rows[start : start + step]
 
 
-def shared_out(
+def accumulate(
     rows: Sequence[int],
     size: int | None,
     learn: Callable[[Sequence[int]], Result],

@@ -12,7 +12,7 @@ from harness.hardware import Hardware
 from harness.training.language_model import (
     Imitation,
     TokenExample,
-    _accumulate,
+    _add_gradients,
     imitate,
     imitation_loss,
     total_steps,
@@ -70,7 +70,7 @@ def test_accumulation_gives_the_gradients_of_one_batch(make_lm, examples, hardwa
     for size in (None, 1, 2):
         lm.model.zero_grad()
         choice = settings(micro_batch_size=size, train_on_prompt=train_on_prompt)
-        found[size] = (_accumulate(lm, examples, choice, hardware), gradients(lm.model))
+        found[size] = (_add_gradients(lm, examples, choice, hardware), gradients(lm.model))
     for size in (1, 2):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-5)
         for name, gradient in found[size][1].items():
@@ -87,7 +87,7 @@ def test_packing_gives_the_gradients_of_a_row_for_each_example(
     for packed, micro in ((None, None), (13, None), (1000, None), (13, 3), (13, 1)):
         lm.model.zero_grad()
         choice = settings(micro_batch_size=micro, train_on_prompt=train_on_prompt, packed_tokens=packed)
-        found.append((_accumulate(lm, examples, choice, hardware), gradients(lm.model)))
+        found.append((_add_gradients(lm, examples, choice, hardware), gradients(lm.model)))
     for loss, packed in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-5)
         for name, gradient in packed.items():
@@ -128,7 +128,7 @@ def test_groups_of_examples_stay_together(make_lm, ragged, hardware, monkeypatch
         seen.append(list(examples))
         return 1.0
 
-    monkeypatch.setattr("harness.training.language_model._accumulate", note)
+    monkeypatch.setattr("harness.training.language_model._add_gradients", note)
     monkeypatch.setattr("harness.training.updates.Updates.step", lambda self: 0.0)
     examples = [TokenExample(prompt, [number, 0]) for prompt in ragged[0][:4] for number in (40, 41, 42)]
     group = settings(batch_size=batch_size, shared=3, epochs=3)

@@ -16,7 +16,7 @@ from harness.models.scorer import Scorer
 from harness.training.preferences import (
     Comparison,
     TokenPair,
-    _accumulate,
+    _add_gradients,
     learn_preferences,
     report_card,
     shift_scores,
@@ -54,7 +54,7 @@ def test_the_loss_is_bradley_terry_on_the_plain_classifiers_scores(
 
     chosen, rejected = [plain(p.prompt + p.chosen) for p in pairs], [plain(p.prompt + p.rejected) for p in pairs]
     expected = naive.preference_loss(chosen, rejected, [margin] * 5, centering)
-    loss, accuracy = _accumulate(scorer, pairs, settings(margin=margin, centering=centering), hardware)
+    loss, accuracy = _add_gradients(scorer, pairs, settings(margin=margin, centering=centering), hardware)
     assert loss == pytest.approx(expected, rel=1e-4)
     assert accuracy == sum(c > r for c, r in zip(chosen, rejected, strict=True)) / 5
 
@@ -63,7 +63,7 @@ def test_accumulation_gives_the_gradients_of_one_batch(make_scorer, pairs, hardw
     scorer, found = make_scorer(), {}
     for size in (None, 1, 2):  # 5 pairs in twos: the last piece is smaller and must weigh less
         scorer.model.zero_grad()
-        measured = _accumulate(scorer, pairs, settings(micro_batch_size=size, centering=0.01), hardware)
+        measured = _add_gradients(scorer, pairs, settings(micro_batch_size=size, centering=0.01), hardware)
         found[size] = (measured, gradients(scorer.model))
     for size in (1, 2):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-5)

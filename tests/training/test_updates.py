@@ -8,7 +8,7 @@ import torch
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware
-from harness.training.updates import Updates, length_batches, micro_batches, shared_out
+from harness.training.updates import Updates, accumulate, length_batches, micro_batches
 
 
 def parameter(*values: float) -> torch.nn.Parameter:
@@ -172,9 +172,9 @@ def test_epochs_differ_and_the_generator_decides():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_batch_goes_in_halves_unless_something_is_against_it(options, expected, workers):
     given = {"size": None, "model": torch.nn.Linear(1, 1), "hardware": Hardware("cpu", "fp32", 1, workers), **options}
-    assert shared_out(range(6), given.pop("size"), list, **given) == expected
+    assert accumulate(range(6), given.pop("size"), list, **given) == expected
 
 
 def test_one_row_is_not_halved():
     hardware = Hardware("cpu", "fp32", 1, 2)
-    assert shared_out([7], None, list, model=torch.nn.Linear(1, 1), hardware=hardware) == [[7]]
+    assert accumulate([7], None, list, model=torch.nn.Linear(1, 1), hardware=hardware) == [[7]]
