@@ -196,7 +196,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "heads": "nano: attention heads.",
         "chat": "hf: prompts in the tokenizer's chat template, a dialogue's turns as messages.",
         "system": "hf: with `chat`, a system message before every prompt.",
-        "vocab_size": "nano: most tokens of the tokenizer, which is trained on the SFT split.",
+        "vocab_size": "nano: most tokens of the tokenizer, trained on what the model learns from; at least 258.",
         "context": "nano: positions; at least prompt and response limit together.",
         "lora": "Adapters in place of full fine-tuning.",
         "quantization": "hf: `8bit` or `4bit` base weights under an adapter; needs a GPU and bitsandbytes.",
@@ -318,7 +318,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "ChecksConfig": {
         "skip_gates": "Gates to skip: accuracy, ratio, invariance, eos, logprobs. The row is flagged.",
-        "probes": "Measurements on held-out prompts during training.",
+        "probes": "Measurements on held-out prompts, spread evenly; 0: none: a collapsed run is scored as it ended.",
         "probe_prompts": "Prompts of each.",
     },
     "LimitsConfig": {
@@ -342,7 +342,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "best_of_n": "n of the fixed row best-of-n.",
         "fixed_rows": "Controls to score; references and sft always are.",
         "extra_metrics": "Names or paths of further `evaluate` modules.",
-        "curve_prompts": "Test prompts of the best-of-n curve.",
+        "curve_prompts": "Validation prompts of the best-of-n curve.",
         "curve_best_of": "Its values of n.",
         "samples_in_record": "Test prompts whose answers the record keeps.",
         "leaderboard": "Function that rebuilds the leaderboard from records.",

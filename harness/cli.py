@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
+from harness.idle import refuse_idle
 from harness.usage import asks_for_help, group_options, show_help
-from harness.validation import refuse_secrets, validate, validate_overrides
+from harness.validation import refuse_secrets, validate
 
 if TYPE_CHECKING:
     from harness.progress import Progress
@@ -153,7 +154,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
     try:
         validate(config)
-        validate_overrides(config, overrides)
+        refuse_idle(config, overrides)
         log_file = Path(config.tracker.log_file) if config.tracker.log_file else None
         progress = Progress(config.tracker.mode, log_file)  # type: ignore[arg-type]
     except UserError as error:

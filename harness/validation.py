@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from harness.adapting import QUANTIZATIONS, check_adapters
-from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
+from harness.config import APIConfig, APIModelConfig, Config, LimitsConfig, PPOConfig
 from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
@@ -124,22 +124,21 @@ def validate(config: Config) -> None:
         _require(config, key, lambda value: value > 0, "must be above 0", "give a larger number")
     for key in NOT_NEGATIVE:
         _require(config, key, lambda value: value >= 0, "must be at least 0", "give 0 or more")
+    for key in (*POSITIVE, *NOT_NEGATIVE):
+        _require(config, key, math.isfinite, "is no number to reckon with", "give a finite one")
     for key in SHARES:
         _require(config, key, lambda value: 0 <= value <= 1, "must lie between 0 and 1", "give a share such as 0.1")
     _require(
         config, "rollout.top_p", lambda value: 0 < value <= 1, "must be above 0 and at most 1", "1 keeps every token"
     )
     _require(config, "evaluation.resamples", lambda value: value >= 100, "is too few for an interval", "give 1000")
-    _require(
-        config,
-        "model.vocab_size",
-        lambda value: value >= 258,
-        "has no room for the 256 bytes, pad and EOS",
-        "give 2048",
-    )
-    _require(
-        config, "feedback.samples_per_prompt", lambda value: value >= 2, "gives nothing to compare", "give 2 or more"
-    )
+    for key in ("model.vocab_size", "judge.model.vocab_size"):
+        _require(config, key, lambda value: value >= 258, "has no room for the 256 bytes, pad and EOS", "give 2048")
+    for key in ("feedback.samples_per_prompt", "judge.samples_per_prompt"):
+        _require(config, key, lambda value: value >= 2, "gives nothing to compare", "give 2 or more")
+        _require(
+            config, key, lambda value: value % 2 == 0, "is odd: samples are compared in twos", "give an even number"
+        )
     for group in (
         "sft.optimizer",
         "reward_model.optimizer",
@@ -176,20 +175,6 @@ def lookup(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = getattr(config, name, None)
     return config
-
-
-UNTRAINED = ("sft", "feedback", "reward_model", "algorithm", "rollout")
-"""Groups that decide nothing where the model only answers."""
-
-
-def validate_overrides(config: Config, overrides: Sequence[str]) -> None:
-    """Raise UserError for an override of what a model behind an endpoint does not have."""
-    if config.model.kind != "api":
-        return
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if re.split(r"[./@]", key)[0] in UNTRAINED and (key, value) != ("algorithm", "none"):
-            raise UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
 
 
 API_PROTOCOLS = ("chat", "completions")
@@ -386,10 +371,26 @@ def _check_ppo(ppo: PPOConfig) -> None:
     if ppo.kl.target is not None and ppo.batch_size >= 5 * ppo.kl.horizon:
         rule = f"is too short for algorithm.batch_size={ppo.batch_size}: one update could turn β negative"
         raise UserError("algorithm.kl.horizon", ppo.kl.horizon, rule, f"give more than {ppo.batch_size // 5}")
+    _check_limits(ppo.checks.limits)
     if ppo.missing_eos_penalty is not None and ppo.missing_eos_penalty < 0:
         raise UserError(
             "algorithm.missing_eos_penalty", ppo.missing_eos_penalty, "must be at least 0", "give null for none"
         )
+
+
+def _check_limits(limits: LimitsConfig) -> None:
+    """Limits that a healthy run can keep, and a sick one leave."""
+    group = "algorithm.checks.limits"
+    _require_in(f"{group}.max_kl", limits.max_kl, lambda value: value > 0, "must be above 0", "50")
+    _require_in(f"{group}.min_entropy", limits.min_entropy, lambda value: value >= 0, "must be at least 0", "0.0001")
+    _require_in(f"{group}.min_length", limits.min_length, lambda value: value >= 0, "must be at least 0", "1.2")
+    rule = "is no share of task.max_response_tokens: it must lie between 0 and 1"
+    _require_in(f"{group}.max_length_share", limits.max_length_share, lambda value: 0 < value <= 1, rule, "0.98")
+
+
+def _require_in(key: str, value: float | None, holds: Callable[[float], bool], rule: str, usual: str) -> None:
+    if value is not None and not holds(value):
+        raise UserError(key, value, rule, f"give {usual}, say, or null for no limit")
 
 
 def _require_divides(key: str, value: int, whole_key: str, whole: int) -> None:

@@ -114,7 +114,7 @@ def test_settings_of_an_algorithm_are_merged_in_order() -> None:
         return made.episodes, made.batch_size, made.micro_batch_size, made.kl_coef, made.optimizer.lr
 
     assert algorithm() == (2048, 128, None, 0.05, 1e-4)
-    assert algorithm("experiment=multi30k") == (4096, 128, None, 0.1, 2e-5)
+    assert algorithm("experiment=multi30k") == (8192, 128, None, 0.1, 1e-5)
     assert algorithm("experiment=tldr_pythia_2.8b") == (999936, 512, 4, 0.05, 3e-6)
     assert algorithm("experiment=[tldr_pythia_2.8b,lora]") == (999936, 512, 4, 0.05, 3e-5)
     assert algorithm("experiment=[smoke,length_bias]") == (64, 32, None, 0.02, 2e-3)
@@ -199,6 +199,43 @@ MISTAKES = {
         "sft.packed_tokens=512 decides nothing without sft.packing; set sft.packing=true, or leave it out"
     ),
     "sft.max_steps=0": "sft.max_steps=0 must be above 0; give a larger number",
+    "sft.epochs=inf": "sft.epochs=inf is no number to reckon with; give a finite one",
+    "judge.model.vocab_size=100": ("judge.model.vocab_size=100 has no room for the 256 bytes, pad and EOS; give 2048"),
+    "feedback.samples_per_prompt=5": (
+        "feedback.samples_per_prompt=5 is odd: samples are compared in twos; give an even number"
+    ),
+    "judge.samples_per_prompt=1": "judge.samples_per_prompt=1 gives nothing to compare; give 2 or more",
+    "algorithm.checks.limits.max_kl=-5": (
+        "algorithm.checks.limits.max_kl=-5.0 must be above 0; give 50, say, or null for no limit"
+    ),
+    "algorithm.checks.limits.max_length_share=98": (
+        "algorithm.checks.limits.max_length_share=98.0 is no share of task.max_response_tokens: it must lie between 0"
+        " and 1; give 0.98, say, or null for no limit"
+    ),
+    "sft.path=/tmp": "sft.path=/tmp decides nothing without sft=load; add sft=load, or leave it out",
+    "judge.path=/tmp": "judge.path=/tmp decides nothing without judge=load; add judge=load, or leave it out",
+    "reward_model.path=/tmp": (
+        "reward_model.path=/tmp decides nothing without reward_model=load; add reward_model=load, or leave it out"
+    ),
+    "model.name=gpt2": (
+        "model.name=gpt2 decides nothing with model=nano, which is made anew; add model=hf, or leave it out"
+    ),
+    "judge.model.name=gpt2": (
+        "judge.model.name=gpt2 decides nothing with judge.model.kind=nano, which is made anew; add judge.model.kind=hf,"
+        " or leave it out"
+    ),
+    "data.path=/tmp": (
+        "data.path=/tmp decides nothing with data=controlled, which is generated; add data=local or data=hub, or leave"
+        " it out"
+    ),
+    "data.limits.sft=10": (
+        "data.limits.sft=10 decides nothing with data=controlled, which is generated; add data=local or data=hub, or"
+        " leave it out"
+    ),
+    "feedback.metric=chrf": (
+        "feedback.metric=chrf decides nothing with feedback=gold, which knows the reward; add feedback=metric, or leave"
+        " it out"
+    ),
     "algorithm.value.lr=0": "algorithm.value.lr=0.0 must be above 0; give a larger number",
     "evaluation.seed=-1": "evaluation.seed=-1 must be at least 0; give 0 or more",
     "feedback.metric=bleurt": (

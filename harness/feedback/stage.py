@@ -27,7 +27,7 @@ from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 3
+VERSION = 4
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:

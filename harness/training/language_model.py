@@ -111,7 +111,8 @@ def imitate(
 
 def total_steps(count: int, settings: Imitation) -> int:
     """Updates that ``epochs`` passes over ``count`` examples make, at most ``max_steps``."""
-    steps = max(1, round(settings.epochs * math.ceil(count / settings.batch_size)))
+    batch_size = max(settings.batch_size // settings.shared, 1) * settings.shared  # of whole groups, as in imitate
+    steps = max(1, round(settings.epochs * math.ceil(count / batch_size)))
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 

@@ -130,7 +130,6 @@ class PPO:
         config = self.config
         state = self._start(setup)
         flags = self._check_gates(setup, state)
-        probe_every = max(1, self.steps() // max(config.checks.probes, 1))
         monitor = self._monitor(setup)
         best = (-np.inf, {}) if not config.checks.probes else self._best((-np.inf, {}), setup, state, monitor)
         reason: str | None = None
@@ -145,12 +144,17 @@ class PPO:
                 state.controller.update(metrics["kl"], config.batch_size)
             setup.log({name: value if math.isfinite(value) else None for name, value in metrics.items()})
             setup.advance(1, score=metrics["score"], kl=metrics["kl"], tokens_per_second=metrics["tokens_per_second"])
-            if config.checks.probes and (state.iteration % probe_every == 0 or state.iteration == self.steps()):
+            if self._probes_after(state.iteration):
                 probed = self._best(best, setup, state, monitor)
                 best = probed if reason is None else best  # what has left the limits is no checkpoint to keep
         if reason is not None and best[1]:
             state.policy.load_state_dict(best[1], strict=False)  # all that was trained
         return Result("ok" if reason is None else "collapsed", reason, state.tokens, flags)
+
+    def _probes_after(self, iteration: int) -> bool:
+        """Whether there is a held-out probe after this iteration, of ``checks.probes`` spread evenly up to the last."""
+        due, before = (done * self.config.checks.probes // self.steps() for done in (iteration, iteration - 1))
+        return due > before
 
     def _start(self, setup: Setup) -> PPOState:
         config, policy = self.config, setup.policy.model

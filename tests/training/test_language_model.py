@@ -174,6 +174,11 @@ def test_steps_of_an_epoch():
     assert total_steps(10, settings(epochs=5, max_steps=4)) == 4
 
 
+def test_steps_count_whole_groups_as_batches_hold_them():
+    assert total_steps(24, settings(batch_size=10, shared=4, epochs=1)) == 3  # batches of 8
+    assert total_steps(24, settings(batch_size=2, shared=4, epochs=1)) == 6  # of one group, 4
+
+
 def copying(count: int, seed: int) -> list[TokenExample]:
     """Copy two tokens in reverse order: nothing but the prompt tells the response."""
     tokens = torch.randint(10, 16, (count, 2), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -516,6 +516,22 @@ def test_steps_and_passes():
 # -- collapse --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("steps", "probes", "after"),
+    [
+        (8, 4, [2, 4, 6, 8]),
+        (5, 2, [3, 5]),
+        (31, 16, [*range(2, 31, 2), 31]),
+        (3, 8, [1, 2, 3]),
+        (4, 1, [4]),
+        (4, 0, []),
+    ],
+)
+def test_probes_are_spread_evenly_and_the_last_comes_at_the_end(steps, probes, after):
+    algorithm = PPO(config(episodes=8 * steps, batch_size=8, checks=ChecksConfig(probes=probes)))
+    assert [done for done in range(1, steps + 1) if algorithm._probes_after(done)] == after
+
+
 class Course:
     """A probe with the proxy scores and KLs of a script, which keeps the weights that it saw."""
 

@@ -1,0 +1,134 @@
+"""What a user gave and nothing reads: it is refused, since a row that is named after it would say something untrue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from harness.config import Config
+from harness.errors import UserError
+
+
+class Idle(NamedTuple):
+    """Keys that decide nothing in some set-ups.
+
+    Args:
+        keys: each with all below it.
+        holds: whether the set-up is one of these.
+        rule: when it is.
+        remedy: what to do instead.
+    """
+
+    keys: tuple[str, ...]
+    holds: Callable[[Config], bool]
+    rule: str
+    remedy: str = "leave it out"
+
+
+def _under(group: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{group}.{name}" for name in names)
+
+
+IDLE = (
+    Idle(
+        ("sft.path",), lambda config: config.sft.source != "load", "without sft=load", "add sft=load, or leave it out"
+    ),
+    Idle(
+        ("reward_model.path",),
+        lambda config: config.reward_model.source != "load",
+        "without reward_model=load",
+        "add reward_model=load, or leave it out",
+    ),
+    Idle(
+        ("judge.path",),
+        lambda config: config.judge.source != "load",
+        "without judge=load",
+        "add judge=load, or leave it out",
+    ),
+    Idle(
+        _under("model", "name", "revision"),
+        lambda config: config.model.kind == "nano",
+        "with model=nano, which is made anew",
+        "add model=hf, or leave it out",
+    ),
+    Idle(
+        _under("judge.model", "name", "revision"),
+        lambda config: config.judge.model.kind == "nano",
+        "with judge.model.kind=nano, which is made anew",
+        "add judge.model.kind=hf, or leave it out",
+    ),
+    Idle(
+        _under("data", "path", "pairs_path", "files", "columns", "pairs_columns", "limits", "shares", "max_bad_rows"),
+        lambda config: config.data.source == "controlled",
+        "with data=controlled, which is generated",
+        "add data=local or data=hub, or leave it out",
+    ),
+    Idle(
+        ("data.sizes",),
+        lambda config: config.data.source != "controlled",
+        "for rows that are there already",
+        "use data.shares and data.limits, or leave it out",
+    ),
+    Idle(
+        _under("feedback", "samples_per_prompt", "sampling_temperature", "max_attempts")
+        + _under("feedback", "temperature", "indifference", "noise", "length_bias", "metric"),
+        lambda config: config.feedback.kind == "pairs",
+        "with feedback=pairs, which are labelled already",
+    ),
+    Idle(
+        ("feedback.metric",),
+        lambda config: config.feedback.kind == "gold",
+        "with feedback=gold, which knows the reward",
+        "add feedback=metric, or leave it out",
+    ),
+    Idle(
+        _under("reward_model", "epochs", "batch_size", "micro_batch_size", "optimizer")
+        + _under("reward_model", "margin", "centering", "balance_length"),
+        lambda config: config.reward_model.source == "load",
+        "with reward_model=load, which is trained already",
+    ),
+    Idle(
+        _under("judge", "model", "responses", "annotator", "samples_per_prompt", "max_pairs", "min_pairs")
+        + _under("judge", "sft_epochs", "epochs", "batch_size", "optimizer", "backbone_optimizer"),
+        lambda config: config.judge.source == "load",
+        "with judge=load, which is trained already",
+    ),
+    Idle(
+        _under("judge", "annotator", "samples_per_prompt"),
+        lambda config: config.judge.source == "train" and config.judge.responses == "pairs",
+        "with judge.responses=pairs, which are labelled already",
+    ),
+    Idle(
+        _under("judge", "model", "responses", "annotator", "samples_per_prompt", "max_pairs", "heldout_pairs")
+        + _under("judge", "min_pairs", "sft_epochs", "epochs", "batch_size", "optimizer", "backbone_optimizer", "seed"),
+        lambda config: config.judge.source == "none",
+        "with judge=none",
+        "leave it out, or let there be a judge",
+    ),
+)
+
+UNTRAINED = ("sft", "feedback", "reward_model", "algorithm", "rollout")
+"""Groups that decide nothing where the model only answers."""
+
+
+def refuse_idle(config: Config, overrides: Sequence[str]) -> None:
+    """Raise UserError for the first override that decides nothing; what an overlay says beside it is let pass.
+
+    Args:
+        config: what the overrides, among others, made.
+        overrides: as given, ``KEY=VALUE`` each; null takes a value away, and is never refused.
+    """
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if config.model.kind == "api" and _group(key) in UNTRAINED and (key, value) != ("algorithm", "none"):
+            raise UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
+        if override.startswith("~") or value == "null":
+            continue
+        for idle in IDLE:
+            if any(key == name or key.startswith(f"{name}.") for name in idle.keys) and idle.holds(config):
+                raise UserError(key, value, f"decides nothing {idle.rule}", idle.remedy)
+
+
+def _group(key: str) -> str:
+    return re.split(r"[./@]", key)[0]
