@@ -19,6 +19,13 @@ def until(path: Path) -> None:
         time.sleep(0.01)
 
 
+def sign(path: Path, text: str = "") -> None:
+    """Write a file that another process waits for: it is there with all that it holds, or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.rename(path)
+
+
 def shows(folder: Path, progress: Progress) -> None:
     with progress.stage("sft", 10, "steps") as bar:
         bar.update(3, loss=1.5)
@@ -28,14 +35,14 @@ def shows(folder: Path, progress: Progress) -> None:
     progress.warning("a warning")
     progress.finished("sft-1234", 2.0, "loss 0.5")
     progress.finished("data-5678", 2.0, "rows", cached=True)
-    (folder / "done").write_text(str(os.getpid()))
+    sign(folder / "done", str(os.getpid()))
 
 
 def fails(folder: Path, progress: Progress) -> None:
-    (folder / "tried").write_text("")
+    sign(folder / "tried")
     raise RuntimeError("out of luck")
 
 
 def never_ends(folder: Path, progress: Progress) -> None:
-    (folder / "pid").write_text(str(os.getpid()))
+    sign(folder / "pid", str(os.getpid()))
     time.sleep(10 * DEADLINE_SECONDS)
