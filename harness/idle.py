@@ -30,22 +30,26 @@ def _under(group: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{group}.{name}" for name in names)
 
 
+def _unless_loaded(part: str) -> Idle:
+    """A finished model's folder, where the part is not to be loaded."""
+    return Idle(
+        (f"{part}.path",),
+        lambda config: getattr(config, part).source != "load",
+        f"without {part}=load",
+        f"add {part}=load, or leave it out",
+    )
+
+
+JUDGE_TRAINING = (
+    *_under("judge", "model", "responses", "annotator", "samples_per_prompt", "max_pairs", "min_pairs"),
+    *_under("judge", "sft_epochs", "epochs", "batch_size", "optimizer", "backbone_optimizer"),
+)
+"""What decides how a judge is made."""
+
 IDLE = (
-    Idle(
-        ("sft.path",), lambda config: config.sft.source != "load", "without sft=load", "add sft=load, or leave it out"
-    ),
-    Idle(
-        ("reward_model.path",),
-        lambda config: config.reward_model.source != "load",
-        "without reward_model=load",
-        "add reward_model=load, or leave it out",
-    ),
-    Idle(
-        ("judge.path",),
-        lambda config: config.judge.source != "load",
-        "without judge=load",
-        "add judge=load, or leave it out",
-    ),
+    _unless_loaded("sft"),
+    _unless_loaded("reward_model"),
+    _unless_loaded("judge"),
     Idle(
         _under("model", "name", "revision"),
         lambda config: config.model.kind == "nano",
@@ -89,8 +93,7 @@ IDLE = (
         "with reward_model=load, which is trained already",
     ),
     Idle(
-        _under("judge", "model", "responses", "annotator", "samples_per_prompt", "max_pairs", "min_pairs")
-        + _under("judge", "sft_epochs", "epochs", "batch_size", "optimizer", "backbone_optimizer"),
+        JUDGE_TRAINING,
         lambda config: config.judge.source == "load",
         "with judge=load, which is trained already",
     ),
@@ -100,8 +103,7 @@ IDLE = (
         "with judge.responses=pairs, which are labelled already",
     ),
     Idle(
-        _under("judge", "model", "responses", "annotator", "samples_per_prompt", "max_pairs", "heldout_pairs")
-        + _under("judge", "min_pairs", "sft_epochs", "epochs", "batch_size", "optimizer", "backbone_optimizer", "seed"),
+        (*JUDGE_TRAINING, *_under("judge", "heldout_pairs", "seed")),
         lambda config: config.judge.source == "none",
         "with judge=none",
         "leave it out, or let there be a judge",
@@ -120,14 +122,21 @@ def refuse_idle(config: Config, overrides: Sequence[str]) -> None:
         overrides: as given, ``KEY=VALUE`` each; null takes a value away, and is never refused.
     """
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if config.model.kind == "api" and _group(key) in UNTRAINED and (key, value) != ("algorithm", "none"):
-            raise UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
-        if override.startswith("~") or value == "null":
-            continue
-        for idle in IDLE:
-            if any(key == name or key.startswith(f"{name}.") for name in idle.keys) and idle.holds(config):
-                raise UserError(key, value, f"decides nothing {idle.rule}", idle.remedy)
+        if (complaint := idleness(config, override)) is not None:
+            raise complaint
+
+
+def idleness(config: Config, override: str) -> UserError | None:
+    """The complaint of an override that decides nothing; None: it decides something, or takes a value away."""
+    key, _, value = override.lstrip("+~").partition("=")
+    if config.model.kind == "api" and _group(key) in UNTRAINED and (key, value) != ("algorithm", "none"):
+        return UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
+    if override.startswith("~") or value == "null":
+        return None
+    for idle in IDLE:
+        if any(key == name or key.startswith(f"{name}.") for name in idle.keys) and idle.holds(config):
+            return UserError(key, value, f"decides nothing {idle.rule}", idle.remedy)
+    return None
 
 
 def _group(key: str) -> str:

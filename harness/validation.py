@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from harness.adapting import QUANTIZATIONS, check_adapters
-from harness.config import APIConfig, APIModelConfig, Config, LimitsConfig, PPOConfig
+from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
 from harness.data.checks import check_data, require_path
 from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
@@ -162,6 +162,7 @@ def validate(config: Config) -> None:
     _check_prompt_splits(config.algorithm.prompt_splits)
     if isinstance(config.algorithm, PPOConfig):
         _check_ppo(config.algorithm)
+    _check_limits(config)
 
 
 def _require(config: Config, key: str, holds: Any, rule: str, remedy: str) -> None:
@@ -371,26 +372,20 @@ def _check_ppo(ppo: PPOConfig) -> None:
     if ppo.kl.target is not None and ppo.batch_size >= 5 * ppo.kl.horizon:
         rule = f"is too short for algorithm.batch_size={ppo.batch_size}: one update could turn β negative"
         raise UserError("algorithm.kl.horizon", ppo.kl.horizon, rule, f"give more than {ppo.batch_size // 5}")
-    _check_limits(ppo.checks.limits)
     if ppo.missing_eos_penalty is not None and ppo.missing_eos_penalty < 0:
         raise UserError(
             "algorithm.missing_eos_penalty", ppo.missing_eos_penalty, "must be at least 0", "give null for none"
         )
 
 
-def _check_limits(limits: LimitsConfig) -> None:
+def _check_limits(config: Config) -> None:
     """Limits that a healthy run can keep, and a sick one leave."""
-    group = "algorithm.checks.limits"
-    _require_in(f"{group}.max_kl", limits.max_kl, lambda value: value > 0, "must be above 0", "50")
-    _require_in(f"{group}.min_entropy", limits.min_entropy, lambda value: value >= 0, "must be at least 0", "0.0001")
-    _require_in(f"{group}.min_length", limits.min_length, lambda value: value >= 0, "must be at least 0", "1.2")
+    group, remedy = "algorithm.checks.limits", "give {}, say, or null for no limit".format
+    _require(config, f"{group}.max_kl", lambda value: value > 0, "must be above 0", remedy("50"))
+    _require(config, f"{group}.min_entropy", lambda value: value >= 0, "must be at least 0", remedy("0.0001"))
+    _require(config, f"{group}.min_length", lambda value: value >= 0, "must be at least 0", remedy("1.2"))
     rule = "is no share of task.max_response_tokens: it must lie between 0 and 1"
-    _require_in(f"{group}.max_length_share", limits.max_length_share, lambda value: 0 < value <= 1, rule, "0.98")
-
-
-def _require_in(key: str, value: float | None, holds: Callable[[float], bool], rule: str, usual: str) -> None:
-    if value is not None and not holds(value):
-        raise UserError(key, value, rule, f"give {usual}, say, or null for no limit")
+    _require(config, f"{group}.max_length_share", lambda value: 0 < value <= 1, rule, remedy("0.98"))
 
 
 def _require_divides(key: str, value: int, whole_key: str, whole: int) -> None:

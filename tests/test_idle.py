@@ -8,7 +8,7 @@ import pytest
 
 from harness.config import Config, register_schemas
 from harness.errors import UserError
-from harness.idle import IDLE, refuse_idle
+from harness.idle import IDLE, idleness, refuse_idle
 
 
 def made(*overrides: str) -> Config:
@@ -79,7 +79,9 @@ def test_what_decides_nothing_is_refused(given: tuple[str, ...], rule: str) -> N
     ids=" ".join,
 )
 def test_what_decides_something_is_let_pass(given: tuple[str, ...]) -> None:
-    refuse_idle(made(*given), given)
+    config = made(*given)
+    assert [idleness(config, override) for override in given] == [None] * len(given)
+    refuse_idle(config, given)
 
 
 def test_every_key_that_may_be_idle_exists() -> None:

@@ -57,6 +57,11 @@ class Imitation:
     packed_tokens: int | None = None
     shared: int = 1
 
+    @property
+    def groups(self) -> int:
+        """Runs of ``shared`` examples in a batch."""
+        return max(self.batch_size // self.shared, 1)
+
 
 def imitate(
     lm: LanguageModel,
@@ -93,7 +98,7 @@ def imitate(
     tokens, started = 0, time.perf_counter()
     for step in range(total):
         if not batches:
-            batches = length_batches(lengths, max(settings.batch_size // shared, 1), generator)
+            batches = length_batches(lengths, settings.groups, generator)
         rows = [group * shared + member for group in batches.pop() for member in range(shared)]
         lr = updates.lr
         loss = _add_gradients(lm, [examples[row] for row in rows], settings, hardware)
@@ -111,8 +116,7 @@ def imitate(
 
 def total_steps(count: int, settings: Imitation) -> int:
     """Updates that ``epochs`` passes over ``count`` examples make, at most ``max_steps``."""
-    batch_size = max(settings.batch_size // settings.shared, 1) * settings.shared  # of whole groups, as in imitate
-    steps = max(1, round(settings.epochs * math.ceil(count / batch_size)))
+    steps = max(1, round(settings.epochs * math.ceil(count / (settings.groups * settings.shared))))
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
