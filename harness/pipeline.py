@@ -12,6 +12,7 @@ from harness.ahead import working_ahead
 from harness.cards import write_cards
 from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
 from harness.context import Job
+from harness.data.checks import check_columns
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
 from harness.graph import Graph, build_graph, planned_stages
@@ -29,9 +30,11 @@ def make_job(config: Config) -> Job:
     """The task, the world and the hardware that the configuration names.
 
     Raises:
-        UserError: a class, a function, a model or a metric that is named does not exist or cannot be loaded.
+        UserError: a class, a function, a model or a metric that is named does not exist or cannot be loaded, or the
+            data's columns do not fit the task.
     """
     task = make_task(config.task)
+    check_columns(config.data, task)
     world = None
     if config.data.source == "controlled" and config.task.world is not None:
         mixture = config.data.mixture if isinstance(config.data, ControlledDataConfig) else {}

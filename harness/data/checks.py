@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.config import Config, ControlledDataConfig, DataConfig, HubDataConfig, LocalDataConfig
+from harness.data.columns import Columns
 from harness.data.files import is_glob
 from harness.errors import UserError
 from harness.hub import NAME
 from harness.needs import needs_feedback, takes_finished_policy, trains
-from harness.types import SPLITS
+from harness.types import SPLITS, Task
 
 
 def check_data(config: Config) -> None:
@@ -42,6 +43,15 @@ def check_data(config: Config) -> None:
         raise UserError(
             "judge.responses", "mixture", "needs a controlled world", "use judge.responses=samples or pairs"
         )
+
+
+def check_columns(data: DataConfig, task: Task) -> None:
+    """Raise UserError where ``data.columns`` or ``data.pairs_columns`` do not map what the task's rows need."""
+    if data.source == "controlled":
+        return
+    Columns(data.columns, task.required_fields)
+    if data.pairs_path:
+        Columns(data.pairs_columns, task.required_fields, key="data.pairs_columns", pairs_only=True)
 
 
 def _check_controlled(config: Config) -> None:

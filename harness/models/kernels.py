@@ -80,6 +80,13 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     return _product(left, right) if _is_for_onednn(left, right) else left @ right.t()
 
 
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """left · rightᵀ of each: (B, M, K), (B, N, K) -> (B, M, N), outside of autograd; oneDNN takes one at a time."""
+    if _is_for_onednn(left[0], right[0]):
+        return torch.stack([_product(*pair) for pair in zip(left, right, strict=True)])
+    return torch.bmm(left, right.mT)
+
+
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     if torch.is_grad_enabled():
         result: Tensor = _Linear.apply(input, weight, bias, transposed)  # type: ignore[no-untyped-call]

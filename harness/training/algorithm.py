@@ -25,7 +25,7 @@ from harness.stages import Workspace
 from harness.training.probes import Probe
 from harness.types import TRAIN_SPLITS
 
-VERSION = 2
+VERSION = 3
 
 Gold = Callable[[Sequence[int], Sequence[str]], list[float]]
 """(prompt rows, responses) -> gold rewards."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.models.kernels import product
+from harness.models.kernels import product, products
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 SMALLEST_NORM = 1e-7
+STACK = 2**20
+"""Numbers in the square matrices that are multiplied at once: small ones cost more in calls than in products."""
 
 
 class Muon(torch.optim.Muon):
@@ -39,44 +42,61 @@ class Muon(torch.optim.Muon):
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._move(matrix, matrix.grad, group)
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            for alike in _stacks(matrices):
+                directions = orthogonal([self._momentum(matrix, group["momentum"]) for matrix in alike])
+                for matrix, direction in zip(alike, directions, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
         return loss
 
-    def _move(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, kept = self.state[matrix], group["momentum"]
+    def _momentum(self, matrix: Tensor, kept: float) -> Tensor:
+        """Nesterov's momentum of a matrix whose gradient is new: the running mean, and the gradient once more."""
+        state = self.state[matrix]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        state["momentum_buffer"].lerp_(gradient, 1 - kept)
-        scale = 0.2 * max(matrix.shape) ** 0.5
-        matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(orthogonal(gradient.lerp(state["momentum_buffer"], kept)), alpha=-group["lr"] * scale)
+        assert matrix.grad is not None
+        state["momentum_buffer"].lerp_(matrix.grad, 1 - kept)
+        return matrix.grad.lerp(state["momentum_buffer"], kept)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix of about the same singular vectors whose singular values all lie near 1 (0.7 to 1.2).
+def _stacks(matrices: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Those of one shorter side together, as many as are small."""
+    by_side: dict[int, list[Tensor]] = defaultdict(list)
+    for matrix in matrices:
+        by_side[min(matrix.shape)].append(matrix)
+    for side, alike in by_side.items():
+        most = max(STACK // side**2, 1)
+        yield from (alike[start : start + most] for start in range(0, len(alike), most))
+
+
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices of about the same singular vectors as these, whose singular values all lie near 1 (0.7 to 1.2).
 
     Five steps of X ← (a + b XXᵀ + c (XXᵀ)²) X from X = M / ‖M‖. Each multiplies X by a polynomial of its first XXᵀ, so
-    that only matrices of the shorter side are multiplied until the end.
+    that only matrices of the shorter side are multiplied until the end, those of all X at once.
 
     Args:
-        matrix: (M, N) float; not changed.
-    Returns: (M, N) float.
+        matrices: each (M, N) float, of one shorter side; not changed.
+    Returns: as many of the same shapes.
     Source: Jordan et al. 2024, the Newton–Schulz iteration and its coefficients.
     """
-    rows, columns = matrix.shape
-    if rows > columns:
-        return orthogonal(matrix.T).T
+    lying = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    short = [matrix / matrix.norm().clamp(min=SMALLEST_NORM) for matrix in lying]
+    factors = _polynomials(torch.stack([product(each, each) for each in short]))
+    turned = [product(factor, each.T) for factor, each in zip(factors, short, strict=True)]
+    return [new if new.shape == old.shape else new.T for new, old in zip(turned, matrices, strict=True)]
+
+
+def _polynomials(grams: Tensor) -> Tensor:
+    """What the five steps multiply each X by, of its XXᵀ: (B, M, M) -> (B, M, M), symmetric."""
     a, b, c = COEFFICIENTS
-    short = matrix / matrix.norm().clamp(min=SMALLEST_NORM)
-    gram = product(short, short)
     together: Tensor | None = None
     for step in range(STEPS):
-        factor = torch.add(b * gram, product(gram, gram), alpha=c)  # of symmetric matrices, which all commute
-        factor.diagonal().add_(a)
-        together = factor if together is None else product(factor, together)
+        factors = torch.add(b * grams, products(grams, grams), alpha=c)
+        factors.diagonal(dim1=-2, dim2=-1).add_(a)
+        together = factors if together is None else products(factors, together)
         if step < STEPS - 1:
-            gram = product(factor, product(factor, gram))
+            grams = products(factors, products(factors, grams))
     assert together is not None
-    return product(together, short.T)
+    return together

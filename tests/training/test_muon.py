@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness.training import muon
 from harness.training.muon import Muon, orthogonal
 
 SHAPES = [(8, 8), (8, 20), (20, 8), (1, 6), (128, 48)]
@@ -27,8 +28,10 @@ def test_orthogonal_is_the_iteration_written_out(shape: tuple[int, int], spread:
     """Also where singular values lie three orders of magnitude apart."""
     torch.manual_seed(0)
     matrix = torch.randn(shape) * torch.logspace(0, -spread, shape[1])
+    other = torch.randn(shape[::-1])
     before = matrix.clone()
-    torch.testing.assert_close(orthogonal(matrix).double(), written_out(matrix), rtol=0, atol=2e-3)
+    for found, of in zip(orthogonal([matrix, other]), (matrix, other), strict=True):
+        torch.testing.assert_close(found.double(), written_out(of), rtol=0, atol=2e-3)
     assert torch.equal(matrix, before)
 
 
@@ -40,12 +43,12 @@ def test_the_faster_library_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     found = []
     for choice in (True, False):
         monkeypatch.setattr(kernels, "prefers_onednn", lambda choice=choice: choice)
-        found.append(orthogonal(matrix))
+        found.append(orthogonal([matrix, matrix.T])[1])
     torch.testing.assert_close(*found, rtol=0, atol=1e-4)
 
 
 def test_nothing_stays_nothing() -> None:
-    assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonal([torch.zeros(3, 5)])[0], torch.zeros(3, 5))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -67,6 +70,27 @@ def test_steps_are_torchs_within_the_rounding_of_its_bf16(shape: tuple[int, int]
     torch.testing.assert_close(
         fast.state_dict()["state"][0]["momentum_buffer"], plain.state_dict()["state"][0]["momentum_buffer"]
     )
+
+
+@pytest.mark.parametrize("stack", [1, 100, 2**20])
+def test_a_matrix_moves_alike_alone_and_among_others(monkeypatch: pytest.MonkeyPatch, stack: int) -> None:
+    monkeypatch.setattr(muon, "STACK", stack)
+    torch.manual_seed(0)
+    starts = [torch.randn(shape) for shape in [*SHAPES, (6, 8), (8, 9)]]
+    gradients = [torch.randn_like(start) for start in starts]
+
+    def moved(rows: list[int]) -> list[torch.Tensor]:
+        weights = [torch.nn.Parameter(starts[row].clone()) for row in rows]
+        optimizer = Muon(weights, lr=0.1, weight_decay=0.01)
+        for weight, row in zip(weights, rows, strict=True):
+            weight.grad = gradients[row].clone()
+        optimizer.step()
+        return [weight.detach() for weight in weights]
+
+    together = moved(list(range(len(starts))))
+    for row, found in enumerate(together):
+        torch.testing.assert_close(found, moved([row])[0], rtol=0, atol=1e-5)
+        assert not torch.equal(found, starts[row])
 
 
 def test_a_matrix_without_a_gradient_stays_and_the_closure_is_called() -> None:
