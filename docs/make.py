@@ -333,10 +333,13 @@ MEANINGS: dict[str, dict[str, str]] = {
         "top_k": "Sample among the k likeliest tokens; 0: all.",
         "top_p": "Sample among the likeliest tokens of this mass; 1: all.",
         "batch_size": "Responses sampled at a time; they do not depend on it.",
+        "engine": "What samples for feedback and training: `native`, or `vllm` (see docs/performance.md).",
+        "engine_memory": "vllm: share of a GPU's memory that it takes.",
     },
     "EvaluationConfig": {
         "temperature": "Of test responses; 0: greedy.",
         "batch_size": "Responses at a time.",
+        "engine": "What answers the test prompts: `native`, or `vllm`.",
         "resamples": "Bootstrap resamples.",
         "seed": "Of the bootstrap.",
         "best_of_n": "n of the fixed row best-of-n.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.config import APIModelConfig, Config, LoraConfig, ModelConfig
-from harness.errors import UserError
+from harness.errors import UserError, require_package
 from harness.hardware import Hardware
 from harness.needs import loaded_paths
 
@@ -68,20 +68,13 @@ def require_adaptable(config: Config, hardware: Hardware) -> None:
         trained.append(("judge.model", config.judge.model))
     for key, model in trained:
         if model.lora.rank is not None:
-            _require_package("peft", f"{key}.lora.rank", model.lora.rank, "pip install -e '.[lora]'")
+            require_package("peft", f"{key}.lora.rank", model.lora.rank, "pip install -e '.[lora]'")
             _require_targets(key, model, loaded_paths(config).get("sft.path") if key == "model" else None)
         if model.quantization is not None:
             if not hardware.device.startswith("cuda"):
                 rule = f"needs a GPU, and hardware.device is {hardware.device}"
                 raise UserError(f"{key}.quantization", model.quantization, rule, "leave it out on a CPU")
-            _require_package("bitsandbytes", f"{key}.quantization", model.quantization, "pip install bitsandbytes")
-
-
-def _require_package(name: str, key: str, value: object, install: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(name) is None:
-        raise UserError(key, value, f"needs the package {name}, which is not installed", install)
+            require_package("bitsandbytes", f"{key}.quantization", model.quantization, "pip install bitsandbytes")
 
 
 def _require_targets(key: str, model: ModelConfig, given: str | None) -> None:

@@ -348,12 +348,17 @@ class PPOConfig(AlgorithmConfig):
 
 @dataclass
 class RolloutConfig:
-    """How responses are sampled in training; β and the ratio are measured at the same temperature."""
+    """How responses are sampled in training; β and the ratio are measured at the same temperature.
+
+    ``engine``: our own loop, or vLLM, which takes ``engine_memory`` of a GPU's memory.
+    """
 
     temperature: float = 0.7
     top_k: int = 0
     top_p: float = 1.0
     batch_size: int = 256
+    engine: str = "native"
+    engine_memory: float = 0.4
 
 
 @dataclass
@@ -362,6 +367,7 @@ class EvaluationConfig:
 
     temperature: float = 0.0
     batch_size: int = 256
+    engine: str = "native"
     resamples: int = 1000
     seed: int = 0
     best_of_n: int = 4

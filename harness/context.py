@@ -52,6 +52,8 @@ class Job:
             top_k=rollout.top_k,
             top_p=rollout.top_p,
             batch_size=rollout.batch_size,
+            engine=rollout.engine,
+            engine_memory=rollout.engine_memory,
         )
 
 

@@ -28,3 +28,11 @@ class SecretGiven(UserError):
 
 class RunFailed(Exception):
     """A run that ended for a reason which belongs in the table (``failed: <reason>``): no bug and no user's typo."""
+
+
+def require_package(name: str, key: str, value: object, install: str) -> None:
+    """Raise UserError where the package that ``key=value`` asks for is not installed; ``install`` says how to."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise UserError(key, value, f"needs the package {name}, which is not installed", install)

@@ -64,6 +64,10 @@ def require_policy(found: Any, codec: Codec, config: Config, key: str) -> None:
     if found.is_encoder_decoder and config.sft.packing:
         rule = f"asks for what {key} cannot do: an encoder–decoder model has no row to lay demonstrations into"
         raise UserError("sft.packing", True, rule, "set it to false")
+    for group in ("rollout", "evaluation"):
+        if found.is_encoder_decoder and getattr(config, group).engine == "vllm":
+            rule = f"cannot answer for {key}: vLLM runs no encoder–decoder model"
+            raise UserError(f"{group}.engine", "vllm", rule, f"leave it out: {group}.engine=native")
 
 
 def require_scorable(found: Any, codec: Codec, config: Config, key: str) -> None:

@@ -157,7 +157,7 @@ def _feedback(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) ->
     feedback["metric"] = (job.config.feedback.metric or job.smooth_metric()) if feedback["kind"] == "metric" else None
     config = {"feedback": feedback, **_prompting(job)}
     if feedback["kind"] != "pairs":
-        config["rollout_batch_size"] = job.config.rollout.batch_size
+        config |= {"rollout_batch_size": job.config.rollout.batch_size, "engine": job.config.rollout.engine}
     inputs = {"data": parts["data"], "sft": parts["sft"]}
     return Stage("feedback", VERSION, config, inputs, job.config.seed, environment, partial(run_feedback, job=job))
 
@@ -197,7 +197,9 @@ def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -
     from harness.training.algorithm import VERSION, run_algorithm
 
     config = {"algorithm": asdict(job.config.algorithm), "rollout": asdict(job.config.rollout)}
-    inputs = {name: parts[name] for name in ("data", "sft", "reward_model")}
+    inputs: dict[str, Stage] = {
+        name: parts[name] for name in ("data", "sft", "feedback", "reward_model") if name in parts
+    }
     run = partial(run_algorithm, job=job)
     return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
 

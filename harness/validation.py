@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "judge.model.quantization": QUANTIZATIONS,
     "judge.responses": ("mixture", "pairs", "samples"),
     "hardware.precision": ("auto", "fp32", "bf16"),
+    "rollout.engine": ("native", "vllm"),
+    "evaluation.engine": ("native", "vllm"),
     "tracker.mode": ("rich", "plain", "quiet"),
     "algorithm.kl.estimator": ("k1", "k3"),
     "algorithm.value.kind": ("separate", "head"),
@@ -131,6 +133,7 @@ def validate(config: Config) -> None:
     _require(
         config, "rollout.top_p", lambda value: 0 < value <= 1, "must be above 0 and at most 1", "1 keeps every token"
     )
+    _require(config, "rollout.engine_memory", lambda value: 0 < value < 1, "must lie between 0 and 1", "give 0.4")
     _require(config, "evaluation.resamples", lambda value: value >= 100, "is too few for an interval", "give 1000")
     for key in ("model.vocab_size", "judge.model.vocab_size"):
         _require(config, key, lambda value: value >= 258, "has no room for the 256 bytes, pad and EOS", "give 2048")

@@ -21,6 +21,8 @@ def policy_answers(job: Job, policy: LanguageModel, examples: Sequence[Example],
         max_new_tokens=job.config.task.max_response_tokens,
         temperature=evaluation.temperature,
         batch_size=evaluation.batch_size,
+        engine=evaluation.engine,
+        engine_memory=job.config.rollout.engine_memory,
     )
     return outputs(policy.codec, draw(job, policy, prompt_tokens(job, policy.codec, examples), sampling, seed))
 

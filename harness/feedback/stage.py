@@ -88,6 +88,8 @@ def sample_pairs(
         max_new_tokens=job.config.task.max_response_tokens,
         temperature=config.sampling_temperature,
         batch_size=job.config.rollout.batch_size,
+        engine=job.config.rollout.engine,
+        engine_memory=job.config.rollout.engine_memory,
     )
 
     sampled = 0

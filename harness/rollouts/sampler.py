@@ -1,7 +1,7 @@
-"""Sampling responses: prompts and settings in; tokens, logprobs and masks out.
+"""Sampling responses: prompts and settings in; tokens, logprobs and masks out, whatever engine makes them.
 
-One loop over a key–value cache. Rows that have ended leave the batch, prompts are batched by length, and each row draws
-from a random stream of its own, so that a response does not depend on its neighbours.
+Our own is one loop over a key–value cache. Rows that have ended leave the batch, prompts are batched by length, and
+each row draws from a random stream of its own, so that a response does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Sampling:
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of likeliest tokens with this much probability; 1 keeps all.
         batch_size: prompts at a time, over all pieces that are worked on at the same time.
+        engine: ``native``, the loop below, or ``vllm``.
+        engine_memory: share of a GPU's memory that vLLM takes.
     """
 
     max_new_tokens: int
@@ -35,6 +37,8 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     batch_size: int = 256
+    engine: str = "native"
+    engine_memory: float = 0.4
 
 
 class Rollout(NamedTuple):
@@ -76,6 +80,13 @@ def sample(
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
         advance: told how many responses each batch has made.
     """
+    if settings.engine == "vllm":
+        from harness.rollouts import vllm_engine
+
+        given: dict[str, Any] = {"eos_id": eos_id, "pad_id": pad_id, "seed": seed}
+        lists, logprobs = vllm_engine.sample(model, prompts, settings, **given, hardware=hardware, advance=advance)
+        return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
+
     import torch
 
     size, length = len(prompts), settings.max_new_tokens

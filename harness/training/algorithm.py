@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from harness.config import AlgorithmConfig, PPOConfig
 from harness.context import Job
 from harness.errors import RunFailed
+from harness.feedback.pairs import read_pairs
 from harness.hardware import Hardware
 from harness.models.adapters import twin
 from harness.models.kept import keep, load_kept_scorer, load_start_of_value, load_trainable_policy
@@ -22,6 +23,7 @@ from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.stages import Workspace
+from harness.training.preferences import TokenPair
 from harness.training.probes import Probe
 from harness.types import TRAIN_SPLITS
 
@@ -48,6 +50,8 @@ class Setup:
         gold: the known gold reward of responses to rows of ``prompts``; None where there is none.
         report_card: the reward model's, which a gate reads.
         seed_for: a seed for each random stream, by its purpose.
+        pairs: reads the preference pairs that the reward model learned from, in the policy's tokens, for an algorithm
+            that learns from them itself; none where the reward model was given and no pairs were labelled.
     """
 
     policy: LanguageModel
@@ -62,6 +66,7 @@ class Setup:
     seed_for: Callable[[str], int]
     log: Callable[[Mapping[str, Any]], None]
     advance: Callable[..., None]
+    pairs: Callable[[], list[TokenPair]] = list
 
 
 class Result(NamedTuple):
@@ -130,6 +135,10 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
             for row, text in zip(rows, responses, strict=True)
         ]
 
+    def pairs() -> list[TokenPair]:
+        feedback = workspace.inputs.get("feedback")
+        return [] if feedback is None else [pair.tokens() for pair in read_pairs(feedback.directory / "pairs.jsonl")]
+
     algorithm = make_algorithm(config.algorithm)
     with workspace.progress.stage(workspace.name, algorithm.steps(), "iterations") as bar:
         result = algorithm.train(
@@ -146,6 +155,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
                 seed_for=workspace.seed_for,
                 log=workspace.log,
                 advance=bar.update,
+                pairs=pairs,
             )
         )
     keep(policy, workspace.directory, config.model.lora)

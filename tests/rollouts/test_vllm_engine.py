@@ -1,0 +1,173 @@
+"""Rollouts by vLLM: what goes to it and what comes back, with a stand-in; ``tests/elsewhere`` asks vLLM itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from smoke_run import smoke_run
+from stand_in_vllm import LLM, stand_in
+
+from harness.errors import RunFailed
+from harness.hardware import Hardware
+from harness.records import read_records
+from harness.rollouts import vllm_engine
+from harness.rollouts.sampler import Sampling, sample
+
+ENGINE_KEYS = ("rollout.engine=vllm", "evaluation.engine=vllm")
+
+
+@pytest.fixture(autouse=True)
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "vllm", stand_in())
+    for name in vllm_engine.ENVIRONMENT:
+        monkeypatch.setenv(name, "")
+    yield
+    vllm_engine.close()
+
+
+def by(engine: str, model: Any, codec: Any, prompts: list[list[int]], seed: int = 3, **settings: Any) -> Any:
+    asked = Sampling(**{"max_new_tokens": 8, "temperature": 0.7, **settings}, engine=engine)
+    hardware = Hardware("cpu", "fp32", 1)
+    return sample(model, prompts, asked, eos_id=codec.eos_id, pad_id=codec.pad_id, seed=seed, hardware=hardware)
+
+
+@pytest.fixture
+def prompts(ragged: Any) -> list[list[int]]:
+    found: list[list[int]] = [*ragged[0], *ragged[1]]
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_greedy_answers_and_logprobs_are_the_native_engines(make_model, codec, prompts, architecture):
+    model = make_model(architecture)
+    native, other = by("native", model, codec, prompts, temperature=0), by("vllm", model, codec, prompts, temperature=0)
+    assert other.tokens == native.tokens
+    assert other.ended == native.ended
+    torch.testing.assert_close(other.logprobs, native.logprobs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 2**28])
+def test_logprobs_are_those_of_the_tokens_at_the_sampling_temperature(make_model, codec, prompts, monkeypatch, at_once):
+    model = make_model()
+    monkeypatch.setattr(vllm_engine, "LOGITS_AT_ONCE", at_once * model.config.vocab_size)
+    found = by("vllm", model, codec, prompts)
+    assert found.logprobs.shape == (len(prompts), 8)
+    for prompt, tokens, logprobs in zip(prompts, found.tokens, found.logprobs, strict=True):
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1] / 0.7
+        expected = logits.log_softmax(-1)[range(len(tokens)), tokens]
+        torch.testing.assert_close(logprobs[: len(tokens)], expected, rtol=0, atol=1e-4)
+        assert (logprobs[len(tokens) :] == 0).all()
+
+
+def test_each_row_has_a_stream_of_its_own_that_the_seed_decides(make_model, codec):
+    model, prompt = make_model(spread=2.0), [50, 51, 52]
+    found = by("vllm", model, codec, [prompt] * 6).tokens
+    assert len({tuple(tokens) for tokens in found}) > 3
+    assert by("vllm", model, codec, [prompt] * 2).tokens == found[:2]
+    assert by("vllm", model, codec, [prompt] * 6, seed=4).tokens != found
+
+
+def test_answers_follow_the_weights_and_one_engine_serves(make_model, codec, prompts):
+    model = make_model()
+    by("vllm", model, codec, prompts, temperature=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    native, other = by("native", model, codec, prompts, temperature=0), by("vllm", model, codec, prompts, temperature=0)
+    assert other.tokens == native.tokens
+    assert len(LLM.running) == 1
+
+
+def test_an_engine_that_keeps_other_weights_is_found_out(make_model, codec, prompts, monkeypatch):
+    model = make_model()
+    by("vllm", model, codec, prompts)
+    monkeypatch.setattr(LLM, "collective_rpc", lambda *_, **__: None)
+    by("vllm", model, codec, prompts)
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(1.2)
+    with pytest.raises(RunFailed, match=r"vLLM's logprobs are [\d.]+ nats per token off the policy's"):
+        by("vllm", model, codec, prompts)
+
+
+def test_longer_texts_and_another_architecture_start_it_anew(make_model, codec):
+    model = make_model(context=300)
+    for size in (3, 120, 121, 250, 5):
+        by("vllm", model, codec, [[50] * size])
+    assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300]
+    by("vllm", make_model("llama", context=300), codec, [[50] * 5])
+    assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300, 300]
+    assert not Path(LLM.running[0].folder).exists()
+
+
+def test_an_adapter_is_handed_over_with_its_base(make_lm, codec, prompts, tmp_path):
+    pytest.importorskip("peft")
+    from harness.config import LoraConfig
+    from harness.models.adapters import Base, add_adapter
+
+    lm = make_lm()
+    add_adapter(lm.model, LoraConfig(rank=2), Base(str(tmp_path)), seed=0)
+    with torch.no_grad():
+        for name, parameter in lm.model.named_parameters():
+            if "lora" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    native = by("native", lm.model, codec, prompts, temperature=0)
+    other = by("vllm", lm.model, codec, prompts, temperature=0)
+    assert other.tokens == native.tokens
+    assert "lora" not in str(LLM.running[0].model)
+
+
+def test_what_cannot_be_sampled_by_it_says_so(make_model, codec, monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(model.config, "is_encoder_decoder", True)
+    with pytest.raises(RunFailed, match="engine=vllm takes causal models; a GPT2LMHeadModel needs engine=native"):
+        by("vllm", model, codec, [[50]])
+    monkeypatch.undo()
+
+
+def test_an_engine_that_does_not_start_is_a_failed_run(make_model, codec, monkeypatch):
+    folders = []
+
+    def fail(_: Any, model: str, **settings: Any) -> None:
+        folders.append(Path(model))
+        raise ValueError("no such architecture")
+
+    monkeypatch.setattr(LLM, "__init__", fail)
+    with pytest.raises(RunFailed, match="vLLM does not start with a GPT2LMHeadModel: no such architecture"):
+        by("vllm", make_model(), codec, [[50]])
+    assert folders
+    assert not folders[0].exists()
+
+
+def test_the_whole_loop_runs_on_it_and_says_so(tmp_path: Path) -> None:
+    rows = "evaluation.fixed_rows=[references,sft,best-of-n]"
+    assert smoke_run("task=qa", f"output_dir={tmp_path}", *ENGINE_KEYS, rows) == 0
+    (record,) = (found for found in read_records(tmp_path / "records") if not found["fixed"])
+    assert record["status"] == "ok"
+    assert record["config"]["rollout"]["engine"] == "vllm"
+    assert LLM.running, "who answered was the stand-in"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["rollout.engine=sglang"], "rollout.engine=sglang is not a choice; choose native, vllm"),
+        (["rollout.engine_memory=1.5"], "rollout.engine_memory=1.5 must lie between 0 and 1; give 0.4"),
+        (["rollout.engine_memory=0.5"], "rollout.engine_memory=0.5 decides nothing without rollout.engine=vllm"),
+        (["evaluation.engine=vllm"], "evaluation.engine=vllm needs the package vllm, which is not installed"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, capfd, monkeypatch, typed, message):
+    monkeypatch.delitem(sys.modules, "vllm")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *given: None if name == "vllm" else find(name, *given)
+    )
+    assert smoke_run("task=qa", f"output_dir={tmp_path}", *typed) == 2
+    assert message in "".join(capfd.readouterr())
