@@ -12,6 +12,7 @@ from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
 from harness.needs import needs_feedback, needs_reward_model, takes_finished_policy
+from harness.rollouts.vllm_engine import engine_identity
 from harness.stages import Stage, all_stages
 
 
@@ -157,7 +158,8 @@ def _feedback(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) ->
     feedback["metric"] = (job.config.feedback.metric or job.smooth_metric()) if feedback["kind"] == "metric" else None
     config = {"feedback": feedback, **_prompting(job)}
     if feedback["kind"] != "pairs":
-        config |= {"rollout_batch_size": job.config.rollout.batch_size, "engine": job.config.rollout.engine}
+        config["rollout_batch_size"] = job.config.rollout.batch_size
+        config |= engine_identity(job.config.rollout.engine)
     inputs = {"data": parts["data"], "sft": parts["sft"]}
     return Stage("feedback", VERSION, config, inputs, job.config.seed, environment, partial(run_feedback, job=job))
 
@@ -196,12 +198,19 @@ def _judge(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> St
 def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
     from harness.training.algorithm import VERSION, run_algorithm
 
-    config = {"algorithm": asdict(job.config.algorithm), "rollout": asdict(job.config.rollout)}
+    config = {"algorithm": asdict(job.config.algorithm), "rollout": _rollout(job)}
     inputs: dict[str, Stage] = {
         name: parts[name] for name in ("data", "sft", "feedback", "reward_model") if name in parts
     }
     run = partial(run_algorithm, job=job)
     return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
+
+
+def _rollout(job: Job) -> dict[str, Any]:
+    """What of the rollouts' settings decides what is sampled."""
+    rollout = asdict(job.config.rollout)
+    rollout.pop("engine_memory")
+    return rollout | engine_identity(rollout.pop("engine"))
 
 
 def _finished_policy(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:
@@ -250,6 +259,7 @@ def _evaluation(
     from harness.evaluation.stage import VERSION, run_evaluation
 
     evaluation = asdict(job.config.evaluation)
+    evaluation |= engine_identity(evaluation.pop("engine"))
     for name in ("fixed_rows", "leaderboard", "samples_in_record"):
         evaluation.pop(name)
     evaluation["extra_metrics"] = [metric_identity(name) for name in evaluation["extra_metrics"]]
@@ -258,7 +268,7 @@ def _evaluation(
             evaluation.pop(name)
     config = {"row": row, "evaluation": evaluation, "metrics": job.config.task.metrics, **_prompting(job)}
     if row in ("sft", "best-of-n", None) and "answers" not in parts:
-        config["rollout"] = asdict(job.config.rollout)
+        config["rollout"] = _rollout(job)
     inputs = {"data": parts["data"], **{name: parts[name] for name in needs}}
     if "judge" in parts:
         inputs["judge"] = parts["judge"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stand_in_vllm import stand_in
 
 from harness.config import register_schemas
 from harness.graph import Graph, build_graph
 from harness.pipeline import make_job
 from harness.request import Request
+from harness.rollouts import vllm_engine
 
 
 def config(*overrides: str) -> Any:
@@ -60,6 +63,24 @@ ROWS = {
 )
 def test_a_setting_changes_what_it_decides(overrides: list[str], names: set[str]) -> None:
     assert changed(*overrides) == names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["rollout.engine=vllm"], {"feedback", "reward_model", "algorithm", "row sft", "row best-of-n", "candidate"}),
+        (["evaluation.engine=vllm"], {*ROWS, "candidate"}),
+    ],
+)
+def test_who_samples_is_known_to_the_stages_that_sample(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], names: set[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", stand_in())
+    assert changed(*overrides) == names
+    first = graph(*overrides).candidate.fingerprint
+    assert graph(*overrides, "rollout.engine_memory=0.6").candidate.fingerprint == first
+    monkeypatch.setattr(vllm_engine, "_version", lambda: "another")
+    assert graph(*overrides).candidate.fingerprint != first
 
 
 def test_the_prompt_decides_every_evaluation() -> None:

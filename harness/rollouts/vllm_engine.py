@@ -12,9 +12,10 @@ import copy
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from harness.config import Config
 from harness.errors import RunFailed, UserError, require_package
 from harness.hardware import Hardware, batches
 from harness.models.positions import positions
+from harness.provenance import WHERE_INSTALLED
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +56,19 @@ WRITTEN = ("_name_or_path", "architectures", "dtype", "transformers_version")
 def chosen_in(config: Config) -> list[str]:
     """The keys that name vLLM."""
     return [f"{group}.engine" for group in ("rollout", "evaluation") if getattr(config, group).engine == "vllm"]
+
+
+def engine_identity(engine: str) -> dict[str, str]:
+    """What a stage's fingerprint says of who samples: nothing of our own loop, vLLM's version of the other."""
+    return {} if engine == "native" else {"engine": engine, "engine_version": _version()}
+
+
+def _version() -> str:
+    """Of the vLLM that is installed; its builds have several names."""
+    for package in WHERE_INSTALLED:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return "unknown"
 
 
 def require_engine(config: Config) -> None:
