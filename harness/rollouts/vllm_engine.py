@@ -159,7 +159,7 @@ class Engine:
 
     def close(self) -> None:
         """End its processes and give its memory back."""
-        del self.llm
+        self.llm.llm_engine.engine_core.shutdown()  # without a word of its own it ends when it is collected
         self._folder.cleanup()
 
     def _write(self, model: Any) -> None:

@@ -32,6 +32,11 @@ class LLM:
         self.folder, self.settings, self.stale = model, settings, False
         self._read(model)
         self.running.append(self)
+        self.ended = False
+        self.llm_engine = types.SimpleNamespace(engine_core=types.SimpleNamespace(shutdown=self._end))
+
+    def _end(self) -> None:
+        self.ended = True
 
     def _read(self, folder: str) -> None:
         from transformers import AutoModelForCausalLM

@@ -103,7 +103,8 @@ def test_longer_texts_and_another_architecture_start_it_anew(make_model, codec):
     assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300]
     by("vllm", make_model("llama", context=300), codec, [[50] * 5])
     assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300, 300]
-    assert not Path(LLM.running[0].folder).exists()
+    assert [llm.ended for llm in LLM.running] == [True, True, True, False]
+    assert [Path(llm.folder).exists() for llm in LLM.running] == [False, False, False, True]
 
 
 def test_an_adapter_is_handed_over_with_its_base(make_lm, codec, prompts, tmp_path):
