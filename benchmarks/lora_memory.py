@@ -91,6 +91,7 @@ def measure(given: Any) -> dict[str, float]:
         seed_for=lambda purpose: len(purpose),
         log=lambda row: None,
         advance=lambda *_, **__: None,
+        pairs=list,
     )
     nothing = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
     gates = ["accuracy", "ratio", "invariance", "eos", "logprobs"]

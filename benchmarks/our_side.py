@@ -124,6 +124,7 @@ def ppo_run(request: Request) -> PPORun:
         seed_for=seeds(request["seed"]),
         log=logged.append,
         advance=_nothing,
+        pairs=list,
     )
     return PPORun(PPO(config), setup, logged)
 

@@ -12,7 +12,7 @@ from harness.context import Job
 from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
 from harness.needs import needs_feedback, needs_reward_model, takes_finished_policy
-from harness.rollouts.vllm_engine import engine_identity
+from harness.rollouts.engines import engine_identity
 from harness.stages import Stage, all_stages
 
 
@@ -199,9 +199,7 @@ def _algorithm(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -
     from harness.training.algorithm import VERSION, run_algorithm
 
     config = {"algorithm": asdict(job.config.algorithm), "rollout": _rollout(job)}
-    inputs: dict[str, Stage] = {
-        name: parts[name] for name in ("data", "sft", "feedback", "reward_model") if name in parts
-    }
+    inputs = {name: parts[name] for name in ("data", "sft", "feedback", "reward_model")}
     run = partial(run_algorithm, job=job)
     return Stage(job.config.algorithm.name, VERSION, config, inputs, job.config.seed, environment, run)
 
@@ -259,7 +257,9 @@ def _evaluation(
     from harness.evaluation.stage import VERSION, run_evaluation
 
     evaluation = asdict(job.config.evaluation)
-    evaluation |= engine_identity(evaluation.pop("engine"))
+    engine = evaluation.pop("engine")
+    if row not in TEXT_ROWS and "answers" not in parts:
+        evaluation |= engine_identity(engine)
     for name in ("fixed_rows", "leaderboard", "samples_in_record"):
         evaluation.pop(name)
     evaluation["extra_metrics"] = [metric_identity(name) for name in evaluation["extra_metrics"]]

@@ -98,6 +98,11 @@ IDLE = (
         "with judge=load, which is trained already",
     ),
     Idle(
+        ("evaluation.engine",),
+        lambda config: config.model.kind == "api",
+        "with model=api, whose endpoint answers",
+    ),
+    Idle(
         ("rollout.engine_memory",),
         lambda config: "vllm" not in (config.rollout.engine, config.evaluation.engine),
         "without rollout.engine=vllm or evaluation.engine=vllm",

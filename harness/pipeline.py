@@ -22,7 +22,7 @@ from harness.progress import Progress
 from harness.push import push_models, require_account
 from harness.recording import fail, record, refuse, write
 from harness.request import Request
-from harness.rollouts.vllm_engine import chosen_in, require_engine
+from harness.rollouts.engines import require_engine
 from harness.stages import StageRunner, all_stages
 from harness.types import Task
 
@@ -47,7 +47,7 @@ def make_job(config: Config) -> Job:
     hardware = Hardware.resolve(config.hardware)
     _require_models(config)
     require_adaptable(config, hardware)
-    require_engine(config)
+    require_engine(config, hardware)
     return Job(config, task, world, hardware)
 
 
@@ -162,7 +162,7 @@ def run(request: Request, progress: Progress) -> None:
 def _work_ahead(job: Job, graph: Graph, runner: StageRunner) -> Callable[[Progress], None] | None:
     """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made."""
     last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
-    if job.hardware.workers < 2 or last is None or chosen_in(job.config):  # each process would start a vLLM
+    if job.hardware.workers < 2 or last is None or job.config.rollout.engine == "vllm":  # one is enough
         return None
     own = {stage.fingerprint for stage in all_stages(graph.parts[last])}
     missing = {stage.fingerprint for stage in planned_stages(graph) if runner.cached(stage) is None}

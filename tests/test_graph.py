@@ -13,7 +13,7 @@ from harness.config import register_schemas
 from harness.graph import Graph, build_graph
 from harness.pipeline import make_job
 from harness.request import Request
-from harness.rollouts import vllm_engine
+from harness.rollouts import engines
 
 
 def config(*overrides: str) -> Any:
@@ -69,7 +69,7 @@ def test_a_setting_changes_what_it_decides(overrides: list[str], names: set[str]
     ("overrides", "names"),
     [
         (["rollout.engine=vllm"], {"feedback", "reward_model", "algorithm", "row sft", "row best-of-n", "candidate"}),
-        (["evaluation.engine=vllm"], {*ROWS, "candidate"}),
+        (["evaluation.engine=vllm"], {"row base", "row sft", "row sft-more", "row best-of-n", "candidate"}),
     ],
 )
 def test_who_samples_is_known_to_the_stages_that_sample(
@@ -79,7 +79,7 @@ def test_who_samples_is_known_to_the_stages_that_sample(
     assert changed(*overrides) == names
     first = graph(*overrides).candidate.fingerprint
     assert graph(*overrides, "rollout.engine_memory=0.6").candidate.fingerprint == first
-    monkeypatch.setattr(vllm_engine, "_version", lambda: "another")
+    monkeypatch.setattr(engines, "vllm_version", lambda: "0.99")
     assert graph(*overrides).candidate.fingerprint != first
 
 

@@ -83,8 +83,9 @@ def sample(
     if settings.engine == "vllm":
         from harness.rollouts import vllm_engine
 
-        given: dict[str, Any] = {"eos_id": eos_id, "pad_id": pad_id, "seed": seed}
-        lists, logprobs = vllm_engine.sample(model, prompts, settings, **given, hardware=hardware, advance=advance)
+        lists, logprobs = vllm_engine.sample(
+            model, prompts, settings, eos_id=eos_id, pad_id=pad_id, seed=seed, hardware=hardware, advance=advance
+        )
         return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
 
     import torch

@@ -50,8 +50,7 @@ class Setup:
         gold: the known gold reward of responses to rows of ``prompts``; None where there is none.
         report_card: the reward model's, which a gate reads.
         seed_for: a seed for each random stream, by its purpose.
-        pairs: reads the preference pairs that the reward model learned from, in the policy's tokens, for an algorithm
-            that learns from them itself; none where the reward model was given and no pairs were labelled.
+        pairs: reads the labelled preference pairs, in the policy's tokens, for an algorithm that learns from them.
     """
 
     policy: LanguageModel
@@ -66,7 +65,7 @@ class Setup:
     seed_for: Callable[[str], int]
     log: Callable[[Mapping[str, Any]], None]
     advance: Callable[..., None]
-    pairs: Callable[[], list[TokenPair]] = list
+    pairs: Callable[[], list[TokenPair]]
 
 
 class Result(NamedTuple):
@@ -136,8 +135,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
         ]
 
     def pairs() -> list[TokenPair]:
-        feedback = workspace.inputs.get("feedback")
-        return [] if feedback is None else [pair.tokens() for pair in read_pairs(feedback.directory / "pairs.jsonl")]
+        return [pair.tokens() for pair in read_pairs(workspace.inputs["feedback"].directory / "pairs.jsonl")]
 
     algorithm = make_algorithm(config.algorithm)
     with workspace.progress.stage(workspace.name, algorithm.steps(), "iterations") as bar:

@@ -263,3 +263,19 @@ def test_a_bad_input_is_one_message(
     assert "Traceback" not in captured.err + captured.out
     assert re.search(r"; \S", complaints[0]), "a message names what to do"
     assert not [path for path in tmp_path.rglob("*") if path.name == "model"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ("{source: a, label: b}", "data.columns.label=b is not a name of ours"),
+        ("{response: b}", "data.columns.source is missing"),
+    ],
+)
+def test_columns_are_compared_with_the_task_before_any_work(
+    columns: str, message: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    typed = ("data=local", f"data.path={tmp_path}", f"data.columns={columns}", *METRIC, "plan=true")
+    assert harness("experiment=smoke", "task=translate", "tracker.mode=quiet", *typed) == 2
+    assert message in capsys.readouterr().err

@@ -36,10 +36,12 @@ def test_greedy_answers_are_ours_before_and_after_training_and_samples_follow_th
     for line in greedy:
         assert line["equal"] == line["rows"], line
         assert line["logprobs"] < 1e-4, line
+        assert line["gap"] < 1e-4, line
     assert any(line["ended"] for line in greedy)
     for line in drawn:
         assert line["again"] == 24, line
         assert line["other_seed"] < 12, line
+        assert line["likeliest"] == 24, line
 
 
 def test_the_whole_loop_runs_on_it(tmp_path: Path) -> None:

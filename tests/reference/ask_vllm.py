@@ -11,6 +11,8 @@ from harness.config import ModelConfig
 from harness.hardware import Hardware
 from harness.models.nano import new_model
 from harness.rollouts.sampler import Rollout, Sampling, sample
+from harness.rollouts.scored import response_logprobs
+from harness.rollouts.vllm_engine import COMPARED_ROWS, logprob_gap, serving
 
 EOS, PAD = 0, 1
 HARDWARE = Hardware("cpu", "fp32", 1)
@@ -32,9 +34,32 @@ def shake(model: Any, seed: int) -> None:
             parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
 
 
-def ask(model: Any, engine: str, temperature: float, seed: int = 3) -> Rollout:
-    settings = Sampling(12, temperature=temperature, engine=engine)
+def ask(model: Any, engine: str, temperature: float, seed: int = 3, **options: Any) -> Rollout:
+    settings = Sampling(12, temperature=temperature, engine=engine, **options)
     return sample(model, PROMPTS, settings, eos_id=EOS, pad_id=PAD, seed=seed, hardware=HARDWARE)
+
+
+def equal(some: Rollout, other: Rollout) -> int:
+    return sum(one == two for one, two in zip(some.tokens, other.tokens, strict=True))
+
+
+def gap(model: Any) -> float:
+    """How far vLLM's own logprobs of what it samples are from the model's, nats per token."""
+    settings = Sampling(12, temperature=1.0, engine="vllm")
+    engine = serving(model, max_tokens=24, memory=settings.engine_memory, precision="fp32")
+    engine.load(model)
+    answers = engine.answer(PROMPTS, settings, eos_id=EOS, seed=3)[:COMPARED_ROWS]
+    ours = response_logprobs(
+        model,
+        PROMPTS[: len(answers)],
+        [answer.tokens for answer in answers],
+        temperature=1.0,
+        width=12,
+        batch_size=8,
+        pad_id=PAD,
+        hardware=HARDWARE,
+    )
+    return logprob_gap(answers, ours)
 
 
 def main() -> None:
@@ -48,14 +73,21 @@ def main() -> None:
                 "architecture": architecture,
                 "trained": trained,
                 "rows": len(PROMPTS),
-                "equal": sum(ours == theirs for ours, theirs in zip(native.tokens, vllm.tokens, strict=True)),
+                "equal": equal(native, vllm),
                 "ended": sum(vllm.ended),
                 "logprobs": float((native.logprobs - vllm.logprobs).abs().max()),
             }
+            found["gap"] = gap(model)
             print(json.dumps(found), flush=True)
+        likeliest = ask(model, "vllm", 1.0, top_k=1)
         drawn = [ask(model, "vllm", 1.0, seed) for seed in (3, 3, 4)]
-        again, other = (sum(a == b for a, b in zip(drawn[0].tokens, each.tokens, strict=True)) for each in drawn[1:])
-        print(json.dumps({"architecture": architecture, "again": again, "other_seed": other}), flush=True)
+        again, other = (equal(drawn[0], each) for each in drawn[1:])
+        print(
+            json.dumps(
+                {"architecture": architecture, "again": again, "other_seed": other, "likeliest": equal(likeliest, vllm)}
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def ppo(job: Any, architecture: str) -> Any:
         seed_for=lambda _: 0,
         log=ignore,
         advance=ignore,
+        pairs=list,
     )
 
     def work() -> None:

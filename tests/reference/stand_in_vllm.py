@@ -27,6 +27,7 @@ class LLM:
     """Reads a folder when it starts and when it is told to, and knows nothing else of the weights."""
 
     running: ClassVar[list[LLM]] = []
+    asked: ClassVar[list[SamplingParams]] = []
 
     def __init__(self, model: str, **settings: Any) -> None:
         self.folder, self.settings, self.stale = model, settings, False
@@ -48,11 +49,13 @@ class LLM:
         self._read(kwargs["weights_path"])
         self.stale = True
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self) -> bool:
         self.stale = False
+        return True
 
     def generate(self, prompts: list[dict[str, Any]], params: list[SamplingParams], use_tqdm: bool) -> list[Any]:
         assert not self.stale, "keys and values of other weights are still there"
+        self.asked[:] = params
         return [self._answer(each["prompt_token_ids"], given) for each, given in zip(prompts, params, strict=True)]
 
     def _answer(self, prompt: list[int], given: SamplingParams) -> Any:
@@ -82,4 +85,11 @@ def stand_in() -> types.ModuleType:
     module.__spec__ = importlib.machinery.ModuleSpec("vllm", None)
     LLM.running.clear()
     module.LLM, module.SamplingParams = LLM, SamplingParams  # type: ignore[attr-defined]
+    return module
+
+
+def stand_in_platforms() -> types.ModuleType:
+    """The module ``vllm.platforms`` of a build for processors."""
+    module = types.ModuleType("vllm.platforms")
+    module.current_platform = types.SimpleNamespace(device_type="cpu")  # type: ignore[attr-defined]
     return module

@@ -6,17 +6,19 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from smoke_run import smoke_run
-from stand_in_vllm import LLM, stand_in
+from stand_in_vllm import LLM, stand_in, stand_in_platforms
 
-from harness.errors import RunFailed
+from harness.errors import RunFailed, UserError
 from harness.hardware import Hardware
 from harness.records import read_records
-from harness.rollouts import vllm_engine
+from harness.rollouts import scored, vllm_engine
+from harness.rollouts.engines import require_engine
 from harness.rollouts.sampler import Sampling, sample
 
 ENGINE_KEYS = ("rollout.engine=vllm", "evaluation.engine=vllm")
@@ -25,6 +27,7 @@ ENGINE_KEYS = ("rollout.engine=vllm", "evaluation.engine=vllm")
 @pytest.fixture(autouse=True)
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "vllm", stand_in())
+    monkeypatch.setitem(sys.modules, "vllm.platforms", stand_in_platforms())
     for name in vllm_engine.ENVIRONMENT:
         monkeypatch.setenv(name, "")
     yield
@@ -55,7 +58,7 @@ def test_greedy_answers_and_logprobs_are_the_native_engines(make_model, codec, p
 @pytest.mark.parametrize("at_once", [1, 40, 2**28])
 def test_logprobs_are_those_of_the_tokens_at_the_sampling_temperature(make_model, codec, prompts, monkeypatch, at_once):
     model = make_model()
-    monkeypatch.setattr(vllm_engine, "LOGITS_AT_ONCE", at_once * model.config.vocab_size)
+    monkeypatch.setattr(scored, "LOGITS_AT_ONCE", at_once * model.config.vocab_size)
     found = by("vllm", model, codec, prompts)
     assert found.logprobs.shape == (len(prompts), 8)
     for prompt, tokens, logprobs in zip(prompts, found.tokens, found.logprobs, strict=True):
@@ -64,6 +67,26 @@ def test_logprobs_are_those_of_the_tokens_at_the_sampling_temperature(make_model
         expected = logits.log_softmax(-1)[range(len(tokens)), tokens]
         torch.testing.assert_close(logprobs[: len(tokens)], expected, rtol=0, atol=1e-4)
         assert (logprobs[len(tokens) :] == 0).all()
+
+
+def test_all_settings_reach_it(make_model, codec):
+    by("vllm", make_model(), codec, [[50]] * 10, temperature=0.6, top_k=5, top_p=0.9)
+    first, last = LLM.asked[0], LLM.asked[-1]
+    assert (first.temperature, first.top_k, first.top_p, first.max_tokens) == (0.6, 5, 0.9, 8)
+    assert (first.stop_token_ids, first.ignore_eos) == ([codec.eos_id], True)
+    assert (first.logprobs, last.logprobs) == (0, None)
+    assert len({asked.seed for asked in LLM.asked}) == 10
+
+
+def test_bf16_weights_are_rounded_once(make_model, codec, prompts):
+    model = make_model()
+    asked = Sampling(4, temperature=0.0, engine="vllm")
+    hardware = Hardware("cpu", "bf16", 1)
+    ids = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}
+    found = sample(model, prompts, asked, **ids, seed=0, hardware=hardware)
+    assert LLM.running[0].settings["dtype"] == "bfloat16"
+    assert next(LLM.running[0].model.parameters()).dtype == torch.bfloat16
+    assert found.logprobs.dtype == torch.float32
 
 
 def test_each_row_has_a_stream_of_its_own_that_the_seed_decides(make_model, codec):
@@ -94,6 +117,23 @@ def test_an_engine_that_keeps_other_weights_is_found_out(make_model, codec, prom
         model.transformer.wte.weight.mul_(1.2)
     with pytest.raises(RunFailed, match=r"vLLM's logprobs are [\d.]+ nats per token off the policy's"):
         by("vllm", model, codec, prompts)
+    assert LLM.running[0].ended
+
+
+@pytest.mark.parametrize("method", ["collective_rpc", "reset_prefix_cache", "generate"])
+def test_an_engine_that_fails_is_given_to_nobody_again(make_model, codec, prompts, monkeypatch, method):
+    model = make_model()
+    by("vllm", model, codec, prompts)
+    with monkeypatch.context() as changed:
+        if method == "reset_prefix_cache":
+            changed.setattr(LLM, method, lambda _: False)
+        else:
+            changed.setattr(LLM, method, lambda *_, **__: 1 / 0)
+        with pytest.raises(RunFailed, match=r"vLLM failed: (division by zero|it keeps keys and values)"):
+            by("vllm", model, codec, prompts)
+    assert LLM.running[0].ended
+    by("vllm", model, codec, prompts)
+    assert len(LLM.running) == 2
 
 
 def test_longer_texts_and_another_architecture_start_it_anew(make_model, codec):
@@ -101,8 +141,8 @@ def test_longer_texts_and_another_architecture_start_it_anew(make_model, codec):
     for size in (3, 120, 121, 250, 5):
         by("vllm", model, codec, [[50] * size])
     assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300]
-    by("vllm", make_model("llama", context=300), codec, [[50] * 5])
-    assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300, 300]
+    by("vllm", make_model("llama", context=50), codec, [[50] * 5])
+    assert [llm.settings["max_model_len"] for llm in LLM.running] == [128, 256, 300, 50]
     assert [llm.ended for llm in LLM.running] == [True, True, True, False]
     assert [Path(llm.folder).exists() for llm in LLM.running] == [False, False, False, True]
 
@@ -110,7 +150,7 @@ def test_longer_texts_and_another_architecture_start_it_anew(make_model, codec):
 def test_an_adapter_is_handed_over_with_its_base(make_lm, codec, prompts, tmp_path):
     pytest.importorskip("peft")
     from harness.config import LoraConfig
-    from harness.models.adapters import Base, add_adapter
+    from harness.models.adapters import Base, add_adapter, bare
 
     lm = make_lm()
     add_adapter(lm.model, LoraConfig(rank=2), Base(str(tmp_path)), seed=0)
@@ -121,15 +161,14 @@ def test_an_adapter_is_handed_over_with_its_base(make_lm, codec, prompts, tmp_pa
     native = by("native", lm.model, codec, prompts, temperature=0)
     other = by("vllm", lm.model, codec, prompts, temperature=0)
     assert other.tokens == native.tokens
-    assert "lora" not in str(LLM.running[0].model)
+    assert by("vllm", bare(lm.model), codec, prompts, temperature=0).tokens != native.tokens
 
 
-def test_what_cannot_be_sampled_by_it_says_so(make_model, codec, monkeypatch):
+def test_what_cannot_be_sampled_by_it_says_so(make_model, codec):
     model = make_model()
-    monkeypatch.setattr(model.config, "is_encoder_decoder", True)
+    model.config.is_encoder_decoder = True
     with pytest.raises(RunFailed, match="engine=vllm takes causal models; a GPT2LMHeadModel needs engine=native"):
         by("vllm", model, codec, [[50]])
-    monkeypatch.undo()
 
 
 def test_an_engine_that_does_not_start_is_a_failed_run(make_model, codec, monkeypatch):
@@ -156,8 +195,32 @@ def test_the_whole_loop_runs_on_it_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("device", "quantization", "message"),
+    [
+        ("cuda:1", None, "hardware.device=cuda:1 is not where vLLM works"),
+        ("cuda", "nf4", "model.quantization=nf4 cannot be handed to the engine that rollout.engine=vllm names"),
+    ],
+)
+def test_devices_and_models_that_it_cannot_take_are_named(device: str, quantization: str | None, message: str) -> None:
+    config: Any = SimpleNamespace(
+        rollout=SimpleNamespace(engine="vllm", temperature=0.7),
+        evaluation=SimpleNamespace(engine="native", temperature=0.0),
+        feedback=SimpleNamespace(sampling_temperature=0.7),
+        model=SimpleNamespace(kind="hf", quantization=quantization),
+    )
+    with pytest.raises(UserError, match=message):
+        require_engine(config, Hardware(device, "bf16", 1))
+    config.model.quantization = None
+    require_engine(config, Hardware("cuda", "bf16", 1))
+
+
+@pytest.mark.parametrize(
     ("typed", "message"),
     [
+        (
+            ["rollout.engine=vllm", "rollout.temperature=0.001"],
+            "rollout.temperature=0.001 is below 0.01, which vLLM would take in its place",
+        ),
         (["rollout.engine=sglang"], "rollout.engine=sglang is not a choice; choose native, vllm"),
         (["rollout.engine_memory=1.5"], "rollout.engine_memory=1.5 must lie between 0 and 1; give 0.4"),
         (["rollout.engine_memory=0.5"], "rollout.engine_memory=0.5 decides nothing without rollout.engine=vllm"),

@@ -78,6 +78,7 @@ def make_setup(make_lm, make_scorer, hardware) -> Callable[..., tuple[Setup, lis
             "seed_for": seed_for,
             "log": rows.append,
             "advance": lambda *_, **__: None,
+            "pairs": list,
             **options,
         }
         return Setup(**given), rows

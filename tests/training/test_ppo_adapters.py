@@ -70,6 +70,7 @@ def make_setup(make_lm: Any, hardware: Any, tmp_path: Any) -> Any:
             seed_for=lambda purpose: int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:6], "big"),
             log=lambda row: logged.append(dict(row)),
             advance=lambda *_, **__: None,
+            pairs=list,
         )
 
     logged: list[dict[str, Any]] = []

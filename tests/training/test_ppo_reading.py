@@ -47,6 +47,7 @@ def start(family_folder: Any, hardware: Hardware) -> Any:
             seed_for=len,
             log=lambda row: None,
             advance=lambda *_, **__: None,
+            pairs=list,
         )
         algorithm = PPO(
             PPOConfig(
