@@ -24,7 +24,8 @@ GROUPS = [name for name in FOUND if name.split("/")[0] not in BENCH_GROUPS]
 OVERLAYS = [name for name in GROUPS if name.split("/")[0] in ("experiment", "sweep")]
 ALGORITHMS = [name for name in GROUPS if name.startswith("algorithm/")]
 EXPERIMENTS = group_options()["experiment"]
-SETTINGS = sorted(CONF.glob("settings/*/*.yaml"))
+SETTINGS = sorted(path for path in CONF.glob("settings/*/*.yaml") if path.parent.name != "passes")
+SFT = [name for name in GROUPS if name.startswith("sft/")]
 
 
 def composed(*overrides: str) -> Any:
@@ -76,11 +77,34 @@ def test_overlays_are_global_from_their_first_line(name: str) -> None:
     assert (CONF / f"{name}.yaml").read_text().startswith("# @package _global_\n")
 
 
-@pytest.mark.parametrize("name", sorted(set(GROUPS) - set(OVERLAYS) - set(ALGORITHMS)))
+@pytest.mark.parametrize("name", sorted(set(GROUPS) - set(OVERLAYS) - set(ALGORITHMS) - set(SFT)))
 def test_every_other_choice_rests_on_a_schema(name: str) -> None:
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert content["defaults"][0]["/schema@_here_"] in SCHEMAS
     assert content["defaults"][-1] == "_self_"
+
+
+@pytest.mark.parametrize("name", SFT)
+def test_where_a_policy_comes_from_overrides_no_number_of_passes(name: str) -> None:
+    """Its file comes after what the task's world says of them: keys and defaults stand in the schema above."""
+    assert yaml.safe_load((CONF / f"{name}.yaml").read_text()) == {"source": name.removeprefix("sft/")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passes"),
+    [
+        (["task=summarize"], 2),
+        (["task=dialogue"], 2),
+        (["task=translate"], 3),
+        (["task=qa"], 3),
+        (["task=summarize", "data=local"], 3),
+        (["task=summarize", "sft.epochs=5"], 5),
+        (["experiment=dialogsum"], 3),
+        (["experiment=overoptimisation", "task=dialogue"], 3),
+    ],
+)
+def test_passes_of_sft_follow_the_world_unless_something_says_otherwise(overrides: list[str], passes: int) -> None:
+    assert composed(*overrides).sft.epochs == passes
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
