@@ -174,7 +174,7 @@ class SFTConfig:
     ``packing`` lays the demonstrations of a forward pass end to end, in rows of at most ``packed_tokens``.
     """
 
-    source: str = "train"
+    source: str = MISSING
     path: str | None = None
     epochs: float = 3.0
     max_steps: int | None = None
