@@ -101,6 +101,8 @@ def _wrong_value(error: BaseException, arguments: Sequence[str]) -> str:
         if full_key := getattr(seen, "full_key", None):
             key, text = str(full_key), str(seen)
         seen = seen.__cause__
+    if f"~{key.partition('.')[0]}" in arguments:
+        key = key.partition(".")[0]  # the whole group was taken away
     shown = _shown(key, arguments) if key else "the command line"
     return _by_rule(key, shown, text)
 

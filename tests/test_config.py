@@ -204,7 +204,7 @@ MISTAKES = {
     "task.metrics=bleu": "task.metrics=bleu is not a list; write task.metrics=[VALUE,VALUE]",
     "data.sizes=3": "data.sizes=3 is not a mapping; set its entries one by one: data.sizes.NAME=VALUE",
     "judge.model=hf": "judge.model=hf stands for a group of keys; set them one by one: judge.model.NAME=VALUE",
-    "~sft": "sft.source is missing; give sft.source=VALUE",
+    "~sft": "sft is missing; give sft=VALUE",
     "~algorithm": "algorithm names no single choice; give algorithm=NAME",
     "algorithm=[ppo,none]": "algorithm=[ppo,none] names no single choice; give algorithm=NAME",
     "~sft.epochs": "sft.epochs cannot be removed; set it to another value",
