@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.picture import Bar, draw, ratio_bars
@@ -15,16 +15,19 @@ from harness.errors import RunFailed, UserError
 from harness.hardware import cores
 
 
-def parser(name: str, about: str | None, *, rounds: int) -> argparse.ArgumentParser:
+def parser(
+    name: str, about: str | None, *, rounds: int, sizes: Iterable[str] = SIZES
+) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark.
 
     Args:
         name: of the module.
         about: its docstring.
         rounds: how often each side is measured by default.
+        sizes: of the model, to choose from.
     """
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
-    made.add_argument("--size", choices=sorted(SIZES), default="tiny", help="of the model (default: tiny)")
+    made.add_argument("--size", choices=sorted(sizes), default="tiny", help="of the model (default: tiny)")
     made.add_argument("--rounds", type=_positive, default=rounds, help=f"measurements of each side (default: {rounds})")
     made.add_argument("--threads", type=_positive, default=cores(), help="of each side (default: all cores)")
     made.add_argument("--work", type=Path, default=None, help="folder for models and texts (default: in /tmp, kept)")

@@ -22,7 +22,7 @@ Rows = list[dict[str, list[int]]]
 def base_model(folder: Path, size: Size) -> Path:
     """A tokenizer and an untrained model in ``folder``/base; nothing is made anew that is there."""
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     from harness.models.nano import train_tokenizer
 
@@ -35,21 +35,31 @@ def base_model(folder: Path, size: Size) -> Path:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=trained.backend_tokenizer, bos_token=EOS, eos_token=EOS, pad_token=PAD, padding_side="left"
     )
-    config = GPT2Config(
-        n_layer=size.layers,
-        n_embd=size.width,
-        n_head=size.heads,
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_config(size, tokenizer))
+    tokenizer.save_pretrained(target)
+    model.save_pretrained(target)  # last: its config.json says that the folder is whole
+    return target
+
+
+def _config(size: Size, tokenizer: Any) -> Any:
+    """The model's configuration: transformers' own defaults but for sizes and tokens."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(
+        size.family,
+        num_hidden_layers=size.layers,
+        hidden_size=size.width,
+        num_attention_heads=size.heads,
+        max_position_embeddings=size.context,
         vocab_size=len(tokenizer),
-        n_positions=size.context,
         bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(config)
-    tokenizer.save_pretrained(target)
-    model.save_pretrained(target)  # last: its config.json says that the folder is whole
-    return target
+    if size.family == "gpt_neox":
+        config.intermediate_size = 4 * size.width
+    return config
 
 
 class Materials:

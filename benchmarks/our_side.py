@@ -33,7 +33,7 @@ def sft(request: Request) -> Prepared:
     from harness.models.loading import load_language_model, save
     from harness.training.language_model import Imitation, TokenExample, imitate
 
-    lm = load_language_model(request["model"])
+    lm = load_language_model(request["model"], device=_device(request))
     # A prompt of one token: what no other token predicts.
     examples = [TokenExample(row["input_ids"][:1], row["input_ids"][1:]) for row in read_rows(request["rows"])]
     settings = Imitation(epochs=1, batch_size=request["batch_size"], optimizer=_optimizer(request))
@@ -50,7 +50,7 @@ def reward_model(request: Request) -> Prepared:
     from harness.models.loading import load_scorer, save
     from harness.training.preferences import Comparison, TokenPair, learn_preferences
 
-    scorer = load_scorer(request["model"], head_seed=request["seed"])
+    scorer = load_scorer(request["model"], device=_device(request), head_seed=request["seed"])
     pairs = [TokenPair(row["prompt"], row["chosen"], row["rejected"]) for row in read_rows(request["rows"])]
     settings = Comparison(epochs=1, batch_size=request["batch_size"], optimizer=_optimizer(request))
 
@@ -97,7 +97,7 @@ def ppo_run(request: Request) -> PPORun:
     from harness.training.ppo import PPO
 
     hardware = _hardware(request)
-    policy = load_language_model(request["model"])
+    policy = load_language_model(request["model"], device=_device(request))
     policy.codec.eos_id = -1
     no_limits = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
     config = PPOConfig(
@@ -116,7 +116,9 @@ def ppo_run(request: Request) -> PPORun:
         reference=LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec),
         reward=Scorer.load(request["reward_model"], hardware),
         prompts=[row["input_ids"] for row in read_rows(request["rows"])],
-        sampling=Sampling(request["response_tokens"], temperature=request["temperature"]),
+        sampling=Sampling(
+            request["response_tokens"], temperature=request["temperature"], engine=request.get("engine", "native")
+        ),
         probe=lambda _policy, _iteration: {},
         gold=None,
         report_card=None,
@@ -146,7 +148,13 @@ def _hardware(request: Request) -> Any:
     from harness.hardware import Hardware
 
     threads = int(os.environ["HARNESS_BENCHMARK_THREADS"])
-    return Hardware.resolve(HardwareConfig(device="cpu", precision=request["precision"], threads=threads, workers=1))
+    precision = request["precision"]
+    return Hardware.resolve(HardwareConfig(device=_device(request), precision=precision, threads=threads, workers=1))
+
+
+def _device(request: Request) -> str:
+    """A GPU is asked for by name alone: what is compared with TRL runs on the CPU."""
+    return str(request.get("device", "cpu"))
 
 
 def _quietly(request: Request) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Case(NamedTuple):
         tokens: the length limit.
         temperature: 0 is greedy.
         ends: whether EOS ends a response.
+        device: where both samplers work.
     """
 
     name: str
@@ -41,12 +42,13 @@ class Case(NamedTuple):
     tokens: int
     temperature: float
     ends: bool
+    device: str = "cpu"
 
 
 Responses = list[list[int]]
 
 
-def ours(case: Case, precision: str) -> Callable[[int], Responses]:
+def ours(case: Case, precision: str, engine: str) -> Callable[[int], Responses]:
     """seed -> responses by this harness."""
     import torch
 
@@ -54,8 +56,9 @@ def ours(case: Case, precision: str) -> Callable[[int], Responses]:
     from harness.models.loading import load_language_model
     from harness.rollouts.sampler import Sampling, sample
 
-    lm, hardware = load_language_model(case.folder), Hardware("cpu", precision, torch.get_num_threads())
-    settings = Sampling(case.tokens, temperature=case.temperature)
+    lm = load_language_model(case.folder, device=case.device)
+    hardware = Hardware(case.device, precision, torch.get_num_threads())
+    settings = Sampling(case.tokens, temperature=case.temperature, engine=engine)
     ids: dict[str, Any] = {"eos_id": lm.codec.eos_id if case.ends else -1, "pad_id": lm.codec.pad_id}
     return lambda seed: sample(lm.model, case.prompts, settings, **ids, seed=seed, hardware=hardware).tokens
 
@@ -79,8 +82,9 @@ def generate(case: Case, precision: str) -> Callable[[int], Responses]:
         pad_token_id=pad_id,
         **(chosen if case.temperature else {"do_sample": False}),
     )
-    ids, mask = left_pad(case.prompts, pad_id)
-    context: Callable[[], AbstractContextManager[Any]] = Hardware("cpu", precision, 1).autocast
+    model.to(case.device)
+    ids, mask = (tensor.to(case.device) for tensor in left_pad(case.prompts, pad_id))
+    context: Callable[[], AbstractContextManager[Any]] = Hardware(case.device, precision, 1).autocast
 
     def run_once(seed: int) -> Responses:
         torch.manual_seed(seed)
@@ -195,7 +199,7 @@ def compare(options: argparse.Namespace) -> Report:
     report = Report("rollout", {"size": options.size, "batch": options.batch, **_asked(options)}, options.threads)
     company: list[float | None] = []
     for case in cases(options):
-        sampler, reference = ours(case, options.precision), generate(case, options.their_precision)
+        sampler, reference = ours(case, options.precision, options.engine), generate(case, options.their_precision)
         responses, expected = sampler(0), reference(0)  # also the warm-up
         count = sum(map(len, responses))
         _check(report, case, responses, expected, exact=options.precision == options.their_precision == "fp32")
@@ -235,12 +239,13 @@ def _sides(
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("rounds", "precision", "their_precision")}
+    return {name: getattr(options, name) for name in ("rounds", "engine", "precision", "their_precision")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("rollout", __doc__, rounds=7)
     options.add_argument("--batch", type=int, default=128, help="prompts at a time (default: 128)")
+    options.add_argument("--engine", choices=("native", "compiled"), default="native", help="ours (default: native)")
     options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours, and of the products")
     options.add_argument("--their-precision", choices=("fp32", "bf16"), default="fp32")
     return run(options, compare, arguments)

@@ -350,7 +350,8 @@ class PPOConfig(AlgorithmConfig):
 class RolloutConfig:
     """How responses are sampled in training; β and the ratio are measured at the same temperature.
 
-    ``engine``: our own loop, or vLLM, which takes ``engine_memory`` of a GPU's memory.
+    ``engine``: our own loop (``native``), the same with its steps compiled (``compiled``; CUDA graphs on a GPU), or
+    ``vllm``, which takes ``engine_memory`` of a GPU's memory.
     """
 
     temperature: float = 0.7

@@ -15,6 +15,7 @@ from harness.models.codec import Codec, same_tokens
 from harness.models.loading import load_codec, load_config, require_head, require_vocabulary
 from harness.models.positions import require_positions
 from harness.needs import loaded_paths, needs_reward_model
+from harness.rollouts.engines import require_architecture
 from harness.training.finished import require_same_tokens
 from harness.training.reward_model import require_value_of_its_own
 
@@ -64,10 +65,7 @@ def require_policy(found: Any, codec: Codec, config: Config, key: str) -> None:
     if found.is_encoder_decoder and config.sft.packing:
         rule = f"asks for what {key} cannot do: an encoder–decoder model has no row to lay demonstrations into"
         raise UserError("sft.packing", True, rule, "set it to false")
-    for group in ("rollout", "evaluation"):
-        if found.is_encoder_decoder and getattr(config, group).engine == "vllm":
-            rule = f"cannot answer for {key}: vLLM runs no encoder–decoder model"
-            raise UserError(f"{group}.engine", "vllm", rule, f"leave it out: {group}.engine=native")
+    require_architecture(found, config, key)
 
 
 def require_scorable(found: Any, codec: Codec, config: Config, key: str) -> None:

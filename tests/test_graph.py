@@ -66,18 +66,20 @@ def test_a_setting_changes_what_it_decides(overrides: list[str], names: set[str]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "names"),
+    ("key", "names"),
     [
-        (["rollout.engine=vllm"], {"feedback", "reward_model", "algorithm", "row sft", "row best-of-n", "candidate"}),
-        (["evaluation.engine=vllm"], {"row base", "row sft", "row sft-more", "row best-of-n", "candidate"}),
+        ("rollout.engine", {"feedback", "reward_model", "algorithm", "row sft", "row best-of-n", "candidate"}),
+        ("evaluation.engine", {"row base", "row sft", "row sft-more", "row best-of-n", "candidate"}),
     ],
 )
 def test_who_samples_is_known_to_the_stages_that_sample(
-    monkeypatch: pytest.MonkeyPatch, overrides: list[str], names: set[str]
+    monkeypatch: pytest.MonkeyPatch, key: str, names: set[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", stand_in())
-    assert changed(*overrides) == names
+    assert changed(f"{key}=compiled") == changed(f"{key}=vllm") == names
+    overrides = [f"{key}=vllm"]
     first = graph(*overrides).candidate.fingerprint
+    assert graph(f"{key}=compiled").candidate.fingerprint != first
     assert graph(*overrides, "rollout.engine_memory=0.6").candidate.fingerprint == first
     monkeypatch.setattr(engines, "vllm_version", lambda: "0.99")
     assert graph(*overrides).candidate.fingerprint != first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness.models.codec import Codec
 from harness.models.kept import load_policy
 from harness.models.loading import LanguageModel, load_codec
 from harness.progress import Stage
-from harness.rollouts.sampler import Sampling, sample
+from harness.rollouts.sampler import sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
@@ -84,14 +85,7 @@ def sample_pairs(
     config = job.config.feedback
     prompts, _ = job.prompts(examples, policy.codec)
     prompt_tokens = policy.codec.encode_prompts(prompts)
-    settings = Sampling(
-        max_new_tokens=job.config.task.max_response_tokens,
-        temperature=config.sampling_temperature,
-        batch_size=job.config.rollout.batch_size,
-        engine=job.config.rollout.engine,
-        engine_memory=job.config.rollout.engine_memory,
-    )
-
+    settings = replace(job.training_sampling(), temperature=config.sampling_temperature, top_k=0, top_p=1.0)
     sampled = 0
 
     def tell(responses: int) -> None:

@@ -30,7 +30,13 @@ class Decoding(Protocol):
 
 
 def start_decoding(
-    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, tokens: int, shared: int = 1
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    pad_id: int,
+    *,
+    tokens: int,
+    shared: int = 1,
+    compiled: bool = False,
 ) -> Decoding:
     """Read the prompts.
 
@@ -40,7 +46,12 @@ def start_decoding(
         pad_id: fills up shorter prompts.
         tokens: that may follow.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
+        compiled: in static shapes, by compiled steps; of a causal model.
     """
+    if compiled:
+        from harness.models.static_decoding import StaticDecoding
+
+        return StaticDecoding(model, prompts, pad_id, tokens, shared)
     if model.config.is_encoder_decoder:
         return EncoderDecoderDecoding(model, prompts, pad_id, tokens, shared)
     return CausalDecoding(model, prompts, pad_id, tokens, shared)

@@ -1,9 +1,13 @@
-"""Who samples: our own loop, or vLLM. What a choice needs is found out before any work."""
+"""Who samples: our own loop, the same compiled, or vLLM. What a choice needs is found out before any work."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from contextlib import suppress
 from importlib import metadata
+from typing import Any
 
 from harness.config import Config
 from harness.errors import UserError, require_package
@@ -15,18 +19,69 @@ LEAST_TEMPERATURE = 0.01
 """vLLM takes a lower one for this one."""
 
 
-def keys_naming_vllm(config: Config) -> list[str]:
-    return [f"{group}.engine" for group in ("rollout", "evaluation") if getattr(config, group).engine == "vllm"]
+def keys_naming(engine: str, config: Config) -> list[str]:
+    return [f"{group}.engine" for group in ("rollout", "evaluation") if getattr(config, group).engine == engine]
 
 
 def require_engine(config: Config, hardware: Hardware) -> None:
-    """What vLLM needs, where it is chosen.
+    """What the engines that are chosen need of this machine and of the other keys.
 
     Raises:
-        UserError: it is not installed or too old, or it cannot answer as it is asked.
+        UserError: something is not installed or too old, or an engine cannot answer as it is asked.
     """
-    chosen = keys_naming_vllm(config)
-    if not chosen or config.model.kind == "api":
+    if config.model.kind != "api":
+        _require_compiler(keys_naming("compiled", config), hardware)
+        _require_vllm(keys_naming("vllm", config), config, hardware)
+
+
+def require_architecture(found: Any, config: Config, key: str) -> None:
+    """What the engines that are chosen need of the policy.
+
+    Args:
+        found: the model's configuration.
+        config: of the job.
+        key: what names the model.
+
+    Raises:
+        UserError: an engine cannot run it.
+    """
+    rules = {"vllm": "vLLM runs no encoder–decoder model", "compiled": "no encoder–decoder model is compiled"}
+    for engine, rule in rules.items():
+        for chosen in keys_naming(engine, config):
+            remedy = f"leave it out: {chosen}=native"
+            if found.is_encoder_decoder:
+                raise UserError(chosen, engine, f"cannot answer for {key}: {rule}", remedy)
+            if engine == "compiled" and not _keeps_all_keys(found, config):
+                rule = f"cannot answer for {key}, which does not keep the keys and values of all tokens"
+                raise UserError(chosen, engine, rule, remedy)
+
+
+def _keeps_all_keys(found: Any, config: Config) -> bool:
+    """Whether every layer attends over the whole of the longest prompt and response: no states, no shorter window."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    tokens = config.task.max_prompt_tokens + config.task.max_response_tokens
+    return all(
+        type(layer) is DynamicLayer or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= tokens)
+        for layer in DynamicCache(config=found).layers
+    )
+
+
+def _require_compiler(chosen: list[str], hardware: Hardware) -> None:
+    """What torch.compile calls to make its kernels."""
+    if not chosen:
+        return
+    if hardware.device != "cpu":
+        require_package("triton", chosen[0], "compiled", "install it, or leave the key out")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch's own rule
+    if shutil.which(compiler) is None:
+        rule = f"needs a C++ compiler, and {compiler} is not found"
+        raise UserError(chosen[0], "compiled", rule, "install g++, name another in the variable CXX, or leave the key out")
+
+
+def _require_vllm(chosen: list[str], config: Config, hardware: Hardware) -> None:
+    if not chosen:
         return
     if config.model.quantization is not None:
         rule = f"cannot be handed to the engine that {chosen[0]}=vllm names"
@@ -50,8 +105,10 @@ def require_engine(config: Config, hardware: Hardware) -> None:
 
 
 def engine_identity(engine: str) -> dict[str, str | None]:
-    """What a stage's fingerprint says of who samples: nothing of our own loop, vLLM's version of the other."""
-    return {} if engine == "native" else {"engine": engine, "engine_version": vllm_version()}
+    """What a stage's fingerprint says of who samples: nothing of our own loop, and vLLM's version."""
+    if engine == "native":
+        return {}
+    return {"engine": engine} | ({"engine_version": vllm_version()} if engine == "vllm" else {})
 
 
 def vllm_version() -> str | None:

@@ -1,21 +1,27 @@
 """Sampling responses: prompts and settings in; tokens, logprobs and masks out, whatever engine makes them.
 
 Our own is one loop over a key–value cache. Rows that have ended leave the batch, prompts are batched by length, and
-each row draws from a random stream of its own, so that a response does not depend on its neighbours.
+each row draws from a random stream of its own, so that a response does not depend on its neighbours. Its steps can be
+compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.hardware import Hardware, batches
+from harness.models.cast_once import cast_once
 from harness.models.decoding import start_decoding
 
 if TYPE_CHECKING:
     import torch
+
+LOOKS = 8
+"""Every so many tokens a GPU is asked which rows have ended: it has to come to the end of its work for that."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Sampling:
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of likeliest tokens with this much probability; 1 keeps all.
         batch_size: prompts at a time, over all pieces that are worked on at the same time.
-        engine: ``native``, the loop below, or ``vllm``.
+        engine: ``native``, the loop below; ``compiled``, the same with its steps compiled; or ``vllm``.
         engine_memory: share of a GPU's memory that vLLM takes.
     """
 
@@ -94,28 +100,28 @@ def sample(
     uniforms = torch.rand(size, length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     groups = sorted(range(0, size, shared), key=lambda row: len(prompts[row]))
     order = [row for group in groups for row in range(group, group + shared)]
-    pieces = 1 if hardware is None else hardware.pieces
+    compiled = settings.engine == "compiled"  # its batches use one memory in turn
+    pieces = 1 if hardware is None or compiled else hardware.pieces
     pending = batches(order, settings.batch_size, pieces=pieces, group=shared)
     tokens = torch.full((size, length), pad_id)
     logprobs = torch.zeros(size, length)
     counts = torch.zeros(size, dtype=torch.long)
-    autocast, telling = None if hardware is None else hardware.autocast, Lock()
+    autocast, telling = nullcontext if hardware is None else hardware.autocast, Lock()
 
     def answer(rows: Sequence[int]) -> None:
-        with torch.inference_mode():
-            batch = _sample_batch(
-                model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, autocast, shared
-            )
+        with torch.inference_mode(), autocast():
+            batch = _sample_batch(model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, shared)
         tokens[rows], logprobs[rows], counts[rows] = batch
         if advance is not None:
             with telling:
                 advance(len(rows))
 
-    if hardware is None:
-        for rows in pending:
-            answer(rows)
-    else:
-        hardware.share_out(answer, pending)
+    with cast_once(model, "fp32" if hardware is None else hardware.precision, keep=compiled):
+        if hardware is None or compiled:
+            for rows in pending:
+                answer(rows)
+        else:
+            hardware.share_out(answer, pending)
     lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
     return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
 
@@ -127,38 +133,37 @@ def _sample_batch(
     settings: Sampling,
     eos_id: int,
     pad_id: int,
-    autocast: Any,
     shared: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Responses to prompts of similar length: tokens (B, R), logprobs (B, R), counts (B,)."""
-    from contextlib import nullcontext
-
+    """Responses to prompts of similar length, on the CPU: tokens (B, R), logprobs (B, R), counts (B,)."""
     import torch
 
-    batch, length, context = len(prompts), settings.max_new_tokens, autocast or nullcontext
-    tokens = torch.full((batch, length), pad_id)
-    logprobs = torch.zeros(batch, length)
-    counts = torch.full((batch,), length)
-    alive, done = torch.arange(batch), torch.zeros(batch, dtype=torch.bool)
-    with context():
-        decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared)
+    batch, length, device = len(prompts), settings.max_new_tokens, model.device
+    uniforms = uniforms.to(device)
+    tokens = torch.full((batch, length), pad_id, device=device)
+    logprobs = torch.zeros(batch, length, device=device)
+    counts = torch.zeros(batch, dtype=torch.long, device=device)
+    alive, done = torch.arange(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
+    compiled = settings.engine == "compiled"
+    decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared, compiled=compiled)
+    looks = 1 if device.type == "cpu" else LOOKS
     for step in range(length):
-        with context():
-            logits = decoding.logits()
-        chosen, chosen_logprobs = choose(logits.float().cpu(), uniforms[alive, step], settings)
+        chosen, chosen_logprobs = choose(decoding.logits().float(), uniforms[alive, step], settings)
         tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs
-        ends = (chosen == eos_id) & ~done[alive]
-        counts[alive[ends]] = step + 1
-        done[alive[ends]] = True
-        going = ~done[alive]
-        if not bool(going.any()):
-            break
-        if float(going.float().mean()) < 0.75:  # copying the cache pays once a quarter of the rows have ended
-            keep = going.nonzero().squeeze(1)
-            decoding.keep(keep)
-            alive, chosen = alive[keep], chosen[keep]
-        decoding.append(chosen)
-    return _blank_after_end(tokens, logprobs, counts, pad_id)
+        counts[alive] += ~done[alive]
+        done[alive] |= chosen == eos_id
+        if (step + 1) % looks == 0:
+            going = ~done[alive]
+            share = float(going.float().mean())
+            if share == 0:
+                break
+            if share < 0.75:  # copying the cache pays once a quarter of the rows have ended
+                keep = going.nonzero().squeeze(1)
+                decoding.keep(keep)
+                alive, chosen = alive[keep], chosen[keep]
+        if step + 1 < length:
+            decoding.append(chosen)
+    return _blank_after_end(tokens.cpu(), logprobs.cpu(), counts.cpu(), pad_id)
 
 
 def _blank_after_end(

@@ -390,7 +390,7 @@ class PPO:
             state.policy, prompts, setup.sampling, **ids, seed=setup.seed_for("gates"), hardware=setup.hardware
         )
         batch = make_batch(prompts, rollout.tokens, codec.pad_id, device=setup.hardware.device)
-        if "logprobs" not in skipped and setup.sampling.engine == "native":  # vLLM's are compared in every call
+        if "logprobs" not in skipped and setup.sampling.engine != "vllm":  # vLLM's are compared in every call
             sampled = rollout.logprobs[:, : batch.response_mask.shape[1]].numpy()
             gates.require_equal_logprobs(setup.policy, batch, sampled, setup.sampling.temperature, setup.hardware)
         if "invariance" not in skipped:

@@ -221,7 +221,7 @@ def test_devices_and_models_that_it_cannot_take_are_named(device: str, quantizat
             ["rollout.engine=vllm", "rollout.temperature=0.001"],
             "rollout.temperature=0.001 is below 0.01, which vLLM would take in its place",
         ),
-        (["rollout.engine=sglang"], "rollout.engine=sglang is not a choice; choose native, vllm"),
+        (["rollout.engine=sglang"], "rollout.engine=sglang is not a choice; choose native, compiled, vllm"),
         (["rollout.engine_memory=1.5"], "rollout.engine_memory=1.5 must lie between 0 and 1; give 0.4"),
         (["rollout.engine_memory=0.5"], "rollout.engine_memory=0.5 decides nothing without rollout.engine=vllm"),
         (["evaluation.engine=vllm"], "evaluation.engine=vllm needs the package vllm, which is not installed"),

@@ -1,0 +1,278 @@
+"""How near the loop comes to what a device can do, at real sizes: its memory's bandwidth, and its matrix products.
+
+Rollouts of random weights are compared with transformers' generate, and with reading every weight and every key and value
+once per token, at the bandwidth that copying reaches. SFT is compared with the rate of one large matrix product. PPO is
+split into its phases. A GPU in bf16 is what this is for; a CPU shows that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+from benchmarks.command import parser, run, work_folder
+from benchmarks.materials import Rows, base_model, write_rows
+from benchmarks.report import Figure, Report
+from benchmarks.rollout import TEMPERATURE, Case, generate, ours
+from benchmarks.sizes import REAL_SIZES
+from benchmarks.timing import Measured, alternate, measure
+
+ENGINES = ("native", "compiled")
+STAGES = ("rollout", "sft", "ppo")
+
+
+class Limits:
+    """One device, one model and what each stage is asked to do.
+
+    Args:
+        options: the command's.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.size = options, REAL_SIZES[options.size]
+        self.folder = work_folder(options.work, f"real-{options.size}")
+        self.base = base_model(self.folder, self.size)
+        os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
+
+    def prompts(self, count: int, tokens: int) -> list[list[int]]:
+        """Random ids; 0 and 1 are EOS and pad."""
+        generator = Random(count + tokens)
+        return [[generator.randrange(2, self.size.vocab_size) for _ in range(tokens)] for _ in range(count)]
+
+    def request(self, name: str, rows: Rows, **more: Any) -> dict[str, Any]:
+        """What a stage of ``benchmarks.our_side`` is asked."""
+        options = self.options
+        path = write_rows(self.folder / f"rows-{name}.json", rows)
+        where = {"device": options.device, "precision": options.precision, "engine": options.engine}
+        return {"model": str(self.base), "rows": str(path), "seed": 1, "lr": 1e-6, **where, **more}
+
+    def synchronized(self, work: Callable[[], Any]) -> Measured:
+        """Measure until the device has ended its work."""
+        import torch
+
+        def whole() -> None:
+            work()
+            if self.options.device.startswith("cuda"):
+                torch.cuda.synchronize()
+
+        return measure(whole)[1]
+
+    def best(self, work: Callable[[], Any], count: int = 5) -> float:
+        """Seconds, the median of some after one that does not count."""
+        self.synchronized(work)
+        return statistics.median(self.synchronized(work).seconds for _ in range(count))
+
+    def bandwidth(self) -> float:
+        """Bytes per second, read and written together, of copying what no cache holds."""
+        import torch
+
+        size = 2**30 if self.options.device.startswith("cuda") else 2**28
+        source = torch.zeros(size, dtype=torch.uint8, device=self.options.device)
+        target = torch.ones_like(source)
+        return 2 * size / self.best(lambda: target.copy_(source))
+
+    def matrix_rate(self) -> float:
+        """FLOP/s of a square product in the precision of the run."""
+        import torch
+
+        width = 8192 if self.options.device.startswith("cuda") else 1024
+        kind = torch.float32 if self.options.precision == "fp32" else torch.bfloat16
+        left, right = (torch.randn(width, width, device=self.options.device).to(kind) for _ in range(2))
+        return 2.0 * width**3 / self.best(lambda: left @ right)
+
+
+def bytes_read(limits: Limits, model: Any, rows: int, prompt: int, tokens: int) -> float:
+    """Of one rollout at the least: for every token all weights but the input embedding's, and all keys and values.
+
+    Args:
+        limits: says the precision: weights and cache are read in it.
+        model: whose weights; an embedding that the output layer shares is read by that.
+        rows: at a time.
+        prompt, tokens: of each row. The prompt's own pass is not counted.
+    """
+    each = 4 if limits.options.precision == "fp32" else 2
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    weights = sum(weight.numel() for weight in model.parameters()) - (0 if head is embedding else embedding.numel())
+    size = limits.size
+    cached = sum(2 * size.layers * size.width * rows * (prompt + step) for step in range(1, tokens + 1))
+    return float(each) * (weights * tokens + cached)
+
+
+def training_flops(limits: Limits, model: Any, tokens: int, length: int) -> float:
+    """Of SFT's forward and backward pass: 6 N per token and 12 L H T for attention (Chowdhery et al. 2022, appendix B).
+
+    Args:
+        limits: says the model's size.
+        model: whose weights count, N, but for an input embedding, which nothing is multiplied with.
+        tokens: in all.
+        length: T, of a row.
+    """
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    weights = sum(weight.numel() for weight in model.parameters()) - (0 if head is embedding else embedding.numel())
+    return float(tokens) * (6 * weights + 12 * limits.size.layers * limits.size.width * length)
+
+
+def add_rollouts(limits: Limits, report: Report) -> None:
+    """Our engines and generate in turn, and the share of the bandwidth's bound that each of ours reaches."""
+    from harness.models.loading import load_language_model
+
+    options = limits.options
+    prompts = limits.prompts(options.batch, options.prompt_tokens)
+    case = Case("rollout", limits.base, prompts, options.response_tokens, TEMPERATURE, ends=False, device=options.device)
+    sides: dict[str, Callable[[int], Any]] = {
+        engine: ours(case, options.precision, engine) for engine in ENGINES if engine in options.engines
+    }
+    sides["generate"] = generate(case, options.precision)
+    for side in sides.values():
+        side(0)  # also compiles
+    measured = alternate(
+        {name: lambda side=side: limits.synchronized(lambda: side(0)) for name, side in sides.items()}, options.rounds
+    )
+    work = options.batch * options.response_tokens
+    speeds = {name: [work / each.seconds for each in rows] for name, rows in measured.items()}
+    model = load_language_model(limits.base).model
+    needed = bytes_read(limits, model, options.batch, options.prompt_tokens, options.response_tokens)
+    bound = work / (needed / limits.bandwidth())
+    report.details["rollout"] = {"bytes": needed, "bound_tokens_per_second": bound}
+    for engine in speeds:
+        if engine != "generate":
+            pair = {engine: speeds[engine], "generate": speeds["generate"]}
+            shares = {engine: [100 * speed / bound for speed in speeds[engine]]}
+            report.figures += [
+                Figure(f"rollout, {engine}", "tokens/s", pair, (engine, "generate")),
+                Figure(f"rollout, {engine}: of the bandwidth's bound", "%", shares),
+            ]
+    report.note_company([each.others for rows in measured.values() for each in rows])
+
+
+def add_sft(limits: Limits, report: Report) -> None:
+    """Tokens per second, and the share of the matrix rate."""
+    from benchmarks import our_side
+    from harness.models.loading import load_language_model
+
+    options = limits.options
+    length = options.prompt_tokens + options.response_tokens
+    rows = [{"input_ids": ids} for ids in limits.prompts(options.sft_batch * options.steps, length)]
+    prepared = our_side.sft(limits.request("sft", rows, batch_size=options.sft_batch))
+    prepared.train()
+    seconds = [limits.synchronized(prepared.train).seconds for _ in range(options.rounds)]
+    tokens = options.sft_batch * options.steps * length
+    flops = training_flops(limits, load_language_model(limits.base).model, tokens, length)
+    rate = limits.matrix_rate()
+    report.details["sft"] = {"flops": flops, "matrix_flops_per_second": rate}
+    shares = [100 * flops / each / rate for each in seconds]
+    report.figures += [
+        Figure("SFT", "tokens/s", {"ours": [tokens / each for each in seconds]}),
+        Figure("SFT: of the matrix rate", "%", {"ours": shares}),
+    ]
+
+
+def add_ppo(limits: Limits, report: Report) -> None:
+    """Episodes per second, and each phase's share of the time; the first iteration, which compiles, does not count."""
+    from benchmarks import our_side
+    from harness.models.loading import load_scorer, save
+
+    options = limits.options
+    scorer = limits.folder / "untrained-scorer"
+    if not (scorer / "config.json").is_file():
+        save(load_scorer(limits.base, head_seed=0), scorer)
+    episodes = options.batch * (options.rounds + 1)
+    rows = [{"input_ids": ids} for ids in limits.prompts(episodes, options.prompt_tokens)]
+    amounts = {
+        "episodes": episodes,
+        "batch_size": options.batch,
+        "minibatch_size": options.minibatch,
+        "epochs": options.epochs,
+        "kl_coef": 0.05,
+        "temperature": TEMPERATURE,
+        "response_tokens": options.response_tokens,
+    }
+    request = limits.request("ppo", rows, reward_model=str(scorer), **amounts)
+    algorithm, setup, logged = our_side.ppo_run(request)
+    result = algorithm.train(setup)
+    report.checks[f"PPO ends well: {result.status}"] = result.status == "ok"
+    phases = {name: [row[f"seconds_{name}"] for row in logged[1:]] for name in our_side.PHASES}
+    whole = [sum(each) for each in zip(*phases.values(), strict=True)]
+    report.figures.append(Figure("PPO", "episodes/s", {"ours": [options.batch / each for each in whole]}))
+    for name, seconds in phases.items():
+        shares = {"ours": [100 * one / all_ for one, all_ in zip(seconds, whole, strict=True)]}
+        report.figures.append(Figure(f"PPO: {name}", "% of the time", shares))
+
+
+ADD = {"rollout": add_rollouts, "sft": add_sft, "ppo": add_ppo}
+
+
+def compare(options: argparse.Namespace) -> Report:
+    """All stages that were asked for."""
+    from harness.config import HardwareConfig
+    from harness.hardware import Hardware
+
+    hardware = Hardware.resolve(
+        HardwareConfig(device=options.device, precision=options.precision, threads=options.threads, workers=1)
+    )
+    options.device = hardware.device
+    options.precision = hardware.precision
+    asked = {name: value for name, value in vars(options).items() if name not in ("work", "to", "picture")}
+    report = Report("limits", asked, options.threads, details={"device": hardware.description()})
+    limits = Limits(options)
+    for stage in options.stages:
+        _forget_peak(hardware.device)
+        ADD[stage](limits, report)
+        report.figures.append(Figure(f"{stage}: peak memory", "MB", {"ours": [_peak(hardware.device)]}))
+    return report
+
+
+def _forget_peak(device: str) -> None:
+    import torch
+
+    from harness.memory import reset_peak_memory
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        reset_peak_memory()
+
+
+def _peak(device: str) -> float:
+    """On the device: what torch has allocated there, or the process's own memory."""
+    import torch
+
+    from harness.memory import peak_memory_mb
+
+    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak_memory_mb()
+
+
+def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    def chosen(given: str) -> list[str]:
+        unknown = [name for name in given.split(",") if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(names)}")
+        return given.split(",")
+
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("limits", __doc__, rounds=3, sizes=REAL_SIZES)
+    options.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
+    options.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
+    options.add_argument("--stages", type=_some_of(STAGES), default=list(STAGES), help=f"of {','.join(STAGES)}")
+    options.add_argument("--engines", type=_some_of(ENGINES), default=list(ENGINES), help="that are measured")
+    options.add_argument("--engine", choices=ENGINES, default="native", help="that PPO samples with")
+    options.add_argument("--batch", type=int, default=128, help="rows of a rollout, episodes of a PPO iteration")
+    options.add_argument("--minibatch", type=int, default=32, help="episodes of a PPO update")
+    options.add_argument("--epochs", type=int, default=4, help="passes over an iteration's episodes")
+    options.add_argument("--sft-batch", type=int, default=16, help="texts of an SFT update")
+    options.add_argument("--steps", type=int, default=4, help="SFT updates in one measurement")
+    options.add_argument("--prompt-tokens", type=int, default=512)
+    options.add_argument("--response-tokens", type=int, default=53)
+    return run(options, compare, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A key–value cache whose tensors stay where they are, as compiled steps and CUDA graphs want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, StaticLayer
+
+
+class FixedLayer(StaticLayer):  # type: ignore[misc]
+    """One layer's keys and values, (B, heads, W, size) each, that another owns.
+
+    Args:
+        keys, values: the next token's are written into them; what lies behind it is finite.
+        column: () long, into which column that is; whoever owns it counts on.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, column: Tensor) -> None:
+        super().__init__(keys.shape[-2])
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values, self.cumulative_length = keys, values, column
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the states of one token; returns all keys and all values."""
+        self.keys.index_copy_(2, self.cumulative_length.view(1), key_states)
+        self.values.index_copy_(2, self.cumulative_length.view(1), value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The columns that are seen, and the first of them."""
+        return self.keys.shape[-2], 0
+
+
+class StaticMemory:
+    """Where a model's keys and values lie: as much as its largest batch needs, which all others use in turn."""
+
+    def __init__(self) -> None:
+        self.column: Tensor
+        self._flat: list[tuple[Tensor, Tensor]] = []
+        self._sizes: list[tuple[int, int, int]] = []
+        self._caches: dict[tuple[int, int, int], Cache] = {}
+        self._room = 0
+
+    def take(self, layers: Sequence[Any], *, rows: int, width: int) -> None:
+        """Copy what a prompt's pass left into the first columns of a batch.
+
+        Args:
+            layers: of a cache that the pass filled, (B, heads, T, size) each.
+            rows: of the batch, B or more; those beyond B hold zeros.
+            width: columns that it may come to.
+        """
+        sizes = [(one.keys.shape[1], one.keys.shape[3], one.values.shape[3]) for one in layers]
+        if rows * width > self._room or sizes != self._sizes or layers[0].keys.dtype != self._flat[0][0].dtype:
+            self._allocate(layers, sizes, rows * width)
+        count, column = layers[0].keys.shape[0], layers[0].keys.shape[2]
+        for taken, held in zip(layers, self._all(rows, width), strict=True):
+            for states, room in zip((taken.keys, taken.values), held, strict=True):
+                room[:count, :, :column] = states
+                room[:count, :, column:] = 0
+                room[count:] = 0
+        self.column.fill_(column)
+
+    def cache(self, rows: int, width: int, columns: int) -> Cache:
+        """The first ``columns`` of the batch that was taken with so many rows (or keeps so many now) and ``width``."""
+        key = rows, width, columns
+        if key not in self._caches:
+            parts = [tuple(one[:, :, :columns] for one in held) for held in self._all(rows, width)]
+            for tensor in (each for part in parts for each in part):
+                torch._dynamo.mark_static_address(tensor)
+            self._caches[key] = Cache(layers=[FixedLayer(keys, values, self.column) for keys, values in parts])
+        return self._caches[key]
+
+    def keep(self, index: Tensor, rows: int, width: int) -> None:
+        """Move these rows of a batch of so many to its beginning, in this order: a smaller batch starts there too."""
+        for held in self._all(rows, width):
+            for states in held:
+                states[: len(index)] = states[index]
+
+    def _all(self, rows: int, width: int) -> list[tuple[Tensor, Tensor]]:
+        return [
+            (keys[: rows * width * heads * size].view(rows, heads, width, size),
+             values[: rows * width * heads * other].view(rows, heads, width, other))
+            for (keys, values), (heads, size, other) in zip(self._flat, self._sizes, strict=True)
+        ]
+
+    def _allocate(self, layers: Sequence[Any], sizes: list[tuple[int, int, int]], room: int) -> None:
+        self._caches.clear()
+        self._flat.clear()
+        self._flat = [
+            (one.keys.new_zeros(room * heads * size), one.values.new_zeros(room * heads * other))
+            for one, (heads, size, other) in zip(layers, sizes, strict=True)
+        ]
+        self._sizes, self._room = sizes, room
+        self.column = torch.zeros((), dtype=torch.long, device=layers[0].keys.device)
+        torch._dynamo.mark_static_address(self.column)
+
+
+_MEMORIES: WeakKeyDictionary[Any, StaticMemory] = WeakKeyDictionary()
+
+
+def memory_of(model: Any) -> StaticMemory:
+    """The memory of this model's batches, kept as long as the model is."""
+    return _MEMORIES.setdefault(model, StaticMemory())

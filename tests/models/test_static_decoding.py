@@ -1,0 +1,119 @@
+"""Steps in static shapes choose what our own loop chooses, whatever happens to rows and cache, and are compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.models import static_decoding
+from harness.models.forward import make_batch, response_logits
+from harness.models.loading import load_language_model
+from harness.models.static_cache import memory_of
+from harness.rollouts.sampler import Sampling, sample
+
+PROMPTS = ["the red fox", "a bird sings about the big house and the old one .", "number 7 runs", "it"]
+
+
+@pytest.fixture
+def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps as Python runs them, in batches and caches small enough to change size within a response."""
+    monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
+    monkeypatch.setattr(static_decoding, "COLUMNS", 8)
+    monkeypatch.setattr(static_decoding, "FEWEST_ROWS", 2)
+
+
+def ending(lm: Any) -> Any:
+    """The model with a bias towards EOS, so that a row ends about every fifth time."""
+    output, eos = lm.model.get_output_embeddings(), lm.codec.eos_id
+    output.bias = torch.nn.Parameter(torch.zeros(output.out_features))
+    prompts = lm.codec.encode_prompts(PROMPTS)
+    with torch.no_grad():
+        logits = response_logits(lm.model, make_batch(prompts, [[eos]] * len(prompts), lm.codec.pad_id))[:, 0]
+        output.bias[eos] = (logits.logsumexp(-1) - logits[:, eos]).median() - 1.4
+    return lm
+
+
+def draw(lm: Any, prompts: list[list[int]], engine: str, **settings: Any) -> Any:
+    options = {"max_new_tokens": 12, "engine": engine} | settings
+    ids = {"eos_id": lm.codec.eos_id, "pad_id": lm.codec.pad_id}
+    return sample(lm.model, prompts, Sampling(**options), **ids, seed=5)
+
+
+@pytest.mark.usefixtures("as_written")
+@pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_rows_are_those_of_our_own_loop(
+    family: str, batch_size: int, family_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lm = ending(load_language_model(family_folder(family)))
+    prompts = lm.codec.encode_prompts(PROMPTS * 6)
+    for temperature in (1.0, 0.0):
+        native = draw(lm, prompts, "native", temperature=temperature)
+        static = draw(lm, prompts, "compiled", temperature=temperature, batch_size=batch_size)
+        assert static.tokens == native.tokens
+        assert static.ended == native.ended
+        torch.testing.assert_close(static.logprobs, native.logprobs, atol=1e-4, rtol=0)
+    sampled = draw(lm, prompts, "compiled")
+    assert sum(sampled.ended) > 3
+    assert len({len(tokens) for tokens in sampled.tokens}) > 3
+
+
+@pytest.mark.usefixtures("as_written")
+def test_samples_of_one_prompt_and_prompts_of_one_token(make_lm: Callable[..., Any]) -> None:
+    lm = make_lm("llama")
+    for prompts, shared in (([[7]] * 5, 1), ([[7, 8]] * 3 + [[9, 10, 11]] * 3, 3)):
+        native, static = (
+            sample(lm.model, prompts, Sampling(9, engine=engine), eos_id=-1, pad_id=0, seed=1, shared=shared)
+            for engine in ("native", "compiled")
+        )
+        assert static.tokens == native.tokens
+
+
+@pytest.mark.usefixtures("as_written")
+def test_memory_stays_where_it_is_until_a_larger_batch_comes(make_lm: Callable[..., Any]) -> None:
+    lm = make_lm("gpt2")
+
+    def place(rows: int, tokens: int) -> int:
+        prompts = [[7, 8, 9 + row] for row in range(rows)]
+        sample(lm.model, prompts, Sampling(tokens, engine="compiled"), eos_id=-1, pad_id=0, seed=1)
+        return int(memory_of(lm.model).cache(static_decoding.bucket(rows), 16, 8).layers[0].keys.data_ptr())
+
+    first = place(8, 12)
+    assert place(4, 12) == place(8, 12) == first
+    assert place(16, 12) != first
+    assert memory_of(make_lm("gpt2").model) is not memory_of(lm.model)
+
+
+def test_a_compiled_step_is_compiled_once_for_all_sizes_and_models(make_lm: Callable[..., Any]) -> None:
+    """Two models of one architecture, batches of several sizes, and weights that change meanwhile."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    static_decoding.compiled_step.cache_clear()
+    one, other = make_lm("gpt2", seed=1), make_lm("gpt2", seed=2)
+    prompts = [[7 + row % 5, *range(30, 33 + row % 4)] for row in range(40)]
+
+    def both(lm: Any, rows: int) -> None:
+        settings = {"max_new_tokens": 10, "batch_size": 64}
+        native, compiled = (
+            sample(lm.model, prompts[:rows], Sampling(engine=name, **settings), eos_id=3, pad_id=0, seed=1)
+            for name in ("native", "compiled")
+        )
+        assert compiled.tokens == native.tokens
+        torch.testing.assert_close(compiled.logprobs, native.logprobs, atol=1e-4, rtol=0)
+
+    both(one, 40)
+    both(one, 20)
+    made = counters["stats"]["unique_graphs"]
+    assert made > 0
+    with torch.no_grad():
+        for weight in one.model.parameters():
+            weight.mul_(1.1)
+    for lm, rows in ((one, 40), (other, 30), (other, 10), (one, 5)):
+        both(lm, rows)
+    assert counters["stats"]["unique_graphs"] == made
