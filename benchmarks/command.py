@@ -15,9 +15,7 @@ from harness.errors import RunFailed, UserError
 from harness.hardware import cores
 
 
-def parser(
-    name: str, about: str | None, *, rounds: int, sizes: Iterable[str] = SIZES
-) -> argparse.ArgumentParser:
+def parser(name: str, about: str | None, *, rounds: int, sizes: Iterable[str] = SIZES) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark.
 
     Args:

@@ -1,8 +1,8 @@
 """How near the loop comes to what a device can do, at real sizes: its memory's bandwidth, and its matrix products.
 
-Rollouts of random weights are compared with transformers' generate, and with reading every weight and every key and value
-once per token, at the bandwidth that copying reaches. SFT is compared with the rate of one large matrix product. PPO is
-split into its phases. A GPU in bf16 is what this is for; a CPU shows that it runs.
+Rollouts of random weights are compared with transformers' generate, and with reading every weight and every key and
+value once per token, at the bandwidth that copying reaches. SFT is compared with the rate of one large matrix product.
+PPO is split into its phases. A GPU in bf16 is what this is for; a CPU shows that it runs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -86,6 +87,12 @@ class Limits:
         return 2.0 * width**3 / self.best(lambda: left @ right)
 
 
+def multiplied_weights(model: Any) -> int:
+    """All weights but those of an input embedding that the output layer does not share."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return sum(weight.numel() for weight in model.parameters()) - (0 if head is embedding else int(embedding.numel()))
+
+
 def bytes_read(limits: Limits, model: Any, rows: int, prompt: int, tokens: int) -> float:
     """Of one rollout at the least: for every token all weights but the input embedding's, and all keys and values.
 
@@ -96,8 +103,7 @@ def bytes_read(limits: Limits, model: Any, rows: int, prompt: int, tokens: int) 
         prompt, tokens: of each row. The prompt's own pass is not counted.
     """
     each = 4 if limits.options.precision == "fp32" else 2
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    weights = sum(weight.numel() for weight in model.parameters()) - (0 if head is embedding else embedding.numel())
+    weights = multiplied_weights(model)
     size = limits.size
     cached = sum(2 * size.layers * size.width * rows * (prompt + step) for step in range(1, tokens + 1))
     return float(each) * (weights * tokens + cached)
@@ -112,8 +118,7 @@ def training_flops(limits: Limits, model: Any, tokens: int, length: int) -> floa
         tokens: in all.
         length: T, of a row.
     """
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    weights = sum(weight.numel() for weight in model.parameters()) - (0 if head is embedding else embedding.numel())
+    weights = multiplied_weights(model)
     return float(tokens) * (6 * weights + 12 * limits.size.layers * limits.size.width * length)
 
 
@@ -123,7 +128,9 @@ def add_rollouts(limits: Limits, report: Report) -> None:
 
     options = limits.options
     prompts = limits.prompts(options.batch, options.prompt_tokens)
-    case = Case("rollout", limits.base, prompts, options.response_tokens, TEMPERATURE, ends=False, device=options.device)
+    case = Case(
+        "rollout", limits.base, prompts, options.response_tokens, TEMPERATURE, ends=False, device=options.device
+    )
     sides: dict[str, Callable[[int], Any]] = {
         engine: ours(case, options.precision, engine) for engine in ENGINES if engine in options.engines
     }
@@ -131,7 +138,7 @@ def add_rollouts(limits: Limits, report: Report) -> None:
     for side in sides.values():
         side(0)  # also compiles
     measured = alternate(
-        {name: lambda side=side: limits.synchronized(lambda: side(0)) for name, side in sides.items()}, options.rounds
+        {name: partial(limits.synchronized, partial(side, 0)) for name, side in sides.items()}, options.rounds
     )
     work = options.batch * options.response_tokens
     speeds = {name: [work / each.seconds for each in rows] for name, rows in measured.items()}

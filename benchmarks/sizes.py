@@ -40,8 +40,6 @@ REAL_SIZES = {
     "micro": SIZES["micro"],
     "tiny": SIZES["tiny"],
     "gpt2": Size(layers=12, width=768, heads=12, vocab_size=50257, words=50000, context=1024),
-    "neox-1b": Size(
-        layers=16, width=2048, heads=8, vocab_size=50304, words=50000, context=2048, family="gpt_neox"
-    ),
+    "neox-1b": Size(layers=16, width=2048, heads=8, vocab_size=50304, words=50000, context=2048, family="gpt_neox"),
 }
 """What a GPU is measured with: GPT-2's smallest (124 million weights) and Pythia's of a billion, untrained."""

@@ -34,11 +34,11 @@ LIBRARIES = 550e6
 """Resident bytes of Python with torch and transformers imported; a GPU has none of them."""
 SCORED_ROWS = 256
 """Rows that a reward model or judge scores, and that a validation loss is measured on, at a time."""
-SFT_LOGITS, PPO_LOGITS, READ_LOGITS = 3, 6, 3
-"""Copies of a batch's logits at once: in SFT the logits, those of the loss's tokens and their log-softmax; in PPO the
-entropy's on top; where logprobs are only read, the logits, divided by the temperature, and their log-softmax."""
+SFT_LOGITS, PPO_LOGITS, READ_LOGITS = 2, 2, 1
+"""Copies of a batch's logits at once: in SFT the logits and those of the loss's tokens, or the gradients of both; in
+PPO the logits and their gradient; where logprobs are only read, the logits."""
 CHOSEN_LOGITS = 7
-"""Copies (of fp32) of one step's logits while tokens are chosen, on the CPU and in fp64."""
+"""Copies (of fp32) of one step's logits while tokens are chosen, in fp64."""
 
 
 @dataclass(frozen=True)
@@ -301,8 +301,7 @@ class Memory:
         """The prompt's pass, and the step for the last token, whose cache is the fullest."""
         rows = self._at_once(rows)
         batch = self.batch(rows)
-        on_gpu = self.job.hardware.device.startswith("cuda")
-        chosen = rows * shape.vocab_size * FULL * (1 if on_gpu else CHOSEN_LOGITS)
+        chosen = rows * shape.vocab_size * FULL * CHOSEN_LOGITS
         last = {"cache": cache(shape, batch, grows=True), "logits": float(chosen)}
         return [self._prompt(shape, held, batch), {**held, **last}]
 

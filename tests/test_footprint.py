@@ -328,14 +328,14 @@ def expected() -> Callable[..., dict[str, float]]:
 
 
 def test_ppo_reads_the_reference_on_as_many_rows_as_an_update(expected: Callable[..., dict[str, float]]) -> None:
-    """A larger rollout takes no more; what is read has three copies of its logits, what is trained six."""
+    """A larger rollout takes no more; what is read has one copy of its logits, what is trained two."""
     sizes = ["algorithm.episodes=512", "rollout.batch_size=16"]
     small = expected("ppo", *sizes, "algorithm.batch_size=64", "algorithm.minibatch_size=32")
     large = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.minibatch_size=32")
     assert large == small
-    assert large["logits"] == 6 * 4 * 32 * 32 * 50_000
+    assert large["logits"] == 2 * 4 * 32 * 32 * 50_000
     few = expected("ppo", *sizes, "algorithm.batch_size=512", "algorithm.micro_batch_size=4")
-    assert few["logits"] == 6 * 4 * 4 * 32 * 50_000
+    assert few["logits"] == 2 * 4 * 4 * 32 * 50_000
 
 
 def test_packing_adds_the_masks_of_its_rows(expected: Callable[..., dict[str, float]]) -> None:

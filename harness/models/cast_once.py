@@ -15,7 +15,7 @@ _KEPT: WeakKeyDictionary[Any, dict[tuple[str, str], torch.Tensor]] = WeakKeyDict
 
 @contextmanager
 def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[None]:
-    """Let the model's linear layers hold weights in bf16 inside, under autocast: the same numbers, a third of the bytes.
+    """Let the model's linear layers hold weights in bf16 inside, under autocast: the same numbers, fewer bytes read.
 
     Embeddings and norms, which autocast leaves alone, stay in fp32; so do the weights that are learned, which come back
     at the end. Nothing happens in fp32.
@@ -44,7 +44,7 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
                     copies[name, kind] = weight.to(torch.bfloat16)
                 own[name, kind] = weight
     held = dict(layers)
-    for (name, kind) in own:
+    for name, kind in own:
         held[name]._parameters[kind] = copies[name, kind]
     try:
         yield

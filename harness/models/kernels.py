@@ -65,9 +65,10 @@ FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
-    """fp32 on a CPU outside of autocast, with rows enough to pay for the call, and not too many."""
+    """fp32 on a CPU outside of autocast, with rows enough to pay for the call, and not too many; compilers choose."""
     return (
-        input.device.type == weight.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and input.device.type == weight.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
         and FEWEST_ROWS * input.shape[-1] <= input.numel() <= MOST_ROWS * input.shape[-1]
         and not torch.is_autocast_enabled("cpu")

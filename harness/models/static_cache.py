@@ -82,8 +82,10 @@ class StaticMemory:
 
     def _all(self, rows: int, width: int) -> list[tuple[Tensor, Tensor]]:
         return [
-            (keys[: rows * width * heads * size].view(rows, heads, width, size),
-             values[: rows * width * heads * other].view(rows, heads, width, other))
+            (
+                keys[: rows * width * heads * size].view(rows, heads, width, size),
+                values[: rows * width * heads * other].view(rows, heads, width, other),
+            )
             for (keys, values), (heads, size, other) in zip(self._flat, self._sizes, strict=True)
         ]
 

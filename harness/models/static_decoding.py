@@ -1,4 +1,4 @@
-"""Decoding in shapes that stay the same from token to token: a step is compiled once and, on a GPU, replayed as a graph.
+"""Decoding in shapes that stay as they are from token to token: a step is compiled once and, on a GPU, replayed.
 
 A step of a small model, or of a large one at few rows, is over before Python has asked for the next kernel. Compiled by
 torch it is few kernels, and replayed as a CUDA graph it is one call. Both want tensors that stay where they are and as
@@ -18,8 +18,9 @@ from harness.training.masks import left_pad, position_ids
 if TYPE_CHECKING:
     import torch
 
-COLUMNS = 128
-"""The cache is read in whole multiples of so many tokens; each multiple is a graph of its own."""
+COLUMNS = 112
+"""The cache is read in whole multiples of so many tokens, each a graph of its own. No batch is a multiple of seven:
+torch compiles anew where two sizes that were the same once are so no more."""
 FEWEST_ROWS = 8
 
 
@@ -70,7 +71,7 @@ class StaticDecoding:
         columns = _whole_columns(self.column + 1)
         cache = self.memory.cache(self.rows, self.width, columns)
         mask = self.mask[:, :columns].contiguous()
-        torch.compiler.cudagraph_mark_step_begin()  # the last step's logits have been read
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # the last step's logits have been read
         logits: torch.Tensor = compiled_step(self.model.device.type)(self.model, self.ids, mask, self.positions, cache)
         return logits[self.index]
 
@@ -119,5 +120,5 @@ def compiled_step(device_type: str) -> Callable[..., torch.Tensor]:
     import torch
 
     mode = "reduce-overhead" if device_type == "cuda" else None  # what torch calls CUDA graphs
-    made: Callable[..., torch.Tensor] = torch.compile(step, dynamic=True, mode=mode)
+    made: Callable[..., torch.Tensor] = torch.compile(step, dynamic=True, fullgraph=True, mode=mode)
     return made

@@ -77,7 +77,9 @@ def _require_compiler(chosen: list[str], hardware: Hardware) -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch's own rule
     if shutil.which(compiler) is None:
         rule = f"needs a C++ compiler, and {compiler} is not found"
-        raise UserError(chosen[0], "compiled", rule, "install g++, name another in the variable CXX, or leave the key out")
+        raise UserError(
+            chosen[0], "compiled", rule, "install g++, name another in the variable CXX, or leave the key out"
+        )
 
 
 def _require_vllm(chosen: list[str], config: Config, hardware: Hardware) -> None:

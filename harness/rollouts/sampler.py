@@ -110,7 +110,9 @@ def sample(
 
     def answer(rows: Sequence[int]) -> None:
         with torch.inference_mode(), autocast():
-            batch = _sample_batch(model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, shared)
+            batch = _sample_batch(
+                model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, shared
+            )
         tokens[rows], logprobs[rows], counts[rows] = batch
         if advance is not None:
             with telling:

@@ -40,7 +40,7 @@ def response_logprobs(
     import torch
 
     from harness.models.forward import make_batch, response_logits
-    from harness.training.losses import sequence_logprobs
+    from harness.training.token_logprobs import sequence_logprobs
 
     logprobs = torch.zeros(len(prompts), width)
     if not prompts:

@@ -107,7 +107,7 @@ def require_equal_logprobs(
     """The logprobs collected while sampling equal those of one scoring pass."""
     import torch
 
-    from harness.training.losses import sequence_logprobs
+    from harness.training.token_logprobs import sequence_logprobs
 
     tolerance = 1e-4 if hardware.precision == "fp32" else 0.1
     with torch.inference_mode(), hardware.autocast():

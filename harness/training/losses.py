@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.training.masks import full_precision, kept
+from harness.training.token_logprobs import sequence_logprobs
 
 
 class PolicyLoss(NamedTuple):
@@ -47,33 +48,6 @@ def masked_mean(values: Tensor, mask: Tensor, *, denominator: Tensor | int | Non
     """
     count = mask.sum().clamp(min=1) if denominator is None else denominator
     return kept(values, mask).sum() / count
-
-
-def sequence_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-    """Log probability of each token under softmax(logits / temperature), in fp32.
-
-    Args:
-        logits: (B, R, V) float, aligned with ``tokens``.
-        tokens: (B, R) long.
-        temperature: that of sampling; the policy, the old policy and the reference all use the same one.
-    Returns: (B, R) float, nats.
-    """
-    scaled = full_precision(logits)  # before the division: bf16 would round the quotient
-    if temperature != 1.0:
-        scaled = scaled / temperature
-    return F.log_softmax(scaled, dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-
-def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of softmax(logits / temperature) at each position, in nats.
-
-    Args:
-        logits: (B, R, V) float; -inf forbids a token.
-    Returns: (B, R) float, between 0 and log V.
-    """
-    logprobs = F.log_softmax(full_precision(logits) / temperature, dim=-1)
-    # p log p -> 0 as p -> 0, but 0 * -inf is NaN.
-    return -(logprobs.exp() * logprobs.clamp(min=torch.finfo(logprobs.dtype).min)).sum(-1)
 
 
 def policy_loss(
@@ -182,4 +156,4 @@ def sft_loss(
         # Selected first: a softmax over prompts and pads would be most of the work and none of the loss.
         logits, labels = logits[mask], labels[mask]
     count = max(len(labels), 1) if denominator is None else denominator
-    return F.cross_entropy(full_precision(logits), labels, reduction="sum") / count
+    return -sequence_logprobs(logits, labels).sum() / count

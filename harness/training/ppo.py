@@ -39,7 +39,8 @@ from harness.training.kl import (
     token_rewards,
 )
 from harness.training.limits import CollapseMonitor
-from harness.training.losses import entropy, masked_mean, policy_loss, sequence_logprobs, value_loss
+from harness.training.losses import masked_mean, policy_loss, value_loss
+from harness.training.token_logprobs import logprobs_and_entropies, sequence_logprobs
 from harness.training.updates import Updates, micro_batches
 
 
@@ -337,8 +338,9 @@ class PPO:
     ) -> Measured:
         """L_π − c_H · entropy over these rows, and what is logged of it."""
         config, mask = self.config, piece.batch.response_mask
+        logprobs, entropies = logprobs_and_entropies(logits, piece.batch.response, setup.sampling.temperature)
         policy = policy_loss(
-            sequence_logprobs(logits, piece.batch.response, setup.sampling.temperature),
+            logprobs,
             piece.logprobs,
             piece.advantages,
             mask,
@@ -346,8 +348,7 @@ class PPO:
             denominator=denominator,
         )
         loss = policy.loss
-        with torch.set_grad_enabled(config.entropy_coef != 0):  # else it is only logged
-            token_entropy = masked_mean(entropy(logits, setup.sampling.temperature), mask, denominator=denominator)
+        token_entropy = masked_mean(entropies, mask, denominator=denominator)
         if config.entropy_coef:
             loss = loss - config.entropy_coef * token_entropy
         return Measured(

@@ -39,7 +39,7 @@ def sequence_kl(
 
     from harness.models.forward import make_batch, response_logits
     from harness.training.kl import kl_estimates, sequence_sum
-    from harness.training.losses import sequence_logprobs
+    from harness.training.token_logprobs import sequence_logprobs
 
     temperature = sampling.temperature or 1.0
     result = np.zeros(len(prompts))

@@ -22,7 +22,7 @@ from harness.models.loading import load_language_model, load_scorer, save
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.training.language_model import TokenExample, imitation_loss
-from harness.training.losses import sequence_logprobs
+from harness.training.token_logprobs import sequence_logprobs
 
 CAUSAL = ("gpt2", "neox", "llama", "qwen2", "qwen3")
 SEQ2SEQ = ("t5", "bart", "marian")

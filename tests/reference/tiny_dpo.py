@@ -14,8 +14,8 @@ from torch.nn.functional import logsigmoid
 from harness.models.forward import make_batch, response_logits
 from harness.models.loading import LanguageModel
 from harness.training.algorithm import Result, Setup
-from harness.training.losses import sequence_logprobs
 from harness.training.preferences import TokenPair
+from harness.training.token_logprobs import sequence_logprobs
 
 BETA, PAIRS_AT_ONCE, PASSES = 0.1, 16, 4
 

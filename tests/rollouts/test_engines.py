@@ -51,7 +51,9 @@ def test_a_model_that_keeps_all_keys_is_compiled(found: Any) -> None:
 def test_a_compiler_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     cpu = Hardware("cpu", "fp32", 1)
-    with pytest.raises(UserError, match=r"^rollout.engine=compiled needs a C\+\+ compiler, and no-such-compiler is not"):
+    with pytest.raises(
+        UserError, match=r"^rollout.engine=compiled needs a C\+\+ compiler, and no-such-compiler is not"
+    ):
         require_engine(asked("compiled"), cpu)
     require_engine(asked("native"), cpu)
     monkeypatch.setenv("CXX", "true")

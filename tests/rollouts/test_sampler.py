@@ -10,7 +10,7 @@ import torch
 from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.rollouts.sampler import Sampling, choose, sample
-from harness.training.losses import sequence_logprobs
+from harness.training.token_logprobs import sequence_logprobs
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 

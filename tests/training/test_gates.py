@@ -18,7 +18,7 @@ from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.training import gates
-from harness.training.losses import sequence_logprobs
+from harness.training.token_logprobs import sequence_logprobs
 from harness.validation import _check_ppo
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])

@@ -7,65 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from harness.training.losses import (
-    entropy,
     masked_mean,
     policy_loss,
     preference_loss,
-    sequence_logprobs,
     sft_loss,
     value_loss,
 )
+from harness.training.token_logprobs import sequence_logprobs
 
 
 def near(value: float, **kwargs: float):
     return pytest.approx(value, **{"rel": 1e-12, "abs": 1e-13, **kwargs})
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
-def test_logprobs_and_entropy_equal_the_naive_loop(naive, batch, temperature):
-    logits, tokens = batch.normal(4, 6, 5, scale=3.0), batch.tokens(5)
-    logprobs, entropies = sequence_logprobs(logits, tokens, temperature), entropy(logits, temperature)
-    assert logprobs.shape == entropies.shape == (4, 6)
-    for b in range(4):
-        for t in range(6):
-            row = logits[b, t].tolist()
-            assert logprobs[b, t].item() == near(naive.logprob(row, int(tokens[b, t]), temperature))
-            assert entropies[b, t].item() == near(naive.entropy(row, temperature))
-
-
-def test_logprobs_equal_torch_categorical_and_are_a_distribution(batch):
-    logits = batch.normal(4, 6, 5)
-    distribution = torch.distributions.Categorical(logits=logits / 0.7)
-    tokens = batch.tokens(5)
-    torch.testing.assert_close(sequence_logprobs(logits, tokens, 0.7), distribution.log_prob(tokens))
-    torch.testing.assert_close(entropy(logits, 0.7), distribution.entropy())
-    total = sum(sequence_logprobs(logits, torch.full((4, 6), v), 0.7).exp() for v in range(5))
-    torch.testing.assert_close(total, torch.ones(4, 6, dtype=torch.float64))
-
-
-def test_half_precision_logits_are_divided_and_normalised_in_fp32(batch):
-    logits, tokens = batch.normal(4, 6, 50, scale=8.0).bfloat16(), batch.tokens(50)
-    logprobs = sequence_logprobs(logits, tokens, 0.7)
-    assert logprobs.dtype == entropy(logits, 0.7).dtype == torch.float32
-    exact = sequence_logprobs(logits.double(), tokens, 0.7)
-    torch.testing.assert_close(logprobs.double(), exact, rtol=1e-6, atol=1e-5)
-    assert masked_mean(logits[..., 0], batch.mask).dtype == torch.float32
-
-
-def test_entropy_of_the_two_extremes_and_of_forbidden_tokens():
-    logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, -math.inf, -math.inf], [1e4, 0.0, 0.0, 0.0]]])
-    logits.requires_grad_()
-    values = entropy(logits)
-    assert values[0].tolist() == [near(math.log(4), rel=1e-6), near(math.log(2), rel=1e-6), 0.0]
-    values.sum().backward()
-    assert logits.grad is not None
-    assert logits.grad.isfinite().all()
-
-
-def test_gradients_of_logprobs_and_entropy(batch):
-    logits, tokens = batch.normal(2, 3, 4).requires_grad_(), batch.tokens(4)[:2, :3]
-    assert torch.autograd.gradcheck(lambda x: sequence_logprobs(x, tokens, 0.7), logits)
-    assert torch.autograd.gradcheck(lambda x: entropy(x, 0.7), logits)
 
 
 def test_masked_mean(naive, batch):

@@ -16,8 +16,8 @@ from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.training.algorithm import Setup
-from harness.training.losses import sequence_logprobs
 from harness.training.ppo import PPO
+from harness.training.token_logprobs import sequence_logprobs
 
 pytest.importorskip("peft")
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]

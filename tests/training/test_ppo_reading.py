@@ -17,8 +17,8 @@ from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.training import ppo as ppo_module
 from harness.training.algorithm import Setup
-from harness.training.losses import sequence_logprobs
 from harness.training.ppo import PPO, PPOState
+from harness.training.token_logprobs import sequence_logprobs
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 36], [12], [7, 8, 9], [9, 9, 9, 14], [30, 3], [21, 22], [36] * 5, [22, 23, 24]]
 RESPONSES = [[30, 31], [14, 15, 16, 17, 18], [29], [11, 12, 13, 14, 15, 16], [33], [17, 18], [8] * 4, [31, 32, 33]]
