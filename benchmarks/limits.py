@@ -8,6 +8,7 @@ PPO is split into its phases. A GPU in bf16 is what this is for; a CPU shows tha
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import sys
@@ -20,7 +21,7 @@ from benchmarks.command import parser, run, work_folder
 from benchmarks.materials import Rows, base_model, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.rollout import TEMPERATURE, Case, generate, ours
-from benchmarks.sizes import REAL_SIZES
+from benchmarks.sizes import REAL_SIZES, SIZES
 from benchmarks.timing import Measured, alternate, measure
 
 ENGINES = ("native", "compiled")
@@ -36,14 +37,15 @@ class Limits:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.size = options, REAL_SIZES[options.size]
+        self.on_gpu = options.device.startswith("cuda")
         self.folder = work_folder(options.work, f"real-{options.size}")
         self.base = base_model(self.folder, self.size)
         os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
 
     def prompts(self, count: int, tokens: int) -> list[list[int]]:
-        """Random ids; 0 and 1 are EOS and pad."""
+        """Random ids that any of the sizes knows; 0 and 1 are EOS and pad."""
         generator = Random(count + tokens)
-        return [[generator.randrange(2, self.size.vocab_size) for _ in range(tokens)] for _ in range(count)]
+        return [[generator.randrange(2, SIZES["micro"].vocab_size // 2) for _ in range(tokens)] for _ in range(count)]
 
     def request(self, name: str, rows: Rows, **more: Any) -> dict[str, Any]:
         """What a stage of ``benchmarks.our_side`` is asked."""
@@ -58,8 +60,8 @@ class Limits:
 
         def whole() -> None:
             work()
-            if self.options.device.startswith("cuda"):
-                torch.cuda.synchronize()
+            if self.on_gpu:
+                torch.cuda.synchronize(self.options.device)
 
         return measure(whole)[1]
 
@@ -72,7 +74,7 @@ class Limits:
         """Bytes per second, read and written together, of copying what no cache holds."""
         import torch
 
-        size = 2**30 if self.options.device.startswith("cuda") else 2**28
+        size = 2**30 if self.on_gpu else 2**28
         source = torch.zeros(size, dtype=torch.uint8, device=self.options.device)
         target = torch.ones_like(source)
         return 2 * size / self.best(lambda: target.copy_(source))
@@ -81,7 +83,7 @@ class Limits:
         """FLOP/s of a square product in the precision of the run."""
         import torch
 
-        width = 8192 if self.options.device.startswith("cuda") else 1024
+        width = 8192 if self.on_gpu else 1024
         kind = torch.float32 if self.options.precision == "fp32" else torch.bfloat16
         left, right = (torch.randn(width, width, device=self.options.device).to(kind) for _ in range(2))
         return 2.0 * width**3 / self.best(lambda: left @ right)
@@ -90,7 +92,8 @@ class Limits:
 def multiplied_weights(model: Any) -> int:
     """All weights but those of an input embedding that the output layer does not share."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    return sum(weight.numel() for weight in model.parameters()) - (0 if head is embedding else int(embedding.numel()))
+    all_weights = sum(int(weight.numel()) for weight in model.parameters())
+    return all_weights - (0 if head is embedding else int(embedding.numel()))
 
 
 def bytes_read(limits: Limits, model: Any, rows: int, prompt: int, tokens: int) -> float:
@@ -135,8 +138,8 @@ def add_rollouts(limits: Limits, report: Report) -> None:
         engine: ours(case, options.precision, engine) for engine in ENGINES if engine in options.engines
     }
     sides["generate"] = generate(case, options.precision)
-    for side in sides.values():
-        side(0)  # also compiles
+    for side in [*sides.values(), *sides.values()]:
+        side(0)  # first what is compiled, then what is recorded
     measured = alternate(
         {name: partial(limits.synchronized, partial(side, 0)) for name, side in sides.items()}, options.rounds
     )
@@ -228,9 +231,11 @@ def compare(options: argparse.Namespace) -> Report:
     report = Report("limits", asked, options.threads, details={"device": hardware.description()})
     limits = Limits(options)
     for stage in options.stages:
+        gc.collect()
         _forget_peak(hardware.device)
         ADD[stage](limits, report)
-        report.figures.append(Figure(f"{stage}: peak memory", "MB", {"ours": [_peak(hardware.device)]}))
+        if stage != "rollout":  # which has the models of all sides
+            report.figures.append(Figure(f"{stage}: peak memory", "MB", {"ours": [_peak(hardware.device)]}))
     return report
 
 
@@ -240,7 +245,7 @@ def _forget_peak(device: str) -> None:
     from harness.memory import reset_peak_memory
 
     if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     else:
         reset_peak_memory()
 
@@ -251,7 +256,7 @@ def _peak(device: str) -> float:
 
     from harness.memory import peak_memory_mb
 
-    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak_memory_mb()
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.startswith("cuda") else peak_memory_mb()
 
 
 def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:

@@ -1,6 +1,6 @@
 """What both sides start from, on disk: tokenizer, base model, an SFT policy, a reward model, and tokens to train on.
 
-Made once per size from fixed seeds. The base model is an untrained GPT-2 as transformers makes it, dropout and all, so
+Made once per size from fixed seeds. The base model is as transformers makes it, untrained, dropout and all, so
 that each side does with a checkpoint what it always does. Policy and reward model are trained by this harness.
 """
 

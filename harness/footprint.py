@@ -16,7 +16,7 @@ FULL, HALF = 4, 2
 
 ROLES = (
     *("base", "policy", "reference", "reward model", "value", "judge", "adapters", "best policy"),
-    *("gradients", "optimiser", "bf16 copies", "activations", "logits", "cache", "libraries"),
+    *("gradients", "optimiser", "bf16 copies", "activations", "logits", "cache", "compiled steps", "libraries"),
 )
 """What memory is for, in the order in which it is shown; a role that no stage has is not."""
 

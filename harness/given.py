@@ -49,6 +49,8 @@ def require_base(config: Config, key: str, model: ModelConfig) -> None:
     elif config.sft.source == "train":
         require_positions(SimpleNamespace(config=found), config.task, key=key)
         require_policy(found, codec, config, key)
+    elif "base" in config.evaluation.fixed_rows:
+        require_architecture(found, config, key)
 
 
 def require_policy(found: Any, codec: Codec, config: Config, key: str) -> None:
@@ -112,6 +114,8 @@ def require_given(config: Config) -> None:
         require_positions(SimpleNamespace(config=found), config.task, key=key)
         if key == "sft.path":
             require_policy(found, codecs[key], config, key)
+        elif key == "algorithm.path":
+            require_architecture(found, config, key)
     policy = codecs.get("sft.path")
     if policy is None and config.model.kind == "hf":
         policy = load_codec(str(config.model.name), revision=config.model.revision)

@@ -27,6 +27,7 @@ from harness.footprint import (
     weights,
 )
 from harness.models.shape import Shape
+from harness.models.static_decoding import bucket, whole_columns
 from harness.needs import needs_reward_model, packed_tokens, takes_finished_policy
 from harness.stages import Stage
 
@@ -154,8 +155,11 @@ class Memory:
             {"best policy": weights(shape.trained)} if ppo.checks.probes else {},
             {"optimiser": moments},
         )
+        rows = min(config.rollout.batch_size, ppo.batch_size)
+        if config.rollout.engine == "compiled":
+            held = together(held, self._compiled(shape, rows))
         return [
-            *self._sampling(shape, held, min(config.rollout.batch_size, ppo.batch_size)),
+            *self._sampling(shape, held, rows),
             *self._read(shape, held, self.batch(self._at_once(ppo.micro_batch_size or ppo.minibatch_size))),
             *self._update(ppo, held, value),
             *kept,
@@ -192,6 +196,8 @@ class Memory:
         if row not in ("base", "sft", "sft-more", "best-of-n", None):
             return scoring
         held = together(judge, self._row_policy(row))
+        if config.evaluation.engine == "compiled":
+            held = together(held, self._compiled(shape, config.evaluation.batch_size))
         answered = self._sampling(shape, held, config.evaluation.batch_size)
         if row in ("best-of-n", None) and needs_reward_model(config):
             held = together(held, self._reward_model_beside())
@@ -304,6 +310,12 @@ class Memory:
         chosen = rows * shape.vocab_size * FULL * CHOSEN_LOGITS
         last = {"cache": cache(shape, batch, grows=True), "logits": float(chosen)}
         return [self._prompt(shape, held, batch), {**held, **last}]
+
+    def _compiled(self, shape: Shape, rows: int) -> Phase:
+        """What compiled steps keep as long as the model is there: the cache that all batches use, and cast weights."""
+        task = self.job.config.task
+        batch = Batch(bucket(rows), whole_columns(task.max_prompt_tokens + task.max_response_tokens), 0, self.compute)
+        return {"compiled steps": cache(shape, batch) + self._copies(shape, shape.trained)}
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
         """The prompt's pass, whose keys and values stay, then the response's."""

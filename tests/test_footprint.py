@@ -338,6 +338,16 @@ def test_ppo_reads_the_reference_on_as_many_rows_as_an_update(expected: Callable
     assert few["logits"] == 2 * 4 * 4 * 32 * 50_000
 
 
+def test_compiled_steps_keep_their_cache_through_the_updates(expected: Callable[..., dict[str, float]]) -> None:
+    """100 rows are answered as 128, and 64 + 32 tokens read as 112 columns."""
+    sizes = ["algorithm.episodes=512", "algorithm.batch_size=128", "algorithm.minibatch_size=64"]
+    usual = expected("ppo", *sizes, "rollout.batch_size=100")
+    found = expected("ppo", *sizes, "rollout.batch_size=100", "rollout.engine=compiled")
+    layers, keys, fp32 = 2, 64, 4
+    assert found.pop("compiled steps") == 2 * layers * keys * fp32 * 128 * 112
+    assert found == usual
+
+
 def test_packing_adds_the_masks_of_its_rows(expected: Callable[..., dict[str, float]]) -> None:
     """A row of 400 tokens holds four demonstrations at the limits, of 96 tokens each."""
     plain = expected("sft", "sft.batch_size=256")

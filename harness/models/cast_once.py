@@ -1,4 +1,4 @@
-"""Weights in bf16 for many passes: autocast casts them again in every one."""
+"""Weights in bf16 for many passes: autocast casts them once per batch, frozen and compiled ones in every step."""
 
 from __future__ import annotations
 

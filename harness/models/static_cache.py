@@ -44,6 +44,8 @@ class StaticMemory:
         self._sizes: list[tuple[int, int, int]] = []
         self._caches: dict[tuple[int, int, int], Cache] = {}
         self._room = 0
+        self.expected = 0
+        """Rows times columns of the largest batch that is to come: what is allocated later would lie elsewhere."""
 
     def take(self, layers: Sequence[Any], *, rows: int, width: int) -> None:
         """Copy what a prompt's pass left into the first columns of a batch.
@@ -54,8 +56,10 @@ class StaticMemory:
             width: columns that it may come to.
         """
         sizes = [(one.keys.shape[1], one.keys.shape[3], one.values.shape[3]) for one in layers]
-        if rows * width > self._room or sizes != self._sizes or layers[0].keys.dtype != self._flat[0][0].dtype:
-            self._allocate(layers, sizes, rows * width)
+        kinds = [(one.keys.dtype, one.values.dtype) for one in layers]
+        same = sizes == self._sizes and kinds == [(keys.dtype, values.dtype) for keys, values in self._flat]
+        if rows * width > self._room or not same:
+            self._allocate(layers, sizes, max(rows * width, self.expected))
         count, column = layers[0].keys.shape[0], layers[0].keys.shape[2]
         for taken, held in zip(layers, self._all(rows, width), strict=True):
             for states, room in zip((taken.keys, taken.values), held, strict=True):

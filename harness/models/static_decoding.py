@@ -38,6 +38,18 @@ def bucket(rows: int) -> int:
     return power
 
 
+def whole_columns(tokens: int) -> int:
+    """The columns in which so many tokens are read."""
+    return -(-tokens // COLUMNS) * COLUMNS
+
+
+def expect(model: Any, *, rows: int, prompt: int, tokens: int) -> None:
+    """Say how many rows, tokens of a prompt and of a response the batches of this model come to at most."""
+    from harness.models.static_cache import memory_of
+
+    memory_of(model).expected = bucket(rows) * whole_columns(max(prompt, 2) - 1 + tokens)
+
+
 class StaticDecoding:
     """Rows that have a prompt and the tokens chosen so far, of a causal language model; see ``Decoding``."""
 
@@ -53,7 +65,7 @@ class StaticDecoding:
         cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
         count, prompt = ids.shape
         self.model, self.rows, self.column = model, bucket(count), prompt - 1
-        self.width = _whole_columns(prompt - 1 + tokens)
+        self.width = whole_columns(prompt - 1 + tokens)
         self.memory = memory_of(model)
         self.memory.take(cache.layers, rows=self.rows, width=self.width)
         self.index = torch.arange(count, device=ids.device)  # of the rows that go on, in the batch of ``rows``
@@ -68,7 +80,7 @@ class StaticDecoding:
     def logits(self) -> torch.Tensor:
         import torch
 
-        columns = _whole_columns(self.column + 1)
+        columns = whole_columns(self.column + 1)
         cache = self.memory.cache(self.rows, self.width, columns)
         mask = self.mask[:, :columns].contiguous()
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # the last step's logits have been read
@@ -98,10 +110,6 @@ class StaticDecoding:
         self.memory.column.fill_(self.column)
 
 
-def _whole_columns(tokens: int) -> int:
-    return -(-tokens // COLUMNS) * COLUMNS
-
-
 def step(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
     logits: torch.Tensor = model(
         input_ids=ids,
@@ -119,6 +127,8 @@ def compiled_step(device_type: str) -> Callable[..., torch.Tensor]:
     """The step, compiled once for all sizes of batch and cache, and for all models of one architecture."""
     import torch
 
+    # A sweep's models differ in their sizes, and each kind is compiled: torch gives up at eight.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
     mode = "reduce-overhead" if device_type == "cuda" else None  # what torch calls CUDA graphs
     made: Callable[..., torch.Tensor] = torch.compile(step, dynamic=True, fullgraph=True, mode=mode)
     return made

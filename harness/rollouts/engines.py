@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from contextlib import suppress
@@ -30,6 +31,8 @@ def require_engine(config: Config, hardware: Hardware) -> None:
         UserError: something is not installed or too old, or an engine cannot answer as it is asked.
     """
     if config.model.kind != "api":
+        for engine in ("compiled", "vllm"):
+            _require_weights(keys_naming(engine, config), config, engine)
         _require_compiler(keys_naming("compiled", config), hardware)
         _require_vllm(keys_naming("vllm", config), config, hardware)
 
@@ -68,26 +71,31 @@ def _keeps_all_keys(found: Any, config: Config) -> bool:
     )
 
 
+def _require_weights(chosen: list[str], config: Config, engine: str) -> None:
+    if chosen and config.model.quantization is not None:
+        rule = f"cannot be handed to the engine that {chosen[0]}={engine} names"
+        raise UserError("model.quantization", config.model.quantization, rule, f"leave it or {chosen[0]} out")
+
+
 def _require_compiler(chosen: list[str], hardware: Hardware) -> None:
-    """What torch.compile calls to make its kernels."""
+    """What torch.compile calls to make its kernels: on a CPU a C++ compiler, on a GPU Triton and a C compiler."""
     if not chosen:
         return
-    if hardware.device != "cpu":
+    if hardware.device == "cpu":
+        variable, usual = "CXX", ["clang++" if sys.platform == "darwin" else "g++"]
+    else:
         require_package("triton", chosen[0], "compiled", "install it, or leave the key out")
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # torch's own rule
-    if shutil.which(compiler) is None:
-        rule = f"needs a C++ compiler, and {compiler} is not found"
-        raise UserError(
-            chosen[0], "compiled", rule, "install g++, name another in the variable CXX, or leave the key out"
-        )
+        variable, usual = "CC", ["gcc", "clang"]
+    named = shlex.split(os.environ.get(variable, ""))[:1] or usual
+    if not any(map(shutil.which, named)):
+        rule = f"needs a compiler, and {' or '.join(named)} is not found"
+        remedy = f"install {usual[0]}, name another in the variable {variable}, or leave the key out"
+        raise UserError(chosen[0], "compiled", rule, remedy)
 
 
 def _require_vllm(chosen: list[str], config: Config, hardware: Hardware) -> None:
     if not chosen:
         return
-    if config.model.quantization is not None:
-        rule = f"cannot be handed to the engine that {chosen[0]}=vllm names"
-        raise UserError("model.quantization", config.model.quantization, rule, f"leave it or {chosen[0]} out")
     if hardware.device not in ("cpu", "cuda", "cuda:0"):
         rule = "is not where vLLM works, which takes the first GPU that it sees"
         raise UserError("hardware.device", hardware.device, rule, "set CUDA_VISIBLE_DEVICES, and hardware.device=cuda")

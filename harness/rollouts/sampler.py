@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 LOOKS = 8
-"""Every so many tokens a GPU is asked which rows have ended: it has to come to the end of its work for that."""
+"""Every so many compiled steps a GPU is asked which rows have ended: it has to come to the end of its work for that."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,10 @@ def sample(
                 advance(len(rows))
 
     with cast_once(model, "fp32" if hardware is None else hardware.precision, keep=compiled):
+        if compiled and prompts:
+            from harness.models.static_decoding import expect
+
+            expect(model, rows=max(map(len, pending)), prompt=max(map(len, prompts)), tokens=length)
         if hardware is None or compiled:
             for rows in pending:
                 answer(rows)
@@ -148,7 +152,8 @@ def _sample_batch(
     alive, done = torch.arange(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     compiled = settings.engine == "compiled"
     decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared, compiled=compiled)
-    looks = 1 if device.type == "cpu" else LOOKS
+    # Uncompiled, transformers asks at every token whether a prompt is padded.
+    looks = LOOKS if compiled and device.type != "cpu" else 1
     for step in range(length):
         chosen, chosen_logprobs = choose(decoding.logits().float(), uniforms[alive, step], settings)
         tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs

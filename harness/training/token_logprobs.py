@@ -16,31 +16,36 @@ from torch.autograd.function import once_differentiable
 
 from harness.training.masks import full_precision
 
-CPU_PIECE, GPU_PIECE = 2**18, 2**27
-"""Logits at a time; a GPU's kernels are long in starting, and it has no cache to stay in."""
+CPU_PIECE, GPU_PIECE = 2**18, 2**24
+"""Logits at a time, but one row at least; a GPU's kernels are long in starting, and it has no cache to stay in."""
 
 
 def sequence_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
     """The logprob of each token under softmax(logits / temperature), in nats.
 
     Args:
-        logits: (N, …, V) float, aligned with ``tokens``; -inf forbids a token.
-        tokens: (N, …) long.
+        logits: (…, V) float, aligned with ``tokens``; -inf forbids a token.
+        tokens: (…) long.
         temperature: that of sampling; the policy, the old policy and the reference all use the same one.
-    Returns: (N, …) in fp32, or in double precision where the logits are; carries the gradient.
+    Returns: (…) in fp32, or in double precision where the logits are; carries the gradient.
     """
-    logprobs: Tensor = _Chosen.apply(logits, tokens, temperature, False)[0]  # type: ignore[no-untyped-call]
-    return logprobs
+    rows = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1)
+    logprobs: Tensor = _Chosen.apply(*rows, temperature, False)[0]  # type: ignore[no-untyped-call]
+    return logprobs.view(tokens.shape)
 
 
 def logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """As ``sequence_logprobs``, and each distribution's entropy in nats, through which gradients flow as well."""
-    logprobs, entropies = _Chosen.apply(logits, tokens, temperature, True)  # type: ignore[no-untyped-call]
-    return logprobs, entropies
+    rows = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1)
+    logprobs, entropies = _Chosen.apply(*rows, temperature, True)  # type: ignore[no-untyped-call]
+    return logprobs.view(tokens.shape), entropies.view(tokens.shape)
 
 
 class _Chosen(torch.autograd.Function):
-    """With z = logits / T, p = softmax(z), H = −Σ p log p: ∂log p_a/∂z = 1_a − p and ∂H/∂z = −p (log p + H)."""
+    """Of (M, V) logits and (M,) tokens: (M,) logprobs and, where asked for, (M,) entropies.
+
+    With z = logits / T, p = softmax(z), H = −Σ p log p: ∂log p_a/∂z = 1_a − p and ∂H/∂z = −p (log p + H).
+    """
 
     @staticmethod
     def forward(
@@ -94,8 +99,7 @@ def _scaled(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _pieces(logits: Tensor) -> Iterator[slice]:
-    """Runs of rows of the first dimension."""
-    most = CPU_PIECE if logits.device.type == "cpu" else GPU_PIECE
-    rows = max(most // max(logits[:1].numel(), 1), 1)
+    """Runs of rows."""
+    rows = max((CPU_PIECE if logits.device.type == "cpu" else GPU_PIECE) // logits.shape[-1], 1)
     for start in range(0, len(logits), rows):
         yield slice(start, start + rows)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import loop, materials, our_side, rollout, scale, sweep, update, worker
+from benchmarks import limits, loop, materials, our_side, rollout, scale, sweep, update, worker
 from benchmarks.sides import Side
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import SIZES, Size
 from harness import cli
 from harness.errors import RunFailed
+from harness.models import static_decoding
 
 Command = Callable[[list[str]], int]
 
@@ -80,9 +82,60 @@ def test_rollout(ask: Callable[..., dict[str, Any]]) -> None:
     assert set(figures(found)["sampled, full length: against the products"]["values"]) == {"ours", "products"}
 
 
-def test_greedy_responses_end_at_different_times(work: Path) -> None:
-    from argparse import Namespace
+def test_rollout_by_compiled_steps(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
+    found = ask(rollout.main, "--rounds", "1", "--batch", "6", "--engine", "compiled")
+    assert found["settings"]["engine"] == "compiled"
+    assert len(found["checks"]) == 3
 
+
+def test_limits(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
+    few = ["--rounds", "1", "--batch", "4", "--minibatch", "2", "--sft-batch", "2", "--steps", "1"]
+    found = ask(limits.main, "--device", "cpu", "--prompt-tokens", "10", "--response-tokens", "6", *few)
+    measured = figures(found)
+    shares = [measured[f"PPO: {phase}"]["values"]["ours"][0] for phase in our_side.PHASES]
+    assert sum(shares) == pytest.approx(100)
+    for engine in limits.ENGINES:
+        speed = measured[f"rollout, {engine}"]["values"][engine][0]
+        share = measured[f"rollout, {engine}: of the bandwidth's bound"]["values"][engine][0]
+        assert share == pytest.approx(100 * speed / found["details"]["rollout"]["bound_tokens_per_second"])
+    tokens = 2 * 1 * 16
+    speed, share = (measured[name]["values"]["ours"][0] for name in ("SFT", "SFT: of the matrix rate"))
+    rate = found["details"]["sft"]["matrix_flops_per_second"]
+    assert share == pytest.approx(100 * found["details"]["sft"]["flops"] / rate * speed / tokens)
+
+
+def test_bytes_and_flops_of_a_model_that_is_counted_by_hand() -> None:
+    """Two layers of width 8, an embedding of 5 tokens that the output layer shares, and one that it does not."""
+    from torch import nn
+
+    size = Size(layers=2, width=8, heads=1, vocab_size=5, words=1)
+    asked = Namespace(size=size, options=Namespace(precision="bf16"))
+
+    class Model(nn.Module):
+        def __init__(self, shared: bool) -> None:
+            super().__init__()
+            self.embedding, self.layer, self.head = nn.Embedding(5, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 5)
+            self.head.bias = None
+            if shared:
+                self.head.weight = self.embedding.weight
+
+        def get_input_embeddings(self) -> Any:
+            return self.embedding
+
+        def get_output_embeddings(self) -> Any:
+            return self.head
+
+    for shared in (True, False):
+        model: Any = Model(shared)
+        assert limits.multiplied_weights(model) == 40 + 64
+        cached = 2 * 2 * 8 * 3 * (10 + 1 + 10 + 2)  # keys and values, layers, width, rows, tokens after either step
+        assert limits.bytes_read(asked, model, rows=3, prompt=10, tokens=2) == 2 * (2 * (40 + 64) + cached)
+        assert limits.training_flops(asked, model, tokens=30, length=10) == 30 * (6 * (40 + 64) + 12 * 2 * 8 * 10)
+
+
+def test_greedy_responses_end_at_different_times(work: Path) -> None:
     case = rollout.cases(Namespace(size="micro", work=work, batch=12))[-1]
     responses = rollout.generate(case, "fp32")(0)
     assert len({len(response) for response in responses}) > 5
@@ -91,8 +144,6 @@ def test_greedy_responses_end_at_different_times(work: Path) -> None:
 
 def test_products_follow_the_lengths(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of every product: all prompts' tokens first, then one per response that still goes on; the head likewise."""
-    from benchmarks.sizes import Size
-
     case = rollout.Case("", work, [[2] * 5, [2] * 3], 4, 0.0, ends=True)
     run = rollout.products(case, Size(layers=1, width=4, heads=1, vocab_size=7, words=1), [1, 3], "fp32")
     seen: list[tuple[int, int]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from harness.config import LoraConfig
+from harness.hardware import Hardware
 from harness.models import static_decoding
+from harness.models.adapters import Base, add_adapter, trainable
 from harness.models.forward import make_batch, response_logits
 from harness.models.loading import load_language_model
 from harness.models.static_cache import memory_of
 from harness.rollouts.sampler import Sampling, sample
+from harness.training.token_logprobs import sequence_logprobs
 
 PROMPTS = ["the red fox", "a bird sings about the big house and the old one .", "number 7 runs", "it"]
 
@@ -89,6 +94,24 @@ def test_memory_stays_where_it_is_until_a_larger_batch_comes(make_lm: Callable[.
     assert memory_of(make_lm("gpt2").model) is not memory_of(lm.model)
 
 
+@pytest.mark.usefixtures("as_written")
+def test_the_largest_batch_of_a_call_is_allocated_for_at_once(
+    make_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short prompts come first, and what is made for them lies where that of the long ones does."""
+    lm, places = make_lm("llama"), []
+    prompts = [[7, 8 + row] for row in range(8)] + [list(range(10, 40))] * 8
+
+    def step(*given: Any) -> torch.Tensor:
+        places.append(given[-1].layers[0].keys.data_ptr())
+        return static_decoding.step(*given)
+
+    monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: step)
+    sample(lm.model, prompts, Sampling(5, engine="compiled", batch_size=8), eos_id=-1, pad_id=0, seed=1)
+    assert len(places) == 10
+    assert len(set(places)) == 1
+
+
 def test_a_compiled_step_is_compiled_once_for_all_sizes_and_models(make_lm: Callable[..., Any]) -> None:
     """Two models of one architecture, batches of several sizes, and weights that change meanwhile."""
     from torch._dynamo.utils import counters
@@ -117,3 +140,40 @@ def test_a_compiled_step_is_compiled_once_for_all_sizes_and_models(make_lm: Call
     for lm, rows in ((one, 40), (other, 30), (other, 10), (one, 5)):
         both(lm, rows)
     assert counters["stats"]["unique_graphs"] == before + 1
+
+
+def test_more_kinds_of_models_than_torch_compiles_by_default(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep's models differ in their sizes; traced as they are compiled, but without making kernels."""
+    torch._dynamo.reset()
+    static_decoding.compiled_step.cache_clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    for width in range(8, 88, 8):
+        model = make_model("gpt2", width=width)
+        found = sample(model, [[7, 8, 9]] * 9, Sampling(2, engine="compiled"), eos_id=-1, pad_id=0, seed=1)
+        assert {len(tokens) for tokens in found.tokens} == {2}
+    static_decoding.compiled_step.cache_clear()
+
+
+def test_adapters_in_bf16_are_compiled(make_lm: Callable[..., Any]) -> None:
+    """Their weights learn, the base's are frozen, and both are cast for the steps: what a scoring pass says."""
+    pytest.importorskip("peft")
+    lm = make_lm("llama", width=32)
+    add_adapter(lm.model, LoraConfig(rank=2, alpha=8), Base("/base"), seed=0)
+    with torch.no_grad():
+        for parameter in trainable(lm.model).values():
+            parameter.add_(0.1)
+    prompts = [[7, 8, 9], [10, 11], *[[12, 13 + row] for row in range(8)]]
+    hardware = Hardware("cpu", "bf16", 1)
+    for _ in range(2):  # the second time into the copies of the first
+        settings = Sampling(6, temperature=0.7, engine="compiled")
+        rollout = sample(lm.model, prompts, settings, eos_id=-1, pad_id=0, seed=1, hardware=hardware)
+        batch = make_batch(prompts, rollout.tokens, 0)
+        with torch.inference_mode(), hardware.autocast():
+            scored = sequence_logprobs(response_logits(lm.model, batch), batch.response, 0.7)
+        assert float((scored - rollout.logprobs).abs().max()) < 0.05
+        assert {weight.dtype for weight in lm.model.parameters()} == {torch.float32}
+        with torch.no_grad():
+            for parameter in trainable(lm.model).values():
+                parameter.mul_(-2)
