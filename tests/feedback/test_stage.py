@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.config import FeedbackConfig, RolloutConfig
+from harness.context import Job
 from harness.data.prompts import CutReport
 from harness.feedback.annotators import Annotator
 from harness.feedback.stage import encode_pairs, make_annotator, own_pairs, sample_pairs
@@ -21,7 +23,7 @@ class World:
 
 def make_job(hardware: Any = None, world: Any = None, **feedback: Any) -> Any:
     """As much of a job as feedback reads; a prompt is its fields' text."""
-    return SimpleNamespace(
+    job = SimpleNamespace(
         config=SimpleNamespace(
             feedback=FeedbackConfig(**{"kind": "gold", **feedback}),
             rollout=RolloutConfig(),
@@ -32,6 +34,8 @@ def make_job(hardware: Any = None, world: Any = None, **feedback: Any) -> Any:
         hardware=hardware,
         world=world,
     )
+    job.training_sampling = partial(Job.training_sampling, job)
+    return job
 
 
 def pair(number: int, chosen: str, rejected: str) -> PairExample:
