@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware
-from harness.training.muon import Muon
 from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, optimizer
 
 if TYPE_CHECKING:
@@ -37,7 +36,11 @@ class Updates:
         matrices = [p for name, p in named if is_hidden_matrix(name, p)] if config.kind == "muon" else []
         chosen = {id(matrix) for matrix in matrices}
         rest = [parameter for parameter in self.parameters if id(parameter) not in chosen]
-        self.optimizers: list[Any] = [Muon(matrices, **settings)] if matrices else []
+        self.optimizers: list[Any] = []
+        if matrices:
+            from harness.training.muon import Muon
+
+            self.optimizers.append(Muon(matrices, **settings))
         if rest or not matrices:
             self.optimizers.append(optimizer(rest, eps=config.eps, **settings))
 
