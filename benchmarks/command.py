@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.picture import Bar, draw, ratio_bars
@@ -39,6 +39,18 @@ def _positive(given: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+def some_of(names: Collection[str], kind: str) -> Callable[[str], list[str]]:
+    """An option's type: names separated by commas, each one of these."""
+
+    def chosen(given: str) -> list[str]:
+        unknown = [name for name in given.split(",") if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]} is no {kind}; choose from {', '.join(names)}")
+        return given.split(",")
+
+    return chosen
 
 
 def work_folder(given: Path | None, *parts: str) -> Path:

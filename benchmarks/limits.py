@@ -17,8 +17,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from benchmarks.command import parser, run, work_folder
-from benchmarks.materials import Rows, base_model, write_rows
+from benchmarks.command import parser, run, some_of, work_folder
+from benchmarks.materials import Rows, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.rollout import TEMPERATURE, Case, generate, ours
 from benchmarks.sizes import REAL_SIZES, SIZES
@@ -185,12 +185,8 @@ def add_sft(limits: Limits, report: Report) -> None:
 def add_ppo(limits: Limits, report: Report) -> None:
     """Episodes per second, and each phase's share of the time; the first iteration, which compiles, does not count."""
     from benchmarks import our_side
-    from harness.models.loading import load_scorer, save
 
-    options = limits.options
-    scorer = limits.folder / "untrained-scorer"
-    if not (scorer / "config.json").is_file():
-        save(load_scorer(limits.base, head_seed=0), scorer)
+    options, scorer = limits.options, untrained_scorer(limits.folder, limits.base)
     episodes = options.batch * (options.rounds + 1)
     rows = [{"input_ids": ids} for ids in limits.prompts(episodes, options.prompt_tokens)]
     amounts = {
@@ -259,22 +255,12 @@ def _peak(device: str) -> float:
     return torch.cuda.max_memory_allocated(device) / 1e6 if device.startswith("cuda") else peak_memory_mb()
 
 
-def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
-    def chosen(given: str) -> list[str]:
-        unknown = [name for name in given.split(",") if name not in names]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(names)}")
-        return given.split(",")
-
-    return chosen
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("limits", __doc__, rounds=3, sizes=REAL_SIZES)
     options.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
     options.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
-    options.add_argument("--stages", type=_some_of(STAGES), default=list(STAGES), help=f"of {','.join(STAGES)}")
-    options.add_argument("--engines", type=_some_of(ENGINES), default=list(ENGINES), help="that are measured")
+    options.add_argument("--stages", type=some_of(STAGES, "stage"), default=list(STAGES), help=f"of {','.join(STAGES)}")
+    options.add_argument("--engines", type=some_of(ENGINES, "engine"), default=list(ENGINES), help="that are measured")
     options.add_argument("--engine", choices=ENGINES, default="native", help="that PPO samples with")
     options.add_argument("--batch", type=int, default=128, help="rows of a rollout, episodes of a PPO iteration")
     options.add_argument("--minibatch", type=int, default=32, help="episodes of a PPO update")

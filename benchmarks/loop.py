@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import learning
-from benchmarks.command import parser, run, work_folder
+from benchmarks.command import parser, run, some_of, work_folder
 from benchmarks.learning import Learned
 from benchmarks.materials import Materials, Rows, base_model, write_rows
 from benchmarks.report import Figure, Report
@@ -241,21 +241,15 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
 
 
-def _stages(given: str) -> list[str]:
-    names = given.split(",")
-    unknown = [name for name in names if name not in STAGES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]} is no stage; choose from {', '.join(STAGES)}")
-    return names
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("loop", __doc__, rounds=3)
     options.add_argument("--against", choices=("trl", "self"), default="trl", help="self shows what noise alone does")
     options.add_argument("--trl-python", help="of an environment with TRL 1.12.0 (default: one is made in --work)")
     options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours")
     options.add_argument("--their-precision", choices=("fp32", "bf16"), default="fp32")
-    options.add_argument("--stages", type=_stages, default=list(STAGES), help=f"some of {','.join(STAGES)}")
+    options.add_argument(
+        "--stages", type=some_of(STAGES, "stage"), default=list(STAGES), help=f"some of {','.join(STAGES)}"
+    )
     options.add_argument("--scale", type=float, default=1.0, help="of the work in one measurement (default: 1)")
     return run(options, compare, arguments)
 

@@ -62,6 +62,16 @@ def _config(size: Size, tokenizer: Any) -> Any:
     return config
 
 
+def untrained_scorer(folder: Path, base: Path) -> Path:
+    """A reward model that was never trained, on the base model's trunk, in ``folder``; made once."""
+    from harness.models.loading import load_scorer, save
+
+    target = folder / "untrained-scorer"
+    if not (target / "config.json").is_file():
+        save(load_scorer(base, head_seed=0), target)
+    return target
+
+
 class Materials:
     """Rows by kind, as many as are asked for; another seed gives another text, which is how rows are held out.
 

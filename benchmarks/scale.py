@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.command import parser, run, work_folder
-from benchmarks.materials import Materials, base_model, write_rows
+from benchmarks.materials import Materials, base_model, untrained_scorer, write_rows
 from benchmarks.picture import Bar
 from benchmarks.report import Figure, Report
 from benchmarks.sides import Side
@@ -71,13 +71,10 @@ def _weights(size: str) -> float:
 
 def request(point: Point, options: argparse.Namespace, *, warm: bool = False) -> dict[str, Any]:
     """What a point's process is asked to do; ``warm``: two rollouts' worth of it."""
-    from harness.models.loading import load_scorer, save
-
     size = SIZES[point.size]
     folder = work_folder(options.work, point.size)
-    base, scorer = base_model(folder, size), folder / "untrained-scorer"
-    if not (scorer / "config.json").is_file():
-        save(load_scorer(base, head_seed=0), scorer)
+    base = base_model(folder, size)
+    scorer = untrained_scorer(folder, base)
     count = point.batch if warm else point.prompts
     rows = folder / f"rows-scale-{count}.json"
     if not rows.is_file():

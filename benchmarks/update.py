@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.command import parser, run, work_folder
-from benchmarks.materials import Materials, base_model, write_rows
+from benchmarks.materials import Materials, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.sizes import RESPONSE_TOKENS, SIZES
 from benchmarks.timing import alternate, measure
@@ -38,13 +38,10 @@ def prepare(options: argparse.Namespace) -> Steps:
     os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
     from benchmarks.our_side import ppo_run
     from benchmarks.plain_ppo import Minibatch, PlainPPO
-    from harness.models.loading import load_scorer, save
 
     folder = work_folder(options.work, options.size)
     base = base_model(folder, SIZES[options.size])
-    scorer = folder / "untrained-scorer"
-    if not (scorer / "config.json").is_file():
-        save(load_scorer(base, head_seed=0), scorer)
+    scorer = untrained_scorer(folder, base)
     rows = Materials(base, SIZES[options.size]).prompts(options.batch, seed=1)
     algorithm, setup, _ = ppo_run(
         {
