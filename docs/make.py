@@ -223,8 +223,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "epochs": "Passes over the demonstrations; may be a fraction.",
         "max_steps": "Most updates.",
         "batch_size": "Demonstrations per update.",
-        "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it. null: all, in two "
-        "halves on a CPU in fp32.",
+        "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it. null: all; on a "
+        "CPU so few that their graphs stay near 100 MB (memory.md), and two passes at a time in fp32.",
         "train_on_prompt": "Count the prompt's tokens in the loss too.",
         "packing": "Lay the demonstrations of a forward pass end to end; each sees itself alone. An update has the "
         "same demonstrations and weights of tokens either way. Slower on a CPU (docs/performance.md). Not for "
@@ -252,8 +252,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "path": "load: folder of the reward model; it may have a tokenizer of its own.",
         "epochs": "Passes over the pairs; may be a fraction.",
         "batch_size": "Pairs per update.",
-        "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it. null: all, in two halves on "
-        "a CPU in fp32.",
+        "micro_batch_size": "Pairs per forward pass; the gradient does not depend on it. null: as for SFT.",
         "margin": "Margin in the Bradley–Terry loss.",
         "centering": "Weight of the squared sum of both scores.",
         "scale_scores": "Divide scores by their standard deviation on references, besides the shift.",
@@ -292,8 +291,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     "PPOConfig": {
         "batch_size": "Responses per rollout.",
         "minibatch_size": "Responses per update; divides `batch_size`.",
-        "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read (null: "
-        "`minibatch_size`); neither gradients nor these depend on it.",
+        "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read; neither "
+        "gradients nor these depend on it. null: `minibatch_size`, in updates on a CPU as for SFT.",
         "epochs": "Passes over each rollout.",
         "kl_coef": "β: what a nat of KL from the SFT policy costs.",
         "clip_range": "ε of the clipped ratio.",

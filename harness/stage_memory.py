@@ -30,6 +30,7 @@ from harness.models.shape import Shape
 from harness.models.static_decoding import bucket, whole_columns
 from harness.needs import needs_reward_model, packed_tokens, takes_finished_policy
 from harness.stages import Stage
+from harness.training.updates import rows_in_graph
 
 LIBRARIES = 550e6
 """Resident bytes of Python with torch and transformers imported; a GPU has none of them."""
@@ -93,7 +94,7 @@ class Memory:
                 shape,
                 held,
                 sft.optimizer,
-                *self._pass(sft.batch_size, sft.micro_batch_size, whole=whole),
+                *self._pass(shape, sft.batch_size, sft.micro_batch_size, whole=whole),
                 prompts=sft.train_on_prompt,
                 packed=packed_tokens(self.job.config),
             ),
@@ -112,7 +113,7 @@ class Memory:
         scoring = self._scoring(shape, held)
         if loaded:
             return scoring
-        learning = self._pass(config.batch_size, config.micro_batch_size, whole=shape.drops)
+        learning = self._pass(shape, config.batch_size, config.micro_batch_size, whole=shape.drops, responses=2)
         trained = self._comparison(shape, held, config.optimizer, *learning)
         return [*trained, *self._kept(shape, held, "reward model", scorer=True), *scoring]
 
@@ -127,11 +128,12 @@ class Memory:
         if loaded:
             return self._scoring(shape.whole(), holdings.scorer(shape.whole(), "judge"))
         backbone, judge = holdings.policy(shape), holdings.scorer(shape, "judge")
-        learning = self._pass(config.batch_size, None, whole=shape.drops)
+        learning = self._pass(shape, config.batch_size, None, whole=shape.drops)
         found = self._imitation(shape, backbone, config.backbone_optimizer, *learning)
         if config.responses == "samples":
             found += self._sampling(shape, backbone, SCORED_ROWS)
         both = together(backbone, holdings.beside(shape, "judge", scorer=True))
+        learning = self._pass(shape, config.batch_size, None, whole=shape.drops, responses=2)
         found += self._comparison(shape, both, config.optimizer, *learning)
         return [*found, *self._kept(shape, judge, "judge", scorer=True), *self._scoring(shape, judge)]
 
@@ -168,6 +170,8 @@ class Memory:
     def _update(self, ppo: PPOConfig, held: Phase, value: int) -> list[Phase]:
         """The updates of policy and value network: one after the other, or both at the same time where they run so."""
         rows, shape = ppo.micro_batch_size or ppo.minibatch_size, self.shape
+        if ppo.micro_batch_size is None and self.job.hardware.device == "cpu":
+            rows = rows_in_graph(self._tokens(), shape.features, of=ppo.minibatch_size)
         batch, accumulates = self.batch(rows), rows < ppo.minibatch_size
 
         def learner(trained: int, scores: float) -> tuple[Phase, Phase]:
@@ -247,12 +251,26 @@ class Memory:
         hardware = self.job.hardware
         return rows if hardware.at_once(hardware.pieces) else -(-rows // hardware.pieces)
 
-    def _pass(self, batch: int, micro_batch: int | None, *, whole: bool) -> tuple[int, bool]:
-        """Rows whose graphs are held together in training, and whether gradients are held beside a graph."""
+    def _tokens(self, responses: int = 1) -> int:
+        """Of a prompt and so many responses."""
+        task = self.job.config.task
+        return task.max_prompt_tokens + responses * task.max_response_tokens
+
+    def _pass(
+        self, shape: Shape, batch: int, micro_batch: int | None, *, whole: bool, responses: int = 1
+    ) -> tuple[int, int]:
+        """Rows whose graphs are held together in training, and how many sets of gradients are held beside a graph."""
         if micro_batch is not None or whole:
             rows = micro_batch or batch
-            return rows, rows < batch
-        return self._at_once(batch), self.job.hardware.pieces > 1
+            return rows, int(rows < batch)
+        hardware = self.job.hardware
+        at_once = min(hardware.pieces, batch)
+        rows = -(-batch // at_once)
+        if hardware.device == "cpu":
+            rows = rows_in_graph(self._tokens(responses), shape.features, of=batch, at_once=at_once)
+        several = rows * at_once < batch
+        sets = 1 + several if hardware.pieces > 1 else int(several)
+        return min(rows * (at_once if hardware.at_once(at_once) else 1), batch), sets
 
     def _imitation(
         self,
@@ -260,7 +278,7 @@ class Memory:
         held: Phase,
         config: OptimizerConfig,
         rows: int,
-        accumulates: bool,
+        accumulated: int,
         *,
         prompts: bool = False,
         packed: int | None = None,
@@ -273,23 +291,24 @@ class Memory:
             "activations": activations(trunk, batch) + dropped(shape, batch) + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
-        return self._trained(shape, held, config, shape.trained, forward, accumulates)
+        return self._trained(shape, held, config, shape.trained, forward, accumulated)
 
     def _comparison(
-        self, shape: Shape, held: Phase, config: OptimizerConfig, pairs: int, accumulates: bool
+        self, shape: Shape, held: Phase, config: OptimizerConfig, pairs: int, accumulated: int
     ) -> list[Phase]:
         """Updates of a classifier on pairs of responses to one prompt."""
         batch = self.batch(2 * pairs, shared=2)
         forward = {"activations": activations(shape, batch) + dropped(shape, batch)}
-        return self._trained(shape, held, config, shape.scorer_trained, forward, accumulates)
+        return self._trained(shape, held, config, shape.scorer_trained, forward, accumulated)
 
     def _trained(
-        self, shape: Shape, held: Phase, config: OptimizerConfig, trained: int, forward: Phase, accumulates: bool
+        self, shape: Shape, held: Phase, config: OptimizerConfig, trained: int, forward: Phase, accumulated: int
     ) -> list[Phase]:
         held = {**held, "optimiser": optimiser(shape, trained, config)}
         gradients = {"gradients": weights(trained)}
         cast = {"bf16 copies": self._copies(shape, trained)}
-        return [{**held, **cast, **forward, **(gradients if accumulates else {})}, {**held, **gradients}]
+        beside = {"gradients": accumulated * weights(trained)} if accumulated else {}
+        return [{**held, **cast, **forward, **beside}, {**held, **gradients}]
 
     def _copies(self, shape: Shape, trained: int) -> float:
         """Weights in the precision of matrix products."""

@@ -338,6 +338,22 @@ def test_ppo_reads_the_reference_on_as_many_rows_as_an_update(expected: Callable
     assert few["logits"] == 2 * 4 * 4 * 32 * 50_000
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward_model"])
+def test_a_larger_batch_is_learned_from_in_more_passes(expected: Callable[..., dict[str, float]], stage: str) -> None:
+    """From some size on graphs do not grow; the sum of the passes before is held beside the gradients of this one."""
+    few, many, more = (expected(stage, f"{stage}.batch_size={rows}") for rows in (16, 4096, 16384))
+    assert more == many
+    assert few["activations"] < many["activations"] < 3 * few["activations"] * 256 / 16
+    assert many["gradients"] == 2 * few["gradients"]
+
+
+def test_ppo_learns_from_a_larger_minibatch_in_more_passes(expected: Callable[..., dict[str, float]]) -> None:
+    """85 rows of 96 tokens and 2 x 64 numbers are 2**20 numbers."""
+    sizes = ["algorithm.episodes=680", "algorithm.batch_size=680", "rollout.batch_size=16"]
+    half, whole = (expected("ppo", *sizes, f"algorithm.minibatch_size={rows}") for rows in (340, 680))
+    assert whole["activations"] == half["activations"]
+
+
 def test_compiled_steps_keep_their_cache_through_the_updates(expected: Callable[..., dict[str, float]]) -> None:
     """100 rows are answered as 128, and 64 + 32 tokens read as 112 columns."""
     sizes = ["algorithm.episodes=512", "algorithm.batch_size=128", "algorithm.minibatch_size=64"]
@@ -350,9 +366,10 @@ def test_compiled_steps_keep_their_cache_through_the_updates(expected: Callable[
 
 def test_packing_adds_the_masks_of_its_rows(expected: Callable[..., dict[str, float]]) -> None:
     """A row of 400 tokens holds four demonstrations at the limits, of 96 tokens each."""
-    plain = expected("sft", "sft.batch_size=256")
-    packed = expected("sft", "sft.batch_size=256", "sft.packing=true")
-    wide = expected("sft", "sft.batch_size=256", "sft.packing=true", "sft.packed_tokens=400")
+    whole = ["sft.batch_size=256", "sft.micro_batch_size=256"]
+    plain = expected("sft", *whole)
+    packed = expected("sft", *whole, "sft.packing=true")
+    wide = expected("sft", *whole, "sft.packing=true", "sft.packed_tokens=400")
     layers, compute = 2, 4
     assert packed["activations"] - plain["activations"] == compute * layers * 256 * 96**2
     assert wide["activations"] - plain["activations"] == compute * layers * 64 * (4 * 96) ** 2

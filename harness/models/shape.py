@@ -73,6 +73,11 @@ class Shape(NamedTuple):
     quantization: str | None = None
 
     @property
+    def features(self) -> int:
+        """Numbers in the hidden states of one token, one state from each layer."""
+        return self.width * (self.layers + self.encoder_layers)
+
+    @property
     def drops(self) -> bool:
         """Whether training draws dropout."""
         return self.adapters is not None and self.adapters.dropout > 0
@@ -169,8 +174,7 @@ def measured(model: Any) -> Shape:
     names = {name for name, _ in model.named_modules()}
     width, heads = int(config.hidden_size), int(config.num_attention_heads)
     head_width = int(_first(config, "head_dim", "d_kv") or width // heads)
-    layers = int(config.num_hidden_layers)
-    both = bool(config.is_encoder_decoder)
+    layers, encoder_layers = _depths(config)
     return Shape(
         parameters=sum(parameter.numel() for _, parameter in named),
         head=0 if output is model.get_input_embeddings().weight else output.numel(),
@@ -181,15 +185,29 @@ def measured(model: Any) -> Shape:
         queries=heads * head_width,
         keys=int(_first(config, "num_key_value_heads") or heads) * head_width,
         heads=heads,
-        layers=int(_first(config, "decoder_layers", "num_decoder_layers") or layers) if both else layers,
-        encoder_layers=int(_first(config, "encoder_layers") or layers) if both else 0,
+        layers=layers,
+        encoder_layers=encoder_layers,
         gated=any(name.endswith(("gate_proj", "gate_up_proj", "wi_1")) for name in names),
         rms=any("RMSNorm" in part or part == "T5LayerNorm" for part in parts),
         copied=any(name.endswith("c_attn") for name in names),
         rotary=any("Rotary" in part for part in parts),
         biased=any("relative_attention_bias" in name for name, _ in named),
-        dense_head=both and is_of_transformers(classifier_name(config) or ""),
+        dense_head=bool(config.is_encoder_decoder) and is_of_transformers(classifier_name(config) or ""),
     )
+
+
+def features(config: Any) -> int:
+    """Numbers in the hidden states that a model of transformers has of one token, one state from each layer."""
+    return int(config.hidden_size) * sum(_depths(config))
+
+
+def _depths(config: Any) -> tuple[int, int]:
+    """Layers of the decoder, or of a model without encoder, and of the encoder."""
+    layers = int(config.num_hidden_layers)
+    if not config.is_encoder_decoder:
+        return layers, 0
+    decoder = _first(config, "decoder_layers", "num_decoder_layers")
+    return int(decoder or layers), int(_first(config, "encoder_layers") or layers)
 
 
 def measured_adapters(model: Any, lora: LoraConfig, *, key: str = "model") -> Adapters:

@@ -39,7 +39,7 @@ class Imitation:
         max_steps: upper bound on updates; None: none.
         batch_size: examples per update.
         micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all, on
-            a CPU in fp32 in two halves.
+            a CPU those of ``rows_in_graph``.
         train_on_prompt: count the prompt's tokens in the loss too.
         packed_tokens: the examples of a forward pass are laid end to end in rows of at most so many tokens; None: each
             is a row. An update has the same examples either way.
@@ -143,7 +143,9 @@ def _add_gradients(
     # Packed, a batch has few rows, and its output layer is hooked for one pass at a time.
     size = settings.micro_batch_size if settings.packed_tokens is None else settings.micro_batch_size or len(examples)
     every = range(len(examples))
-    return sum(accumulate(every, size, learn, model=lm.model, hardware=hardware, group=settings.shared))
+    tokens = max(len(example.prompt) for example in examples) + max(len(example.response) for example in examples)
+    given: dict[str, Any] = {"model": lm.model, "hardware": hardware, "tokens": tokens, "group": settings.shared}
+    return sum(accumulate(every, size, learn, **given))
 
 
 def _counted_tokens(example: TokenExample, train_on_prompt: bool) -> int:

@@ -25,6 +25,7 @@ from harness.hardware import batches
 from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
 from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, token_values
+from harness.models.shape import features
 from harness.rollouts.sampler import sample
 from harness.training import gates
 from harness.training.advantages import explained_variance, gae, whiten
@@ -41,7 +42,7 @@ from harness.training.kl import (
 from harness.training.limits import CollapseMonitor
 from harness.training.losses import masked_mean, policy_loss, value_loss
 from harness.training.token_logprobs import logprobs_and_entropies, sequence_logprobs
-from harness.training.updates import Updates, micro_batches
+from harness.training.updates import Updates, micro_batches, rows_in_graph
 
 
 @dataclass
@@ -104,10 +105,12 @@ class Learner(NamedTuple):
     Args:
         loss: (some rows of the experience, what sums over their tokens are divided by) -> their loss.
         updates: the optimiser's.
+        features: of the model, for each token.
     """
 
     loss: Callable[[Experience, torch.Tensor], Measured]
     updates: Updates
+    features: int
 
 
 class PPO:
@@ -319,15 +322,20 @@ class PPO:
             theirs = self._value_loss(piece, denominator, values.masked_fill(~piece.batch.response_mask, 0.0))
             return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)
 
+        size = features(state.policy.config)
         if state.value_updates is None:
-            return [Learner(joint, state.updates)]
-        return [Learner(policy, state.updates), Learner(value, state.value_updates)]
+            return [Learner(joint, state.updates, size)]
+        of_value = features(state.value.config)
+        return [Learner(policy, state.updates, size), Learner(value, state.value_updates, of_value)]
 
     def _learn(self, learner: Learner, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
         denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
+        size = self.config.micro_batch_size
+        if size is None and experience.batch.ids.device.type == "cpu":
+            size = rows_in_graph(trim(experience.batch.rows(rows)).ids.shape[1], learner.features, of=len(rows))
         pieces = []
-        for piece in micro_batches(rows.tolist(), self.config.micro_batch_size):
+        for piece in micro_batches(rows.tolist(), size):
             measured = learner.loss(experience.rows(torch.tensor(piece)), denominator)
             measured.loss.backward()  # type: ignore[no-untyped-call]
             pieces.append(measured.metrics)

@@ -115,7 +115,9 @@ def _add_gradients(
         return float(loss.detach()) * len(piece) / len(pairs), int((chosen > rejected).sum())
 
     every, size = range(len(pairs)), settings.micro_batch_size
-    pieces = accumulate(every, size, learn, model=scorer.model, hardware=hardware)
+    tokens = max(len(pair.prompt) for pair in pairs)
+    tokens += 2 * max(max(len(pair.chosen), len(pair.rejected)) for pair in pairs)
+    pieces = accumulate(every, size, learn, model=scorer.model, hardware=hardware, tokens=tokens)
     return sum(loss for loss, _ in pieces), sum(right for _, right in pieces) / len(pairs)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
-from harness.hardware import Hardware
+from harness.hardware import Hardware, batches
+from harness.models.shape import features
 from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, optimizer
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
+
+GRAPH_NUMBERS, FEWEST_TOKENS = 2**20, 512
+"""Hidden numbers (tokens times layers times width) whose graph a model on a CPU holds at a time, 100 MB of a GPT-2; and
+the tokens that a pass may have even so, as smaller products are slower."""
 
 
 class Updates:
@@ -88,6 +93,29 @@ def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[in
         yield rows[start : start + step]
 
 
+def rows_in_graph(tokens: int, features: int, *, of: int, at_once: int = 1) -> int:
+    """How many rows a forward pass on a CPU has at most in training, where the user does not say.
+
+    What a pass keeps for the gradient grows with its rows; beyond ``GRAPH_NUMBERS`` its products are no faster for it.
+    All passes have about as many rows, and as many of them as are made at the same time have something to do.
+
+    >>> rows_in_graph(112, 6 * 384, of=32), rows_in_graph(101, 4 * 128, of=32, at_once=2)
+    (4, 8)
+    >>> rows_in_graph(40, 256, of=16, at_once=2), rows_in_graph(60, 24 * 1024, of=15), rows_in_graph(999, 24576, of=9)
+    (8, 8, 1)
+
+    Args:
+        tokens: of a row.
+        features: of the model, for each token.
+        of: rows in all.
+        at_once: passes at the same time.
+    """
+    tokens = max(tokens, 1)
+    most = max(GRAPH_NUMBERS // (tokens * features * at_once), FEWEST_TOKENS // tokens, 1)
+    rounds = math.ceil(of / (most * at_once))
+    return max(math.ceil(of / (rounds * at_once)), 1)
+
+
 def accumulate(
     rows: Sequence[int],
     size: int | None,
@@ -95,34 +123,81 @@ def accumulate(
     *,
     model: Any,
     hardware: Hardware,
+    tokens: int = 0,
     group: int = 1,
 ) -> list[Result]:
     """What ``learn`` returns for each piece of a batch, whose gradients it adds to the model's.
 
-    A batch that is not cut into micro-batches goes in two halves at the same time where ``hardware`` has use for that.
-    A gradient is then a sum of two, which is the same in either order: with more pieces it would not be. Dropout, which
-    draws from one stream of random numbers, keeps the batch whole.
+    A batch that is not cut into micro-batches goes in pieces of ``rows_in_graph`` on a CPU, two at the same time where
+    ``hardware`` has use for that. A gradient is then a sum of two, which is the same in either order, and with more
+    pieces a sum of such sums, in their order. Dropout, which draws from one stream of random numbers, keeps the batch
+    whole.
 
     Args:
         rows: of the batch.
-        size: rows of a micro-batch; None: all.
+        size: rows of a micro-batch; None: as above.
         learn: a forward and a backward pass over some of the rows.
         model: what learns.
         hardware: where.
+        tokens: of the longest row, of which no more than ``rows_in_graph`` are in a piece; 0: it may have them all.
         group: every so many consecutive rows stay together.
     """
-    count = min(hardware.pieces, len(rows) // group)
-    if size is not None or count < 2 or _drops(model):
+    if size is not None or _drops(model):
         return [learn(piece) for piece in micro_batches(rows, size)]
-    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
-    halves = [[row for each in groups[half::count] for row in each] for half in range(count)]
+    pieces = _dealt(rows, model, hardware, tokens, group)
     found: dict[int, Result] = {}
 
-    def learn_half(half: int) -> None:
-        found[half] = learn(halves[half])
+    def learn_piece(piece: int) -> None:
+        found[piece] = learn(pieces[piece])
 
-    hardware.share_out(learn_half, range(count))
-    return [found[half] for half in range(count)]
+    rounds = batches(range(len(pieces)), hardware.pieces, pieces=1)
+    if hardware.pieces == 1 or len(rounds) == 1:
+        for each in rounds:
+            hardware.share_out(learn_piece, each)
+    else:
+        sums = _Sums(model)
+        for each in rounds:
+            hardware.share_out(learn_piece, each)
+            sums.take()
+        sums.give_back()
+    return [found[piece] for piece in range(len(pieces))]
+
+
+def _dealt(rows: Sequence[int], model: Any, hardware: Hardware, tokens: int, group: int) -> list[list[int]]:
+    """The pieces of a batch: as many as ``hardware`` takes at the same time, or a multiple of that, equal but for one.
+
+    Neighbours, which are of similar length, go to different pieces.
+    """
+    groups = [rows[start : start + group] for start in range(0, len(rows), group)]
+    count = min(hardware.pieces, len(groups))
+    if tokens and hardware.device == "cpu":
+        most = rows_in_graph(tokens * group, features(model.config), of=len(groups), at_once=count)
+        count *= math.ceil(len(groups) / (most * count))
+    return [[row for each in groups[piece::count] for row in each] for piece in range(min(count, len(groups)))]
+
+
+class _Sums:
+    """The gradients of rounds of pieces, kept apart from those of the next and added up in the order of the rounds."""
+
+    def __init__(self, model: Any) -> None:
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._sums: dict[Any, torch.Tensor] = {}
+
+    def take(self) -> None:
+        """Add the model's gradients to the sums, and clear them."""
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                continue
+            if parameter in self._sums:
+                self._sums[parameter].add_(parameter.grad)
+            else:
+                self._sums[parameter] = parameter.grad
+            parameter.grad = None
+
+    def give_back(self) -> None:
+        """Make the sums the model's gradients."""
+        for parameter, total in self._sums.items():
+            parameter.grad = total
 
 
 def _drops(model: Any) -> bool:

@@ -9,6 +9,7 @@ import torch
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware
+from harness.training import updates
 from harness.training.language_model import (
     Imitation,
     TokenExample,
@@ -223,7 +224,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(make_lm, 
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_halves_at_the_same_time_give_the_weights_of_one_after_the_other(make_lm):
+@pytest.mark.parametrize("most", [2**20, 500])
+def test_halves_at_the_same_time_give_the_weights_of_one_after_the_other(make_lm, monkeypatch, most):
+    """Also where a batch has several rounds of them."""
+    monkeypatch.setattr(updates, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(updates, "GRAPH_NUMBERS", most)
     weights = []
     for workers in (1, 2, 2):
         lm, hardware = make_lm(spread=1.0), Hardware("cpu", "fp32", 1, workers)

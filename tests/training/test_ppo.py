@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor as Pool
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,12 @@ from harness.errors import RunFailed
 from harness.models.forward import make_batch
 from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
+from harness.models.shape import features
 from harness.rollouts.sampler import Sampling
 from harness.training import ppo as ppo_module
+from harness.training import updates
 from harness.training.algorithm import Setup
-from harness.training.ppo import PPO, Experience, PPOState, together, trim
+from harness.training.ppo import PPO, Experience, Learner, Measured, PPOState, together, trim
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]
 NO_LIMITS = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
@@ -314,6 +317,29 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-3, abs=1e-5)
         for ours, whole in zip(found[size][1], found[None][1], strict=True):
             torch.testing.assert_close(ours, whole, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("device", "pieces"), [("cpu", 3), ("meta", 1)])
+def test_a_minibatch_with_a_large_graph_goes_in_micro_batches(iteration, monkeypatch, device, pieces):
+    """Six rows on a CPU, two at a time; where memory is not this process's, all at once."""
+    algorithm, setup, state, experience = iteration({})
+    rows = torch.tensor([6, 1, 3, 0, 7, 2])
+    trimmed = experience.rows(rows).batch
+    learner = algorithm._learners(setup, state)[0]
+    monkeypatch.setattr(updates, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(updates, "GRAPH_NUMBERS", 2 * trimmed.ids.shape[1] * features(state.policy.config))
+    seen: list[int] = []
+
+    def loss(piece: Experience, _denominator: torch.Tensor) -> Measured:
+        seen.append(len(piece.logprobs))
+        return Measured(torch.ones((), requires_grad=True), {})
+
+    on_device = experience._replace(batch=experience.batch._replace(ids=experience.batch.ids.to(device)))
+    monkeypatch.setattr(
+        Experience, "rows", lambda _self, piece: experience._replace(logprobs=experience.logprobs[piece])
+    )
+    algorithm._learn(Learner(loss, SimpleNamespace(step=lambda: 0.0), learner.features), on_device, rows)
+    assert seen == [6 // pieces] * pieces
 
 
 @pytest.mark.parametrize(("name", "precision"), [("default", "fp32"), ("head", "fp32"), ("default", "bf16")])

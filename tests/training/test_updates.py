@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware
+from harness.training import updates as updates_module
 from harness.training.updates import Updates, accumulate, length_batches, micro_batches
 
 
@@ -173,6 +176,71 @@ def test_epochs_differ_and_the_generator_decides():
 def test_a_batch_goes_in_halves_unless_something_is_against_it(options, expected, workers):
     given = {"size": None, "model": torch.nn.Linear(1, 1), "hardware": Hardware("cpu", "fp32", 1, workers), **options}
     assert accumulate(range(6), given.pop("size"), list, **given) == expected
+
+
+def learner(seed: int = 0) -> torch.nn.Linear:
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(5, 3)
+    model.config = SimpleNamespace(hidden_size=64, num_hidden_layers=2, is_encoder_decoder=False)
+    return model
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "group", "expected"),
+    [
+        (32, 1, [[0, 8, 16, 24], [1, 9, 17, 25], [2, 10, 18, 26], [3, 11, 19, 27]]),
+        (8, 1, [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        (10, 1, [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]),
+        (24, 4, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
+    ],
+)
+def test_a_batch_with_a_large_graph_goes_in_several_rounds(rows, group, expected, workers, monkeypatch):
+    """A graph may have 4 rows of 2,048 tokens in each of two passes."""
+    monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 2 * 4 * 2048 * 128)
+    given = {"model": learner(), "hardware": Hardware("cpu", "fp32", 1, workers), "tokens": 2048, "group": group}
+    found = accumulate(range(rows), None, list, **given)
+    assert found[: len(expected)] == expected
+    assert sorted(row for piece in found for row in piece) == list(range(rows))
+    assert len({len(piece) for piece in found}) <= 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_has_the_whole_batch_in_one_pass(device, precision, monkeypatch):
+    monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 1)
+    given = {"model": learner(), "hardware": Hardware(device, precision, 1, 2), "tokens": 512}
+    found = accumulate(range(6), None, list, **given)
+    assert len(found) == (6 if device == "cpu" else 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_of_several_rounds_are_those_of_the_whole_batch(precision, monkeypatch):
+    """Whichever thread is the faster; a parameter that nothing asks for has none, and what was there before stays."""
+    texts, found = torch.randn(32, 5, generator=torch.Generator().manual_seed(1)), []
+    for most, workers in ((2**40, 1), (2 * 4 * 2048 * 128, 1), *[(2 * 4 * 2048 * 128, 2)] * 5):
+        monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", most)
+        model = learner()
+        model.unused = torch.nn.Parameter(torch.ones(2))
+        model.bias.grad = torch.full((3,), 0.5)
+
+        def learn(rows: Sequence[int], model: torch.nn.Linear = model) -> int:
+            (model(texts[list(rows)]) ** 2).sum().backward()
+            return len(rows)
+
+        counts = accumulate(
+            range(32), None, learn, model=model, hardware=Hardware("cpu", precision, 1, workers), tokens=2048
+        )
+        assert sum(counts) == 32
+        assert (len(counts) > 2) == (most < 2**40)
+        assert model.unused.grad is None
+        found.append(torch.cat([model.weight.grad.flatten(), model.bias.grad]))
+    whole = learner()
+    (whole(texts) ** 2).sum().backward()
+    expected = torch.cat([whole.weight.grad.flatten(), whole.bias.grad + 0.5])
+    for each in found:
+        torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-4)
+    assert all(torch.equal(each, found[1]) for each in found[2:])
 
 
 def test_one_row_is_not_halved():
