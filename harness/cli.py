@@ -189,12 +189,20 @@ def _command(overrides: list[str]) -> str:
 
 def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bool) -> int:
     quieten_libraries()
-    from harness.pipeline import run
+    from harness.pipeline import prepare, run
     from harness.request import Request
 
     request = Request(config, overrides, _command(overrides), sweep)
-    status = attempt(lambda: run(request, progress), progress)
-    return status if config.plan else _publish(config, progress, status)
+    recorded = sweep
+
+    def job() -> None:
+        nonlocal recorded
+        prepared = prepare(request)
+        recorded = True
+        run(request, *prepared, progress)
+
+    status = attempt(job, progress)
+    return _publish(config, progress, status) if recorded and not config.plan else status
 
 
 def attempt(run: Callable[[], None], progress: Progress) -> int:

@@ -113,12 +113,8 @@ def leaderboard_function(key: str, name: str) -> Callable[[Path, Path], Any]:
     return found
 
 
-def run(request: Request, progress: Progress) -> None:
-    """Run one job to its records, or show its plan.
-
-    Each row's record is written as soon as its evaluation is finished: whatever stops the candidate, the controls that
-    it would have been compared with stay.
-    """
+def prepare(request: Request) -> tuple[Job, Graph]:
+    """What a request asks for, examined as far as that goes without work; if refused, it has its place in a sweep."""
     config = request.config
     try:
         job = make_job(config)
@@ -128,6 +124,16 @@ def run(request: Request, progress: Progress) -> None:
     except Exception as error:
         refuse(request, error)
         raise
+    return job, graph
+
+
+def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
+    """Run one job to its records, or show its plan.
+
+    Each row's record is written as soon as its evaluation is finished: whatever stops the candidate, the controls that
+    it would have been compared with stay.
+    """
+    config = request.config
     output_dir = Path(config.output_dir)
     runner = StageRunner(output_dir, progress)
     if config.plan:

@@ -382,9 +382,11 @@ raise SystemExit(status)
     [
         *("sft.epoch=1", "sft.epochs=abc", "feedback.noise=2", "task=nope", "algorithm.minibatch_size=12"),
         *("reward_model=load reward_model.path=/no/such/folder", "--help"),
+        "task=translate data=local data.path=train.csv feedback=metric judge=none data.columns.text=en",
     ],
 )
 def test_a_mistake_costs_no_heavy_import(typed: str, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("en,de\none,eins\n")
     done = subprocess.run(
         [sys.executable, "-c", IN_A_PROCESS, *typed.split()], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -219,6 +219,19 @@ def test_the_same_command_trains_nothing_and_adds_no_record(finished: Callable[[
     assert "\n+ " not in done.stdout
 
 
+def test_a_refused_run_leaves_the_table_as_it_is_and_does_not_show_it(
+    finished: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished("translate")
+    before = files(folder)
+    capsys.readouterr()
+    assert smoke_run("task=translate", f"output_dir={folder}", "evaluation.extra_metrics=[/no/such/metric]") == 2
+    said = capsys.readouterr()
+    assert files(folder) == before
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+
+
 def test_a_stage_that_was_thrown_away_is_made_again(finished: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(finished("qa"), folder)

@@ -13,7 +13,6 @@ from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.models.loading import LanguageModel
 from harness.models.packed_forward import make_packed, packed_logits
-from harness.training.losses import sft_loss
 from harness.training.masks import position_ids
 from harness.training.updates import Updates, accumulate, length_batches, micro_batches
 
@@ -166,6 +165,8 @@ def imitation_loss(
 
     ``packed_tokens`` and ``shared`` are those of ``Imitation``.
     """
+    from harness.training.losses import sft_loss
+
     prompts, responses = [e.prompt for e in examples], [e.response for e in examples]
     if packed_tokens is not None:
         layout: dict[str, Any] = {"most": packed_tokens, "with_prompts": train_on_prompt, "device": hardware.device}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def full_precision(values: Tensor) -> Tensor:
     """The same values in fp32 at least: half precision is for models, not for sums over tokens."""
+    import torch
+
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -36,6 +38,7 @@ def position_ids(mask: Tensor) -> Tensor:
         mask: (B, T) bool, True on real tokens, wherever the pads are.
     Returns: (B, T) long; a pad has the position of the token before it, or 0.
 
+    >>> import torch
     >>> position_ids(torch.tensor([[False, False, True, True, False]]))
     tensor([[0, 0, 0, 1, 1]])
     """
@@ -50,9 +53,12 @@ def last_index(mask: Tensor) -> Tensor:
     Returns: (B,) long.
     Raises: ValueError where a row has no True.
 
+    >>> import torch
     >>> last_index(torch.tensor([[True, True, False], [False, True, True]]))
     tensor([1, 2])
     """
+    import torch
+
     last = torch.arange(mask.shape[-1], device=mask.device).expand_as(mask).masked_fill(~mask, -1)
     if mask.shape[-1] == 0 or not bool(mask.any(-1).all()):
         raise ValueError(f"rows {(~mask.any(-1)).nonzero().flatten().tolist()} of the mask hold no token")
@@ -86,6 +92,8 @@ def right_pad(sequences: Sequence[Sequence[int]], pad_id: int, *, width: int | N
 
 
 def _pad(sequences: Sequence[Sequence[int]], pad_id: int, width: int | None, *, left: bool) -> Padded:
+    import torch
+
     longest = max((len(sequence) for sequence in sequences), default=0)
     columns = longest if width is None else width
     if longest > columns:

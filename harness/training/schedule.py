@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn import Parameter
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Parameter
 
 FUSED_DEVICES = frozenset({"cpu", "cuda"})
 """Where torch (from our lowest version on) has a fused AdamW: one kernel over all parameters."""
@@ -65,6 +66,8 @@ def optimizer(
         eps: 1e-5 as in PPO's reference implementations; torch's own default is 1e-8.
     Source: Loshchilov and Hutter 2017 (arXiv 1711.05101); eps: arXiv 2403.17031.
     """
+    import torch
+
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ValueError("no parameter of the model is trainable")
@@ -93,7 +96,8 @@ def is_hidden_matrix(name: str, parameter: Parameter) -> bool:
     Args:
         name: its dotted name; layers are numbered, and nothing else is.
 
-    >>> weight = Parameter(torch.zeros(4, 4))
+    >>> import torch
+    >>> weight = torch.nn.Parameter(torch.zeros(4, 4))
     >>> [is_hidden_matrix(name, weight) for name in ("transformer.h.0.mlp.c_fc.weight", "transformer.wte.weight")]
     [True, False]
     """
