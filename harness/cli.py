@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,11 +24,16 @@ if TYPE_CHECKING:
     from harness.progress import Progress
 
 AnyConfig = TypeVar("AnyConfig")
-OK, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+"""Exit statuses; the last two are those of shells: 128 and the number of SIGINT or SIGTERM."""
 ONE_AFTER_ANOTHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """The launcher that runs a sweep's jobs in this process; with any other they run at the same time."""
 STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 """Environment variable: where each job, in whatever process, leaves its status for the launching one."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come, as from a batch system that takes a machine back: all ends as it does on Ctrl-C."""
 
 
 def main() -> int:
@@ -65,7 +73,8 @@ def launch(
             if asks_for_help(arguments):
                 show_help(arguments)
                 return OK
-            hydra.main(config_path="pkg://harness.conf", config_name=config_name, version_base="1.3")(job)()
+            with _ending_well():
+                hydra.main(config_path="pkg://harness.conf", config_name=config_name, version_base="1.3")(job)()
         except UserError as error:
             print(error, file=sys.stderr)
             return MISTAKE
@@ -75,14 +84,31 @@ def launch(
         except BrokenPipeError:  # as in `python -m harness --help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains too
             return FAILED
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             print(
                 "\nInterrupted. Finished stages and records are kept; the same command goes on from there.",
                 file=sys.stderr,
             )
-            return INTERRUPTED
+            return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         statuses = [int(path.read_text()) for path in Path(folder).iterdir()]
     return FAILED if FAILED in statuses else max(statuses, default=OK)
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """SIGTERM raises ``Terminated`` inside, so that what was begun is given up in order; only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_number: int, _frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_early(arguments: Sequence[str]) -> None:

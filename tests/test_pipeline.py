@@ -556,7 +556,8 @@ PAIR_COLUMNS = {"turns": "turns", "chosen": "good", "rejected": "bad"}
 # ---- interrupted
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_keeps_what_is_finished(sent: signal.Signals, status: int, tmp_path: Path) -> None:
     sizes = ["sft.epochs=1000", "judge=none"]  # training that would not end by itself
     process = subprocess.Popen(
         command("task=qa", *sizes),
@@ -571,9 +572,9 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     while not list(tmp_path.glob("runs/stages/sft-*/metrics.jsonl")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert said.strip().splitlines() == [
         "Interrupted. Finished stages and records are kept; the same command goes on from there."
     ]
