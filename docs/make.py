@@ -224,7 +224,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "max_steps": "Most updates.",
         "batch_size": "Demonstrations per update.",
         "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it. null: all; on a "
-        "CPU so few that their graphs stay near 100 MB (memory.md), and two passes at a time in fp32.",
+        "CPU so few that graphs stay small (memory.md), and two passes at a time in fp32.",
         "train_on_prompt": "Count the prompt's tokens in the loss too.",
         "packing": "Lay the demonstrations of a forward pass end to end; each sees itself alone. An update has the "
         "same demonstrations and weights of tokens either way. Slower on a CPU (docs/performance.md). Not for "
@@ -292,7 +292,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "batch_size": "Responses per rollout.",
         "minibatch_size": "Responses per update; divides `batch_size`.",
         "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read; neither "
-        "gradients nor these depend on it. null: `minibatch_size`, in updates on a CPU as for SFT.",
+        "gradients nor these depend on it. null: `minibatch_size`, in updates on a CPU fewer where graphs are large.",
         "epochs": "Passes over each rollout.",
         "kl_coef": "β: what a nat of KL from the SFT policy costs.",
         "clip_range": "ε of the clipped ratio.",

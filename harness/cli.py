@@ -102,13 +102,14 @@ def _ending_well() -> Iterator[None]:
         return
 
     def end(_number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and the end takes a moment
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _refuse_early(arguments: Sequence[str]) -> None:
@@ -219,16 +220,13 @@ def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bo
     from harness.request import Request
 
     request = Request(config, overrides, _command(overrides), sweep)
-    recorded = sweep
-
-    def job() -> None:
-        nonlocal recorded
-        prepared = prepare(request)
-        recorded = True
-        run(request, *prepared, progress)
-
-    status = attempt(job, progress)
-    return _publish(config, progress, status) if recorded and not config.plan else status
+    prepared: list[tuple[Any, Any]] = []
+    status = attempt(lambda: prepared.append(prepare(request)), progress)
+    if prepared:
+        status = attempt(lambda: run(request, *prepared[0], progress), progress)
+    if config.plan or not (prepared or sweep):  # a single run that is refused leaves nothing to be published
+        return status
+    return _publish(config, progress, status)
 
 
 def attempt(run: Callable[[], None], progress: Progress) -> int:

@@ -30,7 +30,7 @@ from harness.models.shape import Shape
 from harness.models.static_decoding import bucket, whole_columns
 from harness.needs import needs_reward_model, packed_tokens, takes_finished_policy
 from harness.stages import Stage
-from harness.training.updates import rows_in_graph
+from harness.training.updates import graph_tokens
 
 LIBRARIES = 550e6
 """Resident bytes of Python with torch and transformers imported; a GPU has none of them."""
@@ -170,8 +170,9 @@ class Memory:
     def _update(self, ppo: PPOConfig, held: Phase, value: int) -> list[Phase]:
         """The updates of policy and value network: one after the other, or both at the same time where they run so."""
         rows, shape = ppo.micro_batch_size or ppo.minibatch_size, self.shape
-        if ppo.micro_batch_size is None and self.job.hardware.device == "cpu":
-            rows = rows_in_graph(self._tokens(), shape.features, of=ppo.minibatch_size)
+        if ppo.micro_batch_size is None:
+            both = shape.parameters * (2 if shape.adapters is None else 1)  # with the reference, or the reward model
+            rows = self._rows_per_pass(shape, ppo.minibatch_size, self._tokens(), parameters=both)
         batch, accumulates = self.batch(rows), rows < ppo.minibatch_size
 
         def learner(trained: int, scores: float) -> tuple[Phase, Phase]:
@@ -265,12 +266,20 @@ class Memory:
             return rows, int(rows < batch)
         hardware = self.job.hardware
         at_once = min(hardware.pieces, batch)
-        rows = -(-batch // at_once)
-        if hardware.device == "cpu":
-            rows = rows_in_graph(self._tokens(responses), shape.features, of=batch, at_once=at_once)
+        rows = self._rows_per_pass(shape, batch, self._tokens(responses), at_once)
         several = rows * at_once < batch
-        sets = 1 + several if hardware.pieces > 1 else int(several)
+        sets = 1 + several if at_once > 1 else int(several)
         return min(rows * (at_once if hardware.at_once(at_once) else 1), batch), sets
+
+    def _rows_per_pass(
+        self, shape: Shape, batch: int, tokens: int, at_once: int = 1, *, parameters: int | None = None
+    ) -> int:
+        """Rows at the limits with as many tokens as any pass has: of shorter ones there may be more."""
+        rows = -(-batch // at_once)
+        if self.job.hardware.device != "cpu":
+            return rows
+        most = graph_tokens(shape.features, shape.parameters if parameters is None else parameters)
+        return min(rows, -(-most // (tokens * at_once)))
 
     def _imitation(
         self,

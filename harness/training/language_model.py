@@ -38,7 +38,7 @@ class Imitation:
         max_steps: upper bound on updates; None: none.
         batch_size: examples per update.
         micro_batch_size: examples per forward pass; the sum of gradients does not depend on it. None: all, on
-            a CPU those of ``rows_in_graph``.
+            a CPU fewer where their graphs are large, and two passes at a time.
         train_on_prompt: count the prompt's tokens in the loss too.
         packed_tokens: the examples of a forward pass are laid end to end in rows of at most so many tokens; None: each
             is a row. An update has the same examples either way.
@@ -142,7 +142,8 @@ def _add_gradients(
     # Packed, a batch has few rows, and its output layer is hooked for one pass at a time.
     size = settings.micro_batch_size if settings.packed_tokens is None else settings.micro_batch_size or len(examples)
     every = range(len(examples))
-    tokens = max(len(example.prompt) for example in examples) + max(len(example.response) for example in examples)
+    tokens = max(len(example.prompt) for example in examples)
+    tokens += settings.shared * max(len(example.response) for example in examples)
     given: dict[str, Any] = {"model": lm.model, "hardware": hardware, "tokens": tokens, "group": settings.shared}
     return sum(accumulate(every, size, learn, **given))
 

@@ -25,7 +25,6 @@ from harness.hardware import batches
 from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
 from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, token_values
-from harness.models.shape import features
 from harness.rollouts.sampler import sample
 from harness.training import gates
 from harness.training.advantages import explained_variance, gae, whiten
@@ -42,7 +41,7 @@ from harness.training.kl import (
 from harness.training.limits import CollapseMonitor
 from harness.training.losses import masked_mean, policy_loss, value_loss
 from harness.training.token_logprobs import logprobs_and_entropies, sequence_logprobs
-from harness.training.updates import Updates, micro_batches, rows_in_graph
+from harness.training.updates import Updates, micro_batches, rows_per_pass
 
 
 @dataclass
@@ -105,12 +104,12 @@ class Learner(NamedTuple):
     Args:
         loss: (some rows of the experience, what sums over their tokens are divided by) -> their loss.
         updates: the optimiser's.
-        features: of the model, for each token.
+        rows: (tokens of a row, ``of`` so many rows) -> how many go in one pass, where the user says nothing else.
     """
 
     loss: Callable[[Experience, torch.Tensor], Measured]
     updates: Updates
-    features: int
+    rows: Callable[..., int]
 
 
 class PPO:
@@ -322,18 +321,17 @@ class PPO:
             theirs = self._value_loss(piece, denominator, values.masked_fill(~piece.batch.response_mask, 0.0))
             return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)
 
-        size = features(state.policy.config)
+        of_policy = partial(rows_per_pass, model=state.policy, hardware=setup.hardware, beside=[setup.reference.model])
         if state.value_updates is None:
-            return [Learner(joint, state.updates, size)]
-        of_value = features(state.value.config)
-        return [Learner(policy, state.updates, size), Learner(value, state.value_updates, of_value)]
+            return [Learner(joint, state.updates, of_policy)]
+        of_value = partial(rows_per_pass, model=state.value, hardware=setup.hardware, beside=[setup.reward.model])
+        return [Learner(policy, state.updates, of_policy), Learner(value, state.value_updates, of_value)]
 
     def _learn(self, learner: Learner, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
         denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
-        size = self.config.micro_batch_size
-        if size is None and experience.batch.ids.device.type == "cpu":
-            size = rows_in_graph(trim(experience.batch.rows(rows)).ids.shape[1], learner.features, of=len(rows))
+        tokens = trim(experience.batch.rows(rows)).ids.shape[1]
+        size = self.config.micro_batch_size or learner.rows(tokens, of=len(rows))
         pieces = []
         for piece in micro_batches(rows.tolist(), size):
             measured = learner.loss(experience.rows(torch.tensor(piece)), denominator)
@@ -422,11 +420,18 @@ class PPO:
                 )
             return np.asarray(current.masked_fill(~batch.response_mask, 0.0).cpu().numpy())
 
+        count, tokens = batch.ids.shape
+        size = self.config.micro_batch_size
+        size = size or rows_per_pass(tokens, of=count, model=state.policy, hardware=setup.hardware)
+
         def update() -> None:
-            with setup.hardware.autocast():
-                logits = response_logits(state.policy, batch)
-            current = sequence_logprobs(logits, batch.response, setup.sampling.temperature)
-            masked_mean(-current, batch.response_mask).backward()  # type: ignore[no-untyped-call]
+            for rows in micro_batches(range(count), size):
+                piece = batch.rows(torch.tensor(rows))
+                with setup.hardware.autocast():
+                    logits = response_logits(state.policy, piece)
+                current = sequence_logprobs(logits, piece.response, setup.sampling.temperature)
+                loss = masked_mean(-current, piece.response_mask, denominator=batch.response_mask.sum())
+                loss.backward()  # type: ignore[no-untyped-call]
             updates.step()
 
         gates.require_unit_ratio(update, logprobs, setup.hardware)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-GRAPH_NUMBERS, FEWEST_TOKENS = 2**20, 512
-"""Hidden numbers (tokens times layers times width) whose graph a model on a CPU holds at a time, 100 MB of a GPT-2; and
-the tokens that a pass may have even so, as smaller products are slower."""
+GRAPH_NUMBERS = 2**20
+"""Hidden numbers (tokens times layers times width) whose graph any model on a CPU may hold at a time: 100 MB of a
+GPT-2."""
+PARAMETERS_PER_GRAPH_NUMBER = 6
+"""Where more weights are held, more of those: each pass adds to all gradients, which takes as long as the products of
+some 30 tokens."""
 
 
 class Updates:
@@ -93,27 +96,41 @@ def micro_batches(rows: Sequence[int], size: int | None) -> Iterator[Sequence[in
         yield rows[start : start + step]
 
 
-def rows_in_graph(tokens: int, features: int, *, of: int, at_once: int = 1) -> int:
-    """How many rows a forward pass on a CPU has at most in training, where the user does not say.
+def graph_tokens(features: int, parameters: int) -> int:
+    """The tokens whose graph a model on a CPU holds at a time in training, where the user says nothing else.
 
-    What a pass keeps for the gradient grows with its rows; beyond ``GRAPH_NUMBERS`` its products are no faster for it.
-    All passes have about as many rows, and as many of them as are made at the same time have something to do.
-
-    >>> rows_in_graph(112, 6 * 384, of=32), rows_in_graph(101, 4 * 128, of=32, at_once=2)
-    (4, 8)
-    >>> rows_in_graph(40, 256, of=16, at_once=2), rows_in_graph(60, 24 * 1024, of=15), rows_in_graph(999, 24576, of=9)
-    (8, 8, 1)
+    >>> graph_tokens(2 * 128, 570_000), graph_tokens(6 * 384, 13_800_000), graph_tokens(24 * 1024, 405_000_000)
+    (4096, 998, 2746)
 
     Args:
-        tokens: of a row.
         features: of the model, for each token.
-        of: rows in all.
-        at_once: passes at the same time.
+        parameters: of the model, and of those that are held with it.
     """
-    tokens = max(tokens, 1)
-    most = max(GRAPH_NUMBERS // (tokens * features * at_once), FEWEST_TOKENS // tokens, 1)
-    rounds = math.ceil(of / (most * at_once))
-    return max(math.ceil(of / (rounds * at_once)), 1)
+    return max(GRAPH_NUMBERS, parameters // PARAMETERS_PER_GRAPH_NUMBER) // features
+
+
+def rows_per_pass(
+    tokens: int, *, of: int, model: Any, hardware: Hardware, at_once: int = 1, beside: Sequence[Any] = ()
+) -> int:
+    """How many rows a forward pass has in training, where the user says nothing else: all, or on a CPU fewer.
+
+    What a pass keeps for the gradient grows with its tokens, and beyond ``graph_tokens`` it is no faster for them. All
+    passes have about as many rows, and as many of them as are made at the same time have something to do.
+
+    Args:
+        tokens: of the longest row.
+        of: rows in all.
+        model: what learns.
+        hardware: where.
+        at_once: passes at the same time, which share what a model holds at a time.
+        beside: models that are held with it.
+    """
+    rounds = 1
+    if hardware.device == "cpu":
+        held = {id(parameter): parameter.numel() for each in (model, *beside) for parameter in each.parameters()}
+        most = graph_tokens(features(model.config), sum(held.values()))
+        rounds = math.ceil(of / (max(most // (max(tokens, 1) * at_once), 1) * at_once))
+    return max(math.ceil(of / (max(rounds, 1) * at_once)), 1)
 
 
 def accumulate(
@@ -128,7 +145,7 @@ def accumulate(
 ) -> list[Result]:
     """What ``learn`` returns for each piece of a batch, whose gradients it adds to the model's.
 
-    A batch that is not cut into micro-batches goes in pieces of ``rows_in_graph`` on a CPU, two at the same time where
+    A batch that is not cut into micro-batches goes in pieces of ``rows_per_pass``, two at the same time where
     ``hardware`` has use for that. A gradient is then a sum of two, which is the same in either order, and with more
     pieces a sum of such sums, in their order. Dropout, which draws from one stream of random numbers, keeps the batch
     whole.
@@ -139,7 +156,7 @@ def accumulate(
         learn: a forward and a backward pass over some of the rows.
         model: what learns.
         hardware: where.
-        tokens: of the longest row, of which no more than ``rows_in_graph`` are in a piece; 0: it may have them all.
+        tokens: of the longest group; 0: a piece may have as many as there are.
         group: every so many consecutive rows stay together.
     """
     if size is not None or _drops(model):
@@ -164,16 +181,16 @@ def accumulate(
 
 
 def _dealt(rows: Sequence[int], model: Any, hardware: Hardware, tokens: int, group: int) -> list[list[int]]:
-    """The pieces of a batch: as many as ``hardware`` takes at the same time, or a multiple of that, equal but for one.
+    """The pieces of a batch, as many as ``hardware`` takes at the same time or a multiple of that.
 
-    Neighbours, which are of similar length, go to different pieces.
+    Their sizes differ by one group at most. Neighbours, which are of similar length, go to different pieces.
     """
     groups = [rows[start : start + group] for start in range(0, len(rows), group)]
     count = min(hardware.pieces, len(groups))
-    if tokens and hardware.device == "cpu":
-        most = rows_in_graph(tokens * group, features(model.config), of=len(groups), at_once=count)
-        count *= math.ceil(len(groups) / (most * count))
-    return [[row for each in groups[piece::count] for row in each] for piece in range(min(count, len(groups)))]
+    if tokens:
+        most = rows_per_pass(tokens, of=len(groups), model=model, hardware=hardware, at_once=count)
+        count = min(count * math.ceil(len(groups) / (most * count)), len(groups))
+    return [[row for each in groups[piece::count] for row in each] for piece in range(count)]
 
 
 class _Sums:

@@ -9,7 +9,7 @@ import torch
 from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware
-from harness.training import updates
+from harness.training import language_model, updates
 from harness.training.language_model import (
     Imitation,
     TokenExample,
@@ -76,6 +76,33 @@ def test_accumulation_gives_the_gradients_of_one_batch(make_lm, examples, hardwa
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-5)
         for name, gradient in found[size][1].items():
             torch.testing.assert_close(gradient, found[None][1][name], atol=1e-5, rtol=1e-4)
+
+
+def hold_small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass has one group alone."""
+    monkeypatch.setattr(updates, "GRAPH_NUMBERS", 1)
+    monkeypatch.setattr(updates, "PARAMETERS_PER_GRAPH_NUMBER", 10**9)
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_several_rounds_give_the_gradients_of_one_batch(make_lm, hardware, monkeypatch, shared):
+    """Six examples of different lengths, of which every two have one prompt."""
+    lm, found, passes = make_lm(), [], []
+    examples = [TokenExample([5 + row // 2, 9, 8][: 1 + row // 2], [20 + row] * (1 + row)) for row in range(6)]
+    whole = language_model.imitation_loss
+    monkeypatch.setattr(
+        language_model, "imitation_loss", lambda lm, rows, *a, **k: passes.append(len(rows)) or whole(lm, rows, *a, **k)
+    )
+    for small in (False, True):
+        if small:
+            hold_small_graphs(monkeypatch)
+        lm.model.zero_grad()
+        found.append((_add_gradients(lm, examples, settings(shared=shared), hardware), gradients(lm.model)))
+    assert sorted(passes[:2]) == ([3, 3] if shared == 1 else [2, 4])
+    assert passes[2:] == [shared] * (6 // shared)
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    for name, gradient in found[1][1].items():
+        torch.testing.assert_close(gradient, found[0][1][name], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("train_on_prompt", [False, True])
@@ -224,11 +251,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(make_lm, 
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("most", [2**20, 500])
-def test_halves_at_the_same_time_give_the_weights_of_one_after_the_other(make_lm, monkeypatch, most):
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_halves_at_the_same_time_give_the_weights_of_one_after_the_other(make_lm, monkeypatch, rounds):
     """Also where a batch has several rounds of them."""
-    monkeypatch.setattr(updates, "FEWEST_TOKENS", 1)
-    monkeypatch.setattr(updates, "GRAPH_NUMBERS", most)
+    if rounds > 1:
+        hold_small_graphs(monkeypatch)
     weights = []
     for workers in (1, 2, 2):
         lm, hardware = make_lm(spread=1.0), Hardware("cpu", "fp32", 1, workers)

@@ -35,7 +35,7 @@ from harness.rollouts.sampler import Sampling
 from harness.training import ppo as ppo_module
 from harness.training import updates
 from harness.training.algorithm import Setup
-from harness.training.ppo import PPO, Experience, Learner, Measured, PPOState, together, trim
+from harness.training.ppo import PPO, Experience, Measured, PPOState, together, trim
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]
 NO_LIMITS = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
@@ -319,27 +319,27 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
             torch.testing.assert_close(ours, whole, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("device", "pieces"), [("cpu", 3), ("meta", 1)])
-def test_a_minibatch_with_a_large_graph_goes_in_micro_batches(iteration, monkeypatch, device, pieces):
-    """Six rows on a CPU, two at a time; where memory is not this process's, all at once."""
-    algorithm, setup, state, experience = iteration({})
+@pytest.mark.parametrize("name", ["default", "head"])
+def test_a_minibatch_with_a_large_graph_goes_in_micro_batches(iteration, monkeypatch, name):
+    """Six rows on a CPU, two at a time; a GPU has them all in one pass, and micro-batches of the user's own stand."""
+    algorithm, setup, state, experience = iteration(VARIANTS[name])
     rows = torch.tensor([6, 1, 3, 0, 7, 2])
-    trimmed = experience.rows(rows).batch
-    learner = algorithm._learners(setup, state)[0]
-    monkeypatch.setattr(updates, "FEWEST_TOKENS", 1)
-    monkeypatch.setattr(updates, "GRAPH_NUMBERS", 2 * trimmed.ids.shape[1] * features(state.policy.config))
-    seen: list[int] = []
+    width = features(state.policy.config)
+    monkeypatch.setattr(updates, "GRAPH_NUMBERS", 2 * experience.rows(rows).batch.ids.shape[1] * width)
+    monkeypatch.setattr(updates, "PARAMETERS_PER_GRAPH_NUMBER", 10**9)
+    for device, micro, expected in (("cpu", None, [2, 2, 2]), ("cuda", None, [6]), ("cpu", 4, [4, 2])):
+        setup.hardware = replace(setup.hardware, device=device)
+        algorithm.config.micro_batch_size = micro
+        for learner in algorithm._learners(setup, state):
+            seen: list[int] = []
 
-    def loss(piece: Experience, _denominator: torch.Tensor) -> Measured:
-        seen.append(len(piece.logprobs))
-        return Measured(torch.ones((), requires_grad=True), {})
+            def loss(piece: Experience, _denominator: torch.Tensor, seen: list[int] = seen) -> Measured:
+                seen.append(len(piece.logprobs))
+                return Measured(torch.ones((), requires_grad=True), {})
 
-    on_device = experience._replace(batch=experience.batch._replace(ids=experience.batch.ids.to(device)))
-    monkeypatch.setattr(
-        Experience, "rows", lambda _self, piece: experience._replace(logprobs=experience.logprobs[piece])
-    )
-    algorithm._learn(Learner(loss, SimpleNamespace(step=lambda: 0.0), learner.features), on_device, rows)
-    assert seen == [6 // pieces] * pieces
+            still = SimpleNamespace(step=lambda: 0.0)
+            algorithm._learn(learner._replace(loss=loss, updates=still), experience, rows)
+            assert seen == expected
 
 
 @pytest.mark.parametrize(("name", "precision"), [("default", "fp32"), ("head", "fp32"), ("default", "bf16")])

@@ -13,6 +13,7 @@ from harness.config import OptimizerConfig
 from harness.hardware import Hardware
 from harness.models.loading import load_scorer, save
 from harness.models.scorer import Scorer
+from harness.training import preferences, updates
 from harness.training.preferences import (
     Comparison,
     TokenPair,
@@ -69,6 +70,24 @@ def test_accumulation_gives_the_gradients_of_one_batch(make_scorer, pairs, hardw
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-5)
         for name, gradient in found[size][1].items():
             torch.testing.assert_close(gradient, found[None][1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_several_rounds_give_the_gradients_of_one_batch(make_scorer, pairs, hardware, monkeypatch):
+    scorer, found, passes = make_scorer(), [], []
+    whole = preferences.pair_scores
+    monkeypatch.setattr(
+        preferences, "pair_scores", lambda model, prompts, *a: passes.append(len(prompts)) or whole(model, prompts, *a)
+    )
+    for small in (False, True):
+        if small:
+            monkeypatch.setattr(updates, "GRAPH_NUMBERS", 1)
+            monkeypatch.setattr(updates, "PARAMETERS_PER_GRAPH_NUMBER", 10**9)
+        scorer.model.zero_grad()
+        found.append((_add_gradients(scorer, pairs, settings(centering=0.01), hardware), gradients(scorer.model)))
+    assert (sorted(passes[:2]), passes[2:]) == ([2, 3], [1] * 5)
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    for name, gradient in found[1][1].items():
+        torch.testing.assert_close(gradient, found[0][1][name], atol=1e-5, rtol=1e-4)
 
 
 def planted(count: int, seed: int) -> list[TokenPair]:

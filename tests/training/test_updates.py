@@ -11,7 +11,7 @@ from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware
 from harness.training import updates as updates_module
-from harness.training.updates import Updates, accumulate, length_batches, micro_batches
+from harness.training.updates import Updates, accumulate, length_batches, micro_batches, rows_per_pass
 
 
 def parameter(*values: float) -> torch.nn.Parameter:
@@ -185,6 +185,13 @@ def learner(seed: int = 0) -> torch.nn.Linear:
     return model
 
 
+@pytest.fixture
+def four_at_a_time(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The tokens of a group of which two passes at the same time have four each."""
+    monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 2 * 4 * 2048 * 128)
+    return 2048
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("rows", "group", "expected"),
@@ -192,55 +199,74 @@ def learner(seed: int = 0) -> torch.nn.Linear:
         (32, 1, [[0, 8, 16, 24], [1, 9, 17, 25], [2, 10, 18, 26], [3, 11, 19, 27]]),
         (8, 1, [[0, 2, 4, 6], [1, 3, 5, 7]]),
         (10, 1, [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]),
-        (24, 4, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]),
+        (20, 2, [[0, 1, 8, 9, 16, 17], [2, 3, 10, 11, 18, 19], [4, 5, 12, 13], [6, 7, 14, 15]]),
+        (3, 1, [[0, 2], [1]]),
     ],
 )
-def test_a_batch_with_a_large_graph_goes_in_several_rounds(rows, group, expected, workers, monkeypatch):
-    """A graph may have 4 rows of 2,048 tokens in each of two passes."""
-    monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 2 * 4 * 2048 * 128)
-    given = {"model": learner(), "hardware": Hardware("cpu", "fp32", 1, workers), "tokens": 2048, "group": group}
-    found = accumulate(range(rows), None, list, **given)
+def test_a_batch_with_a_large_graph_goes_in_several_rounds(rows, group, expected, workers, four_at_a_time):
+    given = {"model": learner(), "hardware": Hardware("cpu", "fp32", 1, workers), "tokens": four_at_a_time}
+    found = accumulate(range(rows), None, list, **given, group=group)
     assert found[: len(expected)] == expected
     assert sorted(row for piece in found for row in piece) == list(range(rows))
-    assert len({len(piece) for piece in found}) <= 2
+    assert len(found) == math.ceil(rows / group / 8) * min(2, rows // group)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_gpu_has_the_whole_batch_in_one_pass(device, precision, monkeypatch):
+def test_groups_longer_than_a_graph_go_one_by_one(monkeypatch):
+    monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 1)
+    given = {"model": learner(), "hardware": Hardware("cpu", "fp32", 1, 2), "tokens": 512}
+    assert accumulate(range(3), None, list, **given) == [[0], [1], [2]]
+
+
+def test_a_larger_model_may_hold_a_larger_graph(monkeypatch):
+    monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 1)
+    model, hardware = learner(), Hardware("cpu", "fp32", 1, 2)
+    model.more = torch.nn.Parameter(torch.zeros(6 * 128 * 100))
+    assert rows_per_pass(10, of=30, model=model, hardware=hardware) == 10
+    assert rows_per_pass(10, of=30, model=model, hardware=hardware, at_once=2) == 5
+    other = torch.nn.ParameterList([torch.zeros(6 * 128 * 50), model.more])  # what they share is held once
+    assert rows_per_pass(10, of=30, model=model, hardware=hardware, beside=[other]) == 15
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "passes"),
+    [("cpu", "fp32", 6), ("cpu", "bf16", 6), ("cuda", "fp32", 1), ("cuda", "bf16", 1)],
+)
+def test_a_gpu_has_the_whole_batch_in_one_pass(device, precision, passes, monkeypatch):
     monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 1)
     given = {"model": learner(), "hardware": Hardware(device, precision, 1, 2), "tokens": 512}
-    found = accumulate(range(6), None, list, **given)
-    assert len(found) == (6 if device == "cpu" else 1)
+    assert len(accumulate(range(6), None, list, **given)) == passes
+
+
+def gradients(precision: str, workers: int, tokens: int, before: float | None = None) -> torch.Tensor:
+    """Of a sum of squares over 32 rows."""
+    texts, model = torch.randn(32, 5, generator=torch.Generator().manual_seed(1)), learner()
+    model.unused = torch.nn.Parameter(torch.ones(2))
+    if before is not None:
+        model.bias.grad = torch.full((3,), before)
+
+    def learn(rows: Sequence[int]) -> int:
+        (model(texts[list(rows)]) ** 2).sum().backward()
+        return len(rows)
+
+    hardware = Hardware("cpu", precision, 1, workers)
+    counts = accumulate(range(32), None, learn, model=model, hardware=hardware, tokens=tokens)
+    assert sum(counts) == 32
+    assert (len(counts) > 2) == (tokens > 0)
+    assert model.unused.grad is None
+    return torch.cat([model.weight.grad.flatten(), model.bias.grad])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_gradients_of_several_rounds_are_those_of_the_whole_batch(precision, monkeypatch):
-    """Whichever thread is the faster; a parameter that nothing asks for has none, and what was there before stays."""
-    texts, found = torch.randn(32, 5, generator=torch.Generator().manual_seed(1)), []
-    for most, workers in ((2**40, 1), (2 * 4 * 2048 * 128, 1), *[(2 * 4 * 2048 * 128, 2)] * 5):
-        monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", most)
-        model = learner()
-        model.unused = torch.nn.Parameter(torch.ones(2))
-        model.bias.grad = torch.full((3,), 0.5)
+def test_gradients_of_several_rounds_are_those_of_the_whole_batch(precision, four_at_a_time):
+    """Whichever thread is the faster, to the bit."""
+    found = [gradients(precision, workers, four_at_a_time) for workers in (1, 2, 2, 2, 2, 2)]
+    torch.testing.assert_close(found[0], gradients(precision, 1, 0), rtol=1e-5, atol=1e-4)
+    assert all(torch.equal(each, found[0]) for each in found)
 
-        def learn(rows: Sequence[int], model: torch.nn.Linear = model) -> int:
-            (model(texts[list(rows)]) ** 2).sum().backward()
-            return len(rows)
 
-        counts = accumulate(
-            range(32), None, learn, model=model, hardware=Hardware("cpu", precision, 1, workers), tokens=2048
-        )
-        assert sum(counts) == 32
-        assert (len(counts) > 2) == (most < 2**40)
-        assert model.unused.grad is None
-        found.append(torch.cat([model.weight.grad.flatten(), model.bias.grad]))
-    whole = learner()
-    (whole(texts) ** 2).sum().backward()
-    expected = torch.cat([whole.weight.grad.flatten(), whole.bias.grad + 0.5])
-    for each in found:
-        torch.testing.assert_close(each, expected, rtol=1e-5, atol=1e-4)
-    assert all(torch.equal(each, found[1]) for each in found[2:])
+def test_gradients_of_several_rounds_are_added_to_those_that_are_there(four_at_a_time):
+    added = gradients("fp32", 1, four_at_a_time, before=0.5) - gradients("fp32", 1, four_at_a_time)
+    torch.testing.assert_close(added, torch.tensor([0.0] * 15 + [0.5] * 3), rtol=0, atol=1e-4)
 
 
 def test_one_row_is_not_halved():
