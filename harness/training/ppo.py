@@ -330,8 +330,8 @@ class PPO:
     def _learn(self, learner: Learner, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
         denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
-        tokens = trim(experience.batch.rows(rows)).ids.shape[1]
-        size = self.config.micro_batch_size or learner.rows(tokens, of=len(rows))
+        size = self.config.micro_batch_size
+        size = size or learner.rows(trim(experience.batch.rows(rows)).ids.shape[1], of=len(rows))
         pieces = []
         for piece in micro_batches(rows.tolist(), size):
             measured = learner.loss(experience.rows(torch.tensor(piece)), denominator)
