@@ -6,6 +6,7 @@ Dataclasses are not frozen: OmegaConf refuses overrides of frozen ones. Defaults
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -486,11 +487,16 @@ def group_of(schema: str) -> str:
 
 def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:
     """Put the schemas into Hydra's store, in a group of their own, so that no group offers one as a choice."""
+    for name, schema in schemas.items():
+        _register(name, schema)
+
+
+@functools.cache
+def _register(name: str, schema: type) -> None:
+    """Once in a process, which Hydra's store is of too: making the nodes takes longer than composing a group."""
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
-    for name, schema in schemas.items():
-        store.store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
+    ConfigStore.instance().store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
 
 
 def _with_open_mappings(node: DictConfig) -> DictConfig:

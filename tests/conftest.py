@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,22 @@ TEXTS = [
     "Grüße aus Köln : the bird runs !",
     "why does the fox sing ? because it can .",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Hydra composes a configuration twice, first to read ``hydra.mode`` alone: tests do that where something sets it."""
+    from hydra._internal.hydra import Hydra
+
+    real = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        set_here = any(override.lstrip("+").startswith(("sweep=", "hydra.mode=")) for override in overrides)
+        return real(self, config_name, overrides) if set_here else None
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Hydra, "get_mode", get_mode)
+        yield
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_a_compiled_step_is_compiled_once_for_all_sizes_and_models(make_lm: Call
     torch._dynamo.reset()
     static_decoding.compiled_step.cache_clear()
     before = counters["stats"]["unique_graphs"]
-    one, other = make_lm("gpt2", seed=1), make_lm("gpt2", seed=2)
+    one, other = (make_lm("gpt2", seed=seed, layers=1) for seed in (1, 2))
     prompts = [[7 + row % 5, *range(30, 33 + row % 4)] for row in range(40)]
 
     def both(lm: Any, rows: int) -> None:
@@ -151,7 +151,7 @@ def test_more_kinds_of_models_than_torch_compiles_by_default(
     static_decoding.compiled_step.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     for width in range(8, 88, 8):
-        model = make_model("gpt2", width=width)
+        model = make_model("gpt2", width=width, layers=1)
         found = sample(model, [[7, 8, 9]] * 9, Sampling(2, engine="compiled"), eos_id=-1, pad_id=0, seed=1)
         assert {len(tokens) for tokens in found.tokens} == {2}
     static_decoding.compiled_step.cache_clear()
@@ -160,7 +160,7 @@ def test_more_kinds_of_models_than_torch_compiles_by_default(
 def test_adapters_in_bf16_are_compiled(make_lm: Callable[..., Any]) -> None:
     """Their weights learn, the base's are frozen, and both are cast for the steps: what a scoring pass says."""
     pytest.importorskip("peft")
-    lm = make_lm("llama", width=32)
+    lm = make_lm("llama", width=32, layers=1)
     add_adapter(lm.model, LoraConfig(rank=2, alpha=8), Base("/base"), seed=0)
     with torch.no_grad():
         for parameter in trainable(lm.model).values():
