@@ -26,7 +26,7 @@ TEXTS = [
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once() -> Iterator[None]:
-    """Hydra composes a configuration twice, first to read ``hydra.mode`` alone: tests do that where something sets it."""
+    """Hydra composes twice, first for ``hydra.mode`` alone: tests do that where an override may set it."""
     from hydra._internal.hydra import Hydra
 
     real = Hydra.get_mode

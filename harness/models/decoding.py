@@ -61,19 +61,30 @@ class CausalDecoding:
     """The prompt's keys and values are computed first; its last token is run with the response's first step."""
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad_id: int, tokens: int, shared: int) -> None:
+        import torch
+
+        from harness.models.lean_step import lean_step
         from harness.models.roomy_cache import roomy
 
         ids, mask = (tensor.to(model.device) for tensor in left_pad(prompts, pad_id))
         positions = position_ids(mask)
-        self.model, self.mask = model, mask
+        self.model, self.column = model, ids.shape[1]
         self.cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1], shared=shared)
         self.cache.layers = roomy(self.cache.layers, tokens=tokens)
+        self.lean = lean_step(model, self.cache.layers)
         self.ids, self.positions = ids[:, -1:], positions[:, -1:]
+        # True on what a row may see, now and later.
+        self.mask = torch.nn.functional.pad(mask, (0, tokens), value=True)
+        self._look()
 
     def logits(self) -> torch.Tensor:
+        mask = self.mask[:, : self.column]
+        if self.lean is not None:
+            seen = None if self.all_seen else mask[:, None, None]
+            return self.lean(self.model, self.ids, self.positions, seen, self.cache.layers)
         logits: torch.Tensor = self.model(
             input_ids=self.ids,
-            attention_mask=self.mask.long(),
+            attention_mask=mask.long(),
             position_ids=self.positions,
             past_key_values=self.cache,
             use_cache=True,
@@ -85,13 +96,16 @@ class CausalDecoding:
         rows = rows.to(self.mask.device)
         self.cache.batch_select_indices(rows)
         self.mask, self.positions = self.mask[rows], self.positions[rows]
+        self._look()
 
     def append(self, tokens: torch.Tensor) -> None:
-        import torch
-
         self.ids = tokens[:, None].to(self.mask.device)
-        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
-        self.positions = self.positions[:, -1:] + 1
+        self.positions = self.positions + 1
+        self.column += 1
+
+    def _look(self) -> None:
+        """Whether no row is padded, which only a change of rows decides."""
+        self.all_seen = bool(self.mask.all())
 
 
 class EncoderDecoderDecoding:

@@ -1,0 +1,93 @@
+"""One token more for each row, by the layers of GPT-2 and Llama alone.
+
+A model of transformers prepares every call anew (masks, settings, what to return), which takes longer than the layers
+of a small model. While a batch is answered nothing of that changes: here the layers' own modules are called one after
+the other, with the mask that the batch had from the start. What they compute is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from harness.models.roomy_cache import RoomyLayer
+
+Step = Callable[[Any, Tensor, Tensor, "Tensor | None", Sequence[Any]], Tensor]
+
+
+def lean_step(model: Any, layers: Sequence[Any]) -> Step | None:
+    """The step of such a model, as ``gpt2_step``; None: it is another one, or one with something in its way.
+
+    Args:
+        model: a causal language model.
+        layers: of its cache.
+    """
+    step = STEPS.get(type(model).__name__)
+    return step if step is not None and _is_plain(model, layers) else None
+
+
+def gpt2_step(model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, layers: Sequence[Any]) -> Tensor:
+    """(B, V): the logits after one more token for each row, whose keys and values join the cache.
+
+    Args:
+        model: a GPT-2.
+        ids, positions: (B, 1) of the token.
+        mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all.
+        layers: of the cache, with T - 1 tokens.
+    """
+    trunk = model.transformer
+    states = trunk.wte(ids) + trunk.wpe(positions)
+    for block, cache in zip(trunk.h, layers, strict=True):
+        attention = block.attn
+        projected = attention.c_attn(block.ln_1(states)).split(attention.split_size, dim=2)
+        queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
+        states = attention.c_proj(_attend(attention, queries, cache.update(keys, values), mask)) + states
+        states = states + block.mlp(block.ln_2(states))
+    logits: Tensor = model.lm_head(trunk.ln_f(states))
+    return logits[:, -1]
+
+
+def llama_step(model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, layers: Sequence[Any]) -> Tensor:
+    """As ``gpt2_step``, of a Llama."""
+    trunk = model.model
+    states = trunk.embed_tokens(ids)
+    turns = trunk.rotary_emb(states, position_ids=positions)
+    for block, cache in zip(trunk.layers, layers, strict=True):
+        attention, given = block.self_attn, block.input_layernorm(states)
+        projected = (project(given) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+        queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
+        queries, keys = apply_rotary_pos_emb(queries, keys, *turns)
+        states = states + attention.o_proj(_attend(attention, queries, cache.update(keys, values), mask))
+        states = states + block.mlp(block.post_attention_layernorm(states))
+    logits: Tensor = model.lm_head(trunk.norm(states))
+    return logits[:, -1]
+
+
+def _is_plain(model: Any, layers: Sequence[Any]) -> bool:
+    """Whether nothing but the layers' modules takes part in such a model's forward pass."""
+    return (
+        model.config._attn_implementation == "sdpa"
+        and not model.training
+        and not getattr(model.config, "add_cross_attention", False)
+        and not getattr(model.config, "reorder_and_upcast_attn", False)
+        and all(type(layer) is RoomyLayer for layer in layers)
+        and not any(_is_watched(module) for module in model.modules())
+    )
+
+
+def _is_watched(module: Any) -> bool:
+    """Whether something beside the module itself happens when it is called: hooks of torch's or accelerate's."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(module, "_hf_hook")
+
+
+STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llama_step}
+
+
+def _attend(attention: Any, queries: Tensor, cached: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    """(B, 1, heads · size): what each row's query reads from its keys and values, (B, heads, T, size)."""
+    read: Tensor = sdpa_attention_forward(attention, queries, *cached, mask, scaling=attention.scaling)[0]
+    return read.flatten(2)

@@ -1,0 +1,137 @@
+"""A lean step's logits are those of transformers' own forward pass, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from harness.config import LoraConfig
+from harness.models.adapters import Base, add_adapter, trainable
+from harness.models.decoding import CausalDecoding
+from harness.models.kernels import use_fast_kernels
+from harness.models.lean_step import lean_step
+from harness.models.roomy_cache import roomy
+
+PADDED = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14]]
+EQUAL = [[5, 9, 20], [12, 13, 14], [70, 71, 72], [9, 9, 14]]
+
+
+def gpt2(**settings: Any) -> Any:
+    given = {"vocab_size": 96, "n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 64, **settings}
+    return GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **given)).eval()
+
+
+def llama(**settings: Any) -> Any:
+    given = {"vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, **settings}
+    return LlamaForCausalLM(LlamaConfig(intermediate_size=48, max_position_embeddings=64, **given)).eval()
+
+
+LONGER = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+MODELS: dict[str, Callable[[], Any]] = {
+    "gpt2": gpt2,
+    "gpt2, fast kernels": lambda: use_fast_kernels(gpt2()),
+    "gpt2, layers scaled": lambda: gpt2(scale_attn_by_inverse_layer_idx=True),
+    "gpt2, nothing scaled": lambda: gpt2(scale_attn_weights=False),
+    "llama": llama,
+    "llama, fewer keys than queries": lambda: llama(num_key_value_heads=2),
+    "llama, biases and heads of another size": lambda: llama(attention_bias=True, mlp_bias=True, head_dim=16),
+    "llama, longer positions": lambda: llama(
+        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    ),
+}
+
+
+def answer(model: Any, prompts: list[list[int]], *, lean: bool) -> list[torch.Tensor]:
+    """Logits of nine steps, after the fourth of which a row leaves; the tokens are always the same."""
+    decoding = CausalDecoding(model, prompts, 0, 9, 1)
+    assert decoding.lean is not None
+    if not lean:
+        decoding.lean = None
+    seen = []
+    for step in range(9):
+        seen.append(decoding.logits())
+        rows = torch.arange(len(seen[-1]))
+        if step == 4:
+            rows = rows[1:].flip(0)
+            decoding.keep(rows)
+        decoding.append(7 + 3 * rows + step)
+    return seen
+
+
+def assert_same(model: Any, prompts: list[list[int]]) -> None:
+    with torch.inference_mode():
+        ours, theirs = (answer(model, prompts, lean=lean) for lean in (True, False))
+    assert len(ours) == len(theirs) == 9
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("prompts", [PADDED, EQUAL], ids=["padded", "equal"])
+def test_logits_are_those_of_the_model(name: str, prompts: list[list[int]]) -> None:
+    torch.manual_seed(0)
+    assert_same(MODELS[name](), prompts)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_adapters_take_part_in_either_precision(make: Callable[[], Any], bf16: bool) -> None:
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = make()
+    add_adapter(model, LoraConfig(rank=2, alpha=8), Base("/base"), seed=0)
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter.add_(0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
+        assert_same(model, PADDED)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_no_step_asks_the_model_itself(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    decoding = CausalDecoding(model, PADDED, 0, 3, 1)
+    monkeypatch.setattr(model, "forward", None)
+    with torch.inference_mode():
+        for _ in range(3):
+            decoding.append(decoding.logits().argmax(-1))
+
+
+def neox() -> Any:
+    sizes: dict[str, Any] = {"vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(intermediate_size=48, max_position_embeddings=64, **sizes)).eval()
+
+
+def eager() -> Any:
+    model = gpt2()
+    model.set_attn_implementation("eager")
+    return model
+
+
+def hooked() -> Any:
+    model = llama()
+    model.model.layers[1].register_forward_hook(lambda _module, _given, out: out)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make", [neox, eager, hooked, lambda: gpt2(reorder_and_upcast_attn=True), lambda: gpt2().train()]
+)
+def test_what_is_not_known_goes_through_the_model(make: Callable[[], Any]) -> None:
+    model = make()
+    with torch.inference_mode():
+        decoding = CausalDecoding(model, PADDED, 0, 3, 1)
+        assert decoding.lean is None
+        assert decoding.logits().shape == (4, 96)
+
+
+def test_layers_that_do_not_keep_all_keys_go_through_the_model() -> None:
+    model = llama()
+    cache = model(torch.tensor([[5, 6]])).past_key_values
+    assert lean_step(model, cache.layers) is None
+    assert lean_step(model, roomy(cache.layers, tokens=2)) is not None
