@@ -89,5 +89,6 @@ STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llam
 
 def _attend(attention: Any, queries: Tensor, cached: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
     """(B, 1, heads · size): what each row's query reads from its keys and values, (B, heads, T, size)."""
-    read: Tensor = sdpa_attention_forward(attention, queries, *cached, mask, scaling=attention.scaling)[0]
+    scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
+    read: Tensor = sdpa_attention_forward(attention, queries, *cached, mask, scaling=scaling)[0]
     return read.flatten(2)
