@@ -487,16 +487,16 @@ def group_of(schema: str) -> str:
 
 def register_schemas(schemas: Mapping[str, type] = SCHEMAS) -> None:
     """Put the schemas into Hydra's store, in a group of their own, so that no group offers one as a choice."""
+    from hydra.core.config_store import ConfigStore
+
     for name, schema in schemas.items():
-        _register(name, schema)
+        _register(ConfigStore.instance(), name, schema)
 
 
 @functools.cache
-def _register(name: str, schema: type) -> None:
-    """Once in a process, which Hydra's store is of too: making the nodes takes longer than composing a group."""
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
+def _register(store: Any, name: str, schema: type) -> None:
+    """Once for a store: making all nodes takes a third as long as composing from them."""
+    store.store(group="schema", name=name, node=_with_open_mappings(OmegaConf.structured(schema)))
 
 
 def _with_open_mappings(node: DictConfig) -> DictConfig:

@@ -107,6 +107,22 @@ def test_passes_of_sft_follow_the_world_unless_something_says_otherwise(override
     assert composed(*overrides).sft.epochs == passes
 
 
+def test_every_store_gets_the_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    for store in (ConfigStore(), ConfigStore()):
+        monkeypatch.setattr(ConfigStore, "instance", lambda store=store: store)
+        register_schemas()
+        assert {f"{name}.yaml" for name in SCHEMAS} == set(store.repo["schema"])
+
+
+def test_sweeps_alone_are_sweeps_without_being_asked() -> None:
+    """What the tests' shortcut of Hydra's first composition takes for granted."""
+    modes = {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml") if "mode: MULTIRUN" in path.read_text()}
+    assert modes == {"sweep"}
+    assert not [path for path in CONF.rglob("*.yaml") if "/sweep" in path.read_text()]
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithm_overrides_no_overlay(name: str) -> None:
     """Its file comes after the overlays: keys and defaults stand in its schema."""

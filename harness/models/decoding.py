@@ -75,13 +75,13 @@ class CausalDecoding:
         self.ids, self.positions = ids[:, -1:], positions[:, -1:]
         # True on what a row may see, now and later.
         self.mask = torch.nn.functional.pad(mask, (0, tokens), value=True)
-        self._look()
+        self.padded = not bool(mask.all())
 
     def logits(self) -> torch.Tensor:
         mask = self.mask[:, : self.column]
         if self.lean is not None:
-            seen = None if self.all_seen else mask[:, None, None]
-            return self.lean(self.model, self.ids, self.positions, seen, self.cache.layers)
+            seen = mask[:, None, None] if self.padded else None
+            return self.lean(self.model, self.cache.layers, ids=self.ids, positions=self.positions, mask=seen)
         logits: torch.Tensor = self.model(
             input_ids=self.ids,
             attention_mask=mask.long(),
@@ -96,16 +96,12 @@ class CausalDecoding:
         rows = rows.to(self.mask.device)
         self.cache.batch_select_indices(rows)
         self.mask, self.positions = self.mask[rows], self.positions[rows]
-        self._look()
+        self.padded = not bool(self.mask.all())
 
     def append(self, tokens: torch.Tensor) -> None:
         self.ids = tokens[:, None].to(self.mask.device)
         self.positions = self.positions + 1
         self.column += 1
-
-    def _look(self) -> None:
-        """Whether no row is padded, which only a change of rows decides."""
-        self.all_seen = bool(self.mask.all())
 
 
 class EncoderDecoderDecoding:

@@ -2,25 +2,39 @@
 
 A model of transformers prepares every call anew (masks, settings, what to return), which takes longer than the layers
 of a small model. While a batch is answered nothing of that changes: here the layers' own modules are called one after
-the other, with the mask that the batch had from the start. What they compute is the same, bit for bit.
+the other, with the mask that the batch had from the start. What they compute is the same: on a CPU bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from harness.models.roomy_cache import RoomyLayer
 
-Step = Callable[[Any, Tensor, Tensor, "Tensor | None", Sequence[Any]], Tensor]
+
+class Step(Protocol):
+    """One token more for each of B rows."""
+
+    def __call__(
+        self, model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """(B, V): the logits after the token, whose keys and values join the cache.
+
+        Args:
+            model: a causal language model.
+            layers: of its cache, with T - 1 tokens.
+            ids, positions: (B, 1) of the token.
+            mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all.
+        """
+        ...
 
 
 def lean_step(model: Any, layers: Sequence[Any]) -> Step | None:
-    """The step of such a model, as ``gpt2_step``; None: it is another one, or one with something in its way.
+    """The step of such a model; None: it is another one, or one with something in its way.
 
     Args:
         model: a causal language model.
@@ -30,15 +44,8 @@ def lean_step(model: Any, layers: Sequence[Any]) -> Step | None:
     return step if step is not None and _is_plain(model, layers) else None
 
 
-def gpt2_step(model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, layers: Sequence[Any]) -> Tensor:
-    """(B, V): the logits after one more token for each row, whose keys and values join the cache.
-
-    Args:
-        model: a GPT-2.
-        ids, positions: (B, 1) of the token.
-        mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all.
-        layers: of the cache, with T - 1 tokens.
-    """
+def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    """A ``Step`` of a GPT-2."""
     trunk = model.transformer
     states = trunk.wte(ids) + trunk.wpe(positions)
     for block, cache in zip(trunk.h, layers, strict=True):
@@ -51,8 +58,10 @@ def gpt2_step(model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, l
     return logits[:, -1]
 
 
-def llama_step(model: Any, ids: Tensor, positions: Tensor, mask: Tensor | None, layers: Sequence[Any]) -> Tensor:
-    """As ``gpt2_step``, of a Llama."""
+def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    """A ``Step`` of a Llama."""
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
     trunk = model.model
     states = trunk.embed_tokens(ids)
     turns = trunk.rotary_emb(states, position_ids=positions)
@@ -73,15 +82,14 @@ def _is_plain(model: Any, layers: Sequence[Any]) -> bool:
         model.config._attn_implementation == "sdpa"
         and not model.training
         and not getattr(model.config, "add_cross_attention", False)
-        and not getattr(model.config, "reorder_and_upcast_attn", False)
         and all(type(layer) is RoomyLayer for layer in layers)
         and not any(_is_watched(module) for module in model.modules())
     )
 
 
 def _is_watched(module: Any) -> bool:
-    """Whether something beside the module itself happens when it is called: hooks of torch's or accelerate's."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(module, "_hf_hook")
+    """Whether something beside its class's ``forward`` happens when the module is called: hooks, or another one."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llama_step}

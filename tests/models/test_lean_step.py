@@ -28,7 +28,8 @@ def gpt2(**settings: Any) -> Any:
 
 def llama(**settings: Any) -> Any:
     given = {"vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, **settings}
-    return LlamaForCausalLM(LlamaConfig(intermediate_size=48, max_position_embeddings=64, **given)).eval()
+    given = {"max_position_embeddings": 64, **given}
+    return LlamaForCausalLM(LlamaConfig(intermediate_size=48, **given)).eval()
 
 
 LONGER = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
@@ -37,17 +38,16 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gpt2, fast kernels": lambda: use_fast_kernels(gpt2()),
     "gpt2, layers scaled": lambda: gpt2(scale_attn_by_inverse_layer_idx=True),
     "gpt2, nothing scaled": lambda: gpt2(scale_attn_weights=False),
+    "gpt2, of which eager attention alone is another": lambda: gpt2(reorder_and_upcast_attn=True),
     "llama": llama,
     "llama, fewer keys than queries": lambda: llama(num_key_value_heads=2),
     "llama, biases and heads of another size": lambda: llama(attention_bias=True, mlp_bias=True, head_dim=16),
-    "llama, longer positions": lambda: llama(
-        rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    ),
+    "llama, more positions than it has": lambda: llama(rope_parameters=LONGER, max_position_embeddings=8),
 }
 
 
 def answer(model: Any, prompts: list[list[int]], *, lean: bool) -> list[torch.Tensor]:
-    """Logits of nine steps, after the fourth of which a row leaves; the tokens are always the same."""
+    """Logits of nine steps; after the fifth a row leaves, after the seventh the longest goes on alone."""
     decoding = CausalDecoding(model, prompts, 0, 9, 1)
     assert decoding.lean is not None
     if not lean:
@@ -56,8 +56,8 @@ def answer(model: Any, prompts: list[list[int]], *, lean: bool) -> list[torch.Te
     for step in range(9):
         seen.append(decoding.logits())
         rows = torch.arange(len(seen[-1]))
-        if step == 4:
-            rows = rows[1:].flip(0)
+        if step in (4, 6):
+            rows = rows[:-1].flip(0) if step == 4 else rows[-1:]
             decoding.keep(rows)
         decoding.append(7 + 3 * rows + step)
     return seen
@@ -113,24 +113,48 @@ def eager() -> Any:
     return model
 
 
-def hooked() -> Any:
+def hooked(*, before: bool) -> Any:
     model = llama()
-    model.model.layers[1].register_forward_hook(lambda _module, _given, out: out)
+    if before:
+        model.model.layers[1].register_forward_pre_hook(lambda _module, _given: None)
+    else:
+        model.model.layers[1].register_forward_hook(lambda _module, _given, out: out)
     return model
 
 
-@pytest.mark.parametrize(
-    "make", [neox, eager, hooked, lambda: gpt2(reorder_and_upcast_attn=True), lambda: gpt2().train()]
-)
-def test_what_is_not_known_goes_through_the_model(make: Callable[[], Any]) -> None:
-    model = make()
+def patched() -> Any:
+    model = gpt2()
+    block = model.transformer.h[1]
+    block.forward = block.forward
+    return model
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "another architecture": neox,
+    "eager attention": eager,
+    "a hook": lambda: hooked(before=False),
+    "a hook before": lambda: hooked(before=True),
+    "a forward of its own": patched,
+    "in training": lambda: gpt2().train(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_not_known_goes_through_the_model(name: str) -> None:
+    model = OTHERS[name]()
     with torch.inference_mode():
         decoding = CausalDecoding(model, PADDED, 0, 3, 1)
         assert decoding.lean is None
         assert decoding.logits().shape == (4, 96)
 
 
-def test_layers_that_do_not_keep_all_keys_go_through_the_model() -> None:
+def test_a_decoder_that_reads_an_encoder_goes_through_the_model() -> None:
+    cache = roomy(gpt2()(torch.tensor([[5, 6]])).past_key_values.layers, tokens=2)
+    assert lean_step(gpt2(), cache) is not None
+    assert lean_step(gpt2(add_cross_attention=True), cache) is None
+
+
+def test_a_cache_without_room_goes_through_the_model() -> None:
     model = llama()
     cache = model(torch.tensor([[5, 6]])).past_key_values
     assert lean_step(model, cache.layers) is None
