@@ -13,6 +13,8 @@ from smoke_run import smoke_run
 
 from harness.records import read_records
 
+pytestmark = pytest.mark.extended
+
 
 class Chat(NamedTuple):
     """How a family writes a conversation: what opens a message, what closes it."""

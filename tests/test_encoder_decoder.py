@@ -13,6 +13,8 @@ from smoke_run import smoke_run
 
 from harness.records import read_records
 
+pytestmark = pytest.mark.extended
+
 SMALL = (
     "algorithm.checks.limits.max_length_share=null",
     "sft.epochs=1",

@@ -16,6 +16,8 @@ from harness.records import read_records
 from harness.training.ppo import PPO
 from harness.training.updates import Updates
 
+pytestmark = pytest.mark.extended
+
 pytest.importorskip("peft")
 FEW_ROWS = "evaluation.fixed_rows=[references,sft]"
 LORA = (

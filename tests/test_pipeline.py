@@ -93,6 +93,7 @@ def begun(finished: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pa
 # ---- one run
 
 
+@pytest.mark.extended
 def test_two_stages_at_a_time_make_the_same_numbers(finished: Callable[[str], Path], tmp_path: Path) -> None:
     """The candidate's models in a second process, judge and controls in this one: the same stages, the same scores."""
     alone = finished("qa")
@@ -232,6 +233,7 @@ def test_a_refused_run_leaves_the_table_as_it_is_and_does_not_show_it(
     assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.extended
 def test_a_stage_that_was_thrown_away_is_made_again(finished: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     shutil.copytree(finished("qa"), folder)
@@ -295,6 +297,7 @@ def test_one_failing_job_leaves_the_others_running(begun: Callable[[str], Path])
     assert good["status"] in ("ok", "unchanged", "collapsed")
 
 
+@pytest.mark.extended
 def test_the_joblib_launcher(begun: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     folder = begun("qa")
@@ -388,6 +391,7 @@ def test_without_a_judge_its_cells_stay_empty(begun: Callable[[str], Path]) -> N
     assert row["win_rate_gold"] != ""
 
 
+@pytest.mark.extended
 def test_a_model_on_disk(finished: Callable[[str], Path], tmp_path: Path) -> None:
     (base,) = {str(path) for path in (finished("qa") / "stages").glob("sft-*/base")}
     shutil.copytree(base, tmp_path / "tiny-model")
@@ -516,6 +520,7 @@ def write_rows(folder: Path, task: str) -> list[str]:
 SHORT = ("task.max_response_tokens=16", "sft.epochs=2", "feedback.min_pairs=1", "judge.min_pairs=1")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("task", TASKS)
 def test_files_of_ones_own_with_a_metric_as_annotator(task: str, tmp_path: Path) -> None:
     given = write_rows(tmp_path / "mine", task)
@@ -531,6 +536,7 @@ def test_files_of_ones_own_with_a_metric_as_annotator(task: str, tmp_path: Path)
     assert report["cuts"] is not None
 
 
+@pytest.mark.extended
 def test_preference_pairs_of_ones_own(tmp_path: Path) -> None:
     given = write_rows(tmp_path / "mine", "dialogue")
     pairs = [
@@ -556,6 +562,7 @@ PAIR_COLUMNS = {"turns": "turns", "chosen": "good", "rejected": "bad"}
 # ---- interrupted
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_keeps_what_is_finished(sent: signal.Signals, status: int, tmp_path: Path) -> None:
     sizes = ["sft.epochs=1000", "judge=none"]  # training that would not end by itself

@@ -37,6 +37,7 @@ def polite(request: dict[str, Any]) -> str:
     return f"Thank you , I see : {request['messages'][-1]['content']}"
 
 
+@pytest.mark.extended
 def test_an_endpoint_is_a_row_without_training(
     harness: Callable[..., int], endpoint: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,8 @@ from harness.api.request import request_body
 from harness.config import APIConfig
 from harness.errors import UserError
 
+pytestmark = pytest.mark.extended
+
 TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}<assistant>"
 TURNS = [["the red fox ?"], ["why ?", "it can .", "home ."], ["Grüße !"]]
 

@@ -61,6 +61,7 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     return {figure["name"]: figure for figure in found["figures"]}
 
 
+@pytest.mark.extended
 def test_loop_against_itself(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "Side", Beside)
     found = ask(loop.main, "--rounds", "2", "--against", "self")
@@ -89,6 +90,7 @@ def test_rollout_by_compiled_steps(ask: Callable[..., dict[str, Any]], monkeypat
     assert len(found["checks"]) == 3
 
 
+@pytest.mark.extended
 def test_limits(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
     few = ["--rounds", "1", "--batch", "4", "--minibatch", "2", "--sft-batch", "2", "--steps", "1"]
@@ -168,6 +170,7 @@ def test_updates_that_differ_do_not_agree() -> None:
         assert not update.agree(ours, {**ours, name: ours[name] + 0.1}, tolerance=1e-3)
 
 
+@pytest.mark.extended
 def test_sweep(
     ask: Callable[..., dict[str, Any]], in_process: Callable[..., Callable[..., int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_run_of_the_sweep_is_a_process_whose_failure_is_said(tmp_path: Path) -
         sweep.harness(["sft.epochs=0", "task=qa", f"output_dir={tmp_path}"])
 
 
+@pytest.mark.extended
 def test_scale_runs_every_point(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At this size nothing is measured, so the limits may or may not hold."""
     monkeypatch.setattr(scale, "Side", Beside)
@@ -209,6 +213,7 @@ def test_a_mistake_is_one_message_and_status_2(wrong: list[str], capsys: pytest.
     assert "error:" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 def test_a_side_is_a_process_that_answers_until_it_fails(work: Path, tmp_path: Path) -> None:
     size = SIZES["micro"]
     base = materials.base_model(work / "micro", size)

@@ -11,6 +11,8 @@ import pytest
 from harness.models.content import content_identity
 from harness.records import read_records
 
+pytestmark = pytest.mark.extended
+
 
 def card(folder: Path) -> Any:
     from huggingface_hub import ModelCard

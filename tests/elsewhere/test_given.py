@@ -14,6 +14,8 @@ import pytest
 
 from harness.records import read_records
 
+pytestmark = pytest.mark.extended
+
 Run = Callable[..., int]
 
 

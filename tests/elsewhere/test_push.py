@@ -14,6 +14,8 @@ import pytest
 
 from harness.records import read_records
 
+pytestmark = pytest.mark.extended
+
 TOKENS = {"hf_writer": "ada", "hf_reader": "bob"}
 """Token -> account. Bob's may only read."""
 

@@ -19,6 +19,8 @@ import pytest
 from harness.models.scorer import Scorer
 from harness.records import read_records
 
+pytestmark = pytest.mark.extended
+
 RESPONSE_TOKENS = 40
 """``task.max_response_tokens`` of the task that the run was made on."""
 

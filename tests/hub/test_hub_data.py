@@ -248,6 +248,7 @@ def model_files(make_lm: Callable[..., Any], folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.extended
 def test_offline_and_without_connection(
     hub: Any, client: Client, home: Path, make_lm: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -285,6 +286,7 @@ def test_offline_and_without_connection(
     nobody.close()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("broken", "seconds"), [("503", 3), ("hang", 12), ("cut", 60)])
 def test_a_hub_that_does_not_answer(hub: Any, client: Client, broken: str, seconds: float) -> None:
     hub.broken = broken

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.extended
+
 HERE = Path(__file__).parent
 Client = Callable[[str, dict[str, Any]], dict[str, Any]]
 

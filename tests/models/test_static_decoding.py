@@ -113,6 +113,7 @@ def test_the_largest_batch_of_a_call_is_allocated_for_at_once(
     assert len(set(places)) == 1
 
 
+@pytest.mark.extended
 def test_a_compiled_step_is_compiled_once_for_all_sizes_and_models(make_lm: Callable[..., Any]) -> None:
     """Two models of one architecture, batches of several sizes, and weights that change meanwhile."""
     from torch._dynamo.utils import counters
@@ -143,6 +144,7 @@ def test_a_compiled_step_is_compiled_once_for_all_sizes_and_models(make_lm: Call
     assert counters["stats"]["unique_graphs"] == before + 1
 
 
+@pytest.mark.extended
 def test_more_kinds_of_models_than_torch_compiles_by_default(
     make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_more_kinds_of_models_than_torch_compiles_by_default(
     static_decoding.compiled_step.cache_clear()
 
 
+@pytest.mark.extended
 def test_adapters_in_bf16_are_compiled(make_lm: Callable[..., Any]) -> None:
     """Their weights learn, the base's are frozen, and both are cast for the steps: what a scoring pass says."""
     pytest.importorskip("peft")

@@ -78,6 +78,7 @@ def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         require_engine(asked("compiled"), Hardware("cuda", "bf16", 1))
 
 
+@pytest.mark.extended
 def test_the_whole_loop_runs_in_static_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled elsewhere runs as it is written here; PPO's gates compare its logprobs with the policy's."""
     steps = []

@@ -185,6 +185,7 @@ def test_an_engine_that_does_not_start_is_a_failed_run(make_model, codec, monkey
     assert not folders[0].exists()
 
 
+@pytest.mark.extended
 def test_the_whole_loop_runs_on_it_and_says_so(tmp_path: Path) -> None:
     rows = "evaluation.fixed_rows=[references,sft,best-of-n]"
     assert smoke_run("task=qa", f"output_dir={tmp_path}", *ENGINE_KEYS, rows) == 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from smoke_run import smoke_run
 
 from harness.records import read_records
 
 
+@pytest.mark.extended
 def test_an_algorithm_that_learns_from_pairs_is_one_class_and_one_yaml(tmp_path: Path) -> None:
     added = tmp_path / "conf/algorithm/dpo.yaml"
     added.parent.mkdir(parents=True)
