@@ -152,7 +152,7 @@ def _sample_batch(
     alive, done = torch.arange(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     compiled = settings.engine == "compiled"
     decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared, compiled=compiled)
-    # Uncompiled, rows leave as soon as they have ended: a step costs as much as its rows, and its calls are waited for.
+    # Uncompiled, a step is over soon after Python has asked for it: rows leave as soon as they have ended.
     looks = LOOKS if compiled and device.type != "cpu" else 1
     for step in range(length):
         chosen, chosen_logprobs = choose(decoding.logits().float(), uniforms[alive, step], settings)
