@@ -149,11 +149,10 @@ def test_more_kinds_of_models_than_torch_compiles_by_default(
     make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep's models differ in their sizes; traced as they are compiled, but without making kernels."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     torch._dynamo.reset()
     static_decoding.compiled_step.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    for width in range(8, 40, 8):
+    for width in range(8, 88, 8):
         model = make_model("gpt2", width=width, layers=1)
         found = sample(model, [[7, 8, 9]] * 9, Sampling(2, engine="compiled"), eos_id=-1, pad_id=0, seed=1)
         assert {len(tokens) for tokens in found.tokens} == {2}
