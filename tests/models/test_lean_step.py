@@ -27,8 +27,8 @@ def gpt2(**settings: Any) -> Any:
 
 
 def llama(**settings: Any) -> Any:
-    given = {"vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, **settings}
-    given = {"max_position_embeddings": 64, **given}
+    given = {"vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+    given |= {"max_position_embeddings": 64, **settings}
     return LlamaForCausalLM(LlamaConfig(intermediate_size=48, **given)).eval()
 
 
@@ -99,7 +99,9 @@ def test_no_step_asks_the_model_itself(make: Callable[[], Any], monkeypatch: pyt
     monkeypatch.setattr(model, "forward", None)
     with torch.inference_mode():
         for _ in range(3):
-            decoding.append(decoding.logits().argmax(-1))
+            logits = decoding.logits()
+            assert logits.shape == (4, 96)
+            decoding.append(logits.argmax(-1))
 
 
 def neox() -> Any:
