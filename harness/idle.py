@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from harness.config import Config
+from harness.config import Config, PPOConfig
 from harness.errors import UserError
 
 
@@ -96,6 +96,12 @@ IDLE = (
         JUDGE_TRAINING,
         lambda config: config.judge.source == "load",
         "with judge=load, which is trained already",
+    ),
+    Idle(
+        ("algorithm.value.lr",),
+        lambda config: isinstance(config.algorithm, PPOConfig) and config.algorithm.value.kind == "head",
+        "with algorithm.value.kind=head, which learns with the policy",
+        "set algorithm.optimizer.lr, or leave it out",
     ),
     Idle(
         ("evaluation.engine",),

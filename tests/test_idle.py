@@ -48,6 +48,10 @@ PAIRS = ("data=local", "data.path=.", "feedback=pairs")
         (("judge=load", "judge.sft_epochs=2"), "judge.sft_epochs=2 decides nothing with judge=load"),
         (("judge=none", "judge.seed=2"), "judge.seed=2 decides nothing with judge=none"),
         (
+            ("algorithm.value.kind=head", "algorithm.value.lr=1e-3"),
+            "algorithm.value.lr=1e-3 decides nothing with algorithm.value.kind=head",
+        ),
+        (
             ("judge.responses=pairs", "judge.annotator.noise=0.1"),
             "judge.annotator.noise=0.1 decides nothing with judge.responses=pairs",
         ),
