@@ -153,7 +153,7 @@ def test_what_a_stage_leaves_behind(task: str, finished: Callable[[str], Path]) 
     assert len(rows) == 32
     for row in rows:
         assert {"id", "prompt", "references", "base", "before", "after", "scores"} <= set(row)
-        assert {"gold_before", "gold_after", "judge_before", "judge_after"} <= set(row["scores"])
+        assert {"gold_before", "gold_after", "judge_before", "judge_after", "kl_after"} <= set(row["scores"])
     for stage in ("sft", "reward_model", "judge", "ppo"):
         for directory in folder.glob(f"{stage}-*/model"):
             names = {path.name for path in directory.iterdir()}

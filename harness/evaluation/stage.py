@@ -288,6 +288,7 @@ def _with_candidate(
     kl = sequence_kl(policy, sft, prompts, rollout, sampling, job)
     equal = same(after.outputs, before.outputs)
     summary["scalars"]["kl"] = float(kl.mean())
+    summary["per_example"]["kl"] = {"after": kl.tolist()}
     if reward is not None:
         rows = {"before": before, "after": after}
         proxy = {name: reward.scores(prompts, row.outputs.tokens) for name, row in rows.items()}
