@@ -30,17 +30,30 @@ def require_accuracy(report_card: Mapping[str, Any]) -> None:
         )
 
 
-def require_unit_ratio(update: Callable[[], None], logprobs: Callable[[], np.ndarray], hardware: Hardware) -> None:
-    """An update with learning rate 0 leaves every ratio at 1 and KL(old || new) at 0.
+def require_unit_ratio(
+    update: Callable[[], Mapping[str, float]], logprobs: Callable[[], np.ndarray], hardware: Hardware
+) -> None:
+    """An update with learning rate 0 sees ratios of 1 to the policy that sampled, and leaves every ratio at 1.
+
+    In bf16 the passes that sample and that learn round otherwise, each over shapes of its own: there the ratios that
+    the update sees may differ from 1 as much as those passes' logprobs may (``require_equal_logprobs``).
 
     Args:
-        update: makes one optimiser step at learning rate 0.
+        update: makes one optimiser step at learning rate 0 as PPO makes all of them; returns ``ratio_mean``,
+            ``ratio_max`` and ``approx_kl`` to the logprobs that were collected while sampling.
         logprobs: the policy's logprobs of fixed tokens, now.
         hardware: with the precision that decides the tolerance.
     """
     tolerance = 1e-4 if hardware.precision == "fp32" else 1e-2
     before = logprobs()
-    update()
+    seen = update()
+    allowed = float(np.expm1(_nats_between_passes(hardware)))
+    off, kl = float(np.abs([seen["ratio_mean"] - 1, seen["ratio_max"] - 1]).max()), seen["approx_kl"]
+    if not (off <= allowed and kl <= tolerance):
+        raise RunFailed(
+            f"gate ratio: the first update's ratio to the policy that sampled is off by {off:.2e} and the KL is "
+            f"{kl:.2e} (allowed {allowed:.2g} and {tolerance})"
+        )
     log_ratio = logprobs() - before
     worst, kl = float(np.abs(np.expm1(log_ratio)).max()), float((np.expm1(log_ratio) - log_ratio).mean())
     if not (worst <= tolerance and kl <= tolerance):
@@ -109,10 +122,15 @@ def require_equal_logprobs(
 
     from harness.training.token_logprobs import sequence_logprobs
 
-    tolerance = 1e-4 if hardware.precision == "fp32" else 0.1
+    tolerance = _nats_between_passes(hardware)
     with torch.inference_mode(), hardware.autocast():
         scored = sequence_logprobs(response_logits(policy.model, batch), batch.response, temperature)
     difference = (scored.cpu().numpy() - sampled)[batch.response_mask.cpu().numpy()]
     worst = float(np.abs(difference).max())
     if not worst <= tolerance:
         raise RunFailed(f"gate logprobs: sampling and scoring differ by {worst:.2e} nats (allowed {tolerance})")
+
+
+def _nats_between_passes(hardware: Hardware) -> float:
+    """How far a token's logprob may lie from itself in a pass of other shapes."""
+    return 1e-4 if hardware.precision == "fp32" else 0.1

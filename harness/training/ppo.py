@@ -405,36 +405,28 @@ class PPO:
         if "eos" not in skipped:
             gates.require_score_on_eos(batch, rollout.ended, codec.eos_id)
         if "ratio" not in skipped:
-            self._check_ratio(setup, state, batch)
+            self._check_ratio(setup, state, batch, rollout.logprobs)
         return [f"gate skipped: {name}" for name in gates.GATES if name in skipped]
 
-    def _check_ratio(self, setup: Setup, state: PPOState, batch: Batch) -> None:
+    def _check_ratio(self, setup: Setup, state: PPOState, batch: Batch, sampled: torch.Tensor) -> None:
+        """One step of the policy as the updates make it, at learning rate 0, on a rollout whose advantages are 1."""
         still = copy.deepcopy(self.config.optimizer)
         still.lr = 0.0
-        updates = Updates(state.policy, config=still, total=1)
+        modules = [state.policy] if state.value_head is None else [state.policy, state.value_head]
+        learner = self._learners(setup, state)[0]._replace(updates=Updates(*modules, config=still, total=1))
+        logprobs = sampled[:, : batch.response_mask.shape[1]].to(batch.ids.device)
+        zeros, ones = torch.zeros_like(logprobs), torch.ones_like(logprobs)
+        experience = Experience(batch, logprobs, values=zeros, advantages=ones, returns=zeros, metrics={})
 
-        def logprobs() -> np.ndarray:
+        def scored() -> np.ndarray:
             with torch.inference_mode(), setup.hardware.autocast():
                 current = sequence_logprobs(
                     response_logits(state.policy, batch), batch.response, setup.sampling.temperature
                 )
             return np.asarray(current.masked_fill(~batch.response_mask, 0.0).cpu().numpy())
 
-        count, tokens = batch.ids.shape
-        size = self.config.micro_batch_size
-        size = size or rows_per_pass(tokens, of=count, model=state.policy, hardware=setup.hardware)
-
-        def update() -> None:
-            for rows in micro_batches(range(count), size):
-                piece = batch.rows(torch.tensor(rows))
-                with setup.hardware.autocast():
-                    logits = response_logits(state.policy, piece)
-                current = sequence_logprobs(logits, piece.response, setup.sampling.temperature)
-                loss = masked_mean(-current, piece.response_mask, denominator=batch.response_mask.sum())
-                loss.backward()  # type: ignore[no-untyped-call]
-            updates.step()
-
-        gates.require_unit_ratio(update, logprobs, setup.hardware)
+        every = torch.arange(len(batch.ids))
+        gates.require_unit_ratio(lambda: self._learn(learner, experience, every), scored, setup.hardware)
 
     def _best(
         self, best: tuple[float, dict[str, Any]], setup: Setup, state: PPOState, monitor: CollapseMonitor

@@ -151,12 +151,16 @@ def test_logprobs_that_are_no_number_are_found(make_lm, ragged, hardware):
 # -- ratio 1 after an update of learning rate 0 ----------------------------------------------------------------------
 
 
+ONE = {"ratio_mean": 1.0, "ratio_max": 1.0, "approx_kl": 0.0}
+
+
 def require_unit_ratio(model: Any, batch: Batch, *, lr: float, hardware: Hardware) -> None:
-    def update() -> None:
+    def update() -> dict[str, float]:
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
         response_logits(model, batch).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+        return ONE
 
     gates.require_unit_ratio(update, lambda: logprobs_of(model, batch), hardware)
 
@@ -181,9 +185,31 @@ def test_dropout_is_found_by_the_ratio(make_lm, ragged, hardware):
 
 def test_the_tolerance_of_half_precision_is_wider(hardware):
     values = iter([np.zeros((2, 3)), np.full((2, 3), 5e-3)] * 2)
-    gates.require_unit_ratio(lambda: None, lambda: next(values), Hardware("cuda", "bf16", 1))
-    with pytest.raises(RunFailed, match="gate ratio"):
-        gates.require_unit_ratio(lambda: None, lambda: next(values), hardware)
+    gates.require_unit_ratio(lambda: ONE, lambda: next(values), Hardware("cuda", "bf16", 1))
+    with pytest.raises(RunFailed, match="gate ratio: after an update"):
+        gates.require_unit_ratio(lambda: ONE, lambda: next(values), hardware)
+
+
+@pytest.mark.parametrize(
+    "seen", [{"ratio_max": 1.001}, {"ratio_mean": 0.999}, {"approx_kl": 0.001}, {"ratio_max": np.nan}]
+)
+def test_an_update_that_does_not_begin_at_ratio_1_is_found(seen, hardware):
+    def still() -> np.ndarray:
+        return np.zeros((2, 3))
+
+    with pytest.raises(RunFailed, match="gate ratio: the first update's ratio"):
+        gates.require_unit_ratio(lambda: ONE | seen, still, hardware)
+
+
+def test_in_half_precision_the_first_ratio_may_be_off_as_sampling_and_scoring_may(hardware):
+    def still() -> np.ndarray:
+        return np.zeros((2, 3))
+
+    half = Hardware("cuda", "bf16", 1)
+    gates.require_unit_ratio(lambda: ONE | {"ratio_max": 1.1, "approx_kl": 5e-3}, still, half)
+    for seen in ({"ratio_max": 1.11}, {"approx_kl": 0.02}):
+        with pytest.raises(RunFailed, match="gate ratio: the first update's ratio"):
+            gates.require_unit_ratio(lambda seen=seen: ONE | seen, still, half)
 
 
 # -- scores and their batch ------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from harness.training import ppo as ppo_module
 from harness.training import updates
 from harness.training.algorithm import Setup
 from harness.training.ppo import PPO, Experience, Measured, PPOState, together, trim
+from harness.training.token_logprobs import logprobs_and_entropies
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]
 NO_LIMITS = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
@@ -681,6 +682,42 @@ def test_no_gate_moves_a_weight(make_setup, make_scorer, hardware):
     assert same(setup.policy.model, before)
     assert all(p.grad is None for p in setup.policy.model.parameters())
     assert state.updates.done == 0
+
+
+def at_temperature_1(logits: Any, response: Any, temperature: float) -> Any:
+    return logprobs_and_entropies(logits, response, 1.0)
+
+
+def of_the_row_before(experience: Experience, rows: Any) -> Experience:
+    picked = rows_of(experience, rows)
+    return picked._replace(logprobs=picked.logprobs.roll(1, 0))
+
+
+def of_the_token_before(experience: Experience, rows: Any) -> Experience:
+    picked = rows_of(experience, rows)
+    return picked._replace(logprobs=picked.logprobs.roll(1, 1))
+
+
+rows_of = Experience.rows
+
+
+@pytest.mark.parametrize("kind", ["separate", "head"])
+@pytest.mark.parametrize(
+    ("owner", "name", "fault"),
+    [
+        (ppo_module, "logprobs_and_entropies", at_temperature_1),
+        (Experience, "rows", of_the_row_before),
+        (Experience, "rows", of_the_token_before),
+    ],
+    ids=["temperature", "row", "token"],
+)
+def test_an_update_that_reads_the_rollout_wrongly_is_found(make_setup, monkeypatch, kind, owner, name, fault):
+    setup, _ = make_setup(temperature=0.7)
+    algorithm = PPO(config(value=ValueConfig(kind=kind)))
+    assert algorithm._check_gates(setup, algorithm._start(setup)) == ["gate skipped: invariance"]
+    monkeypatch.setattr(owner, name, fault)
+    with pytest.raises(RunFailed, match="gate ratio: the first update's ratio"):
+        algorithm._check_gates(setup, algorithm._start(setup))
 
 
 def test_a_reward_model_no_better_than_chance_is_refused_unless_told_otherwise(make_setup):
