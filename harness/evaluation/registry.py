@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from harness.errors import UserError
+from harness.evaluation.evaluate_library import import_evaluate
 from harness.models.content import content_identity
 from harness.types import Metric, Scored
 
@@ -109,14 +110,14 @@ class Narrowed:
 
 
 def _built_in(module: str) -> Metric:
+    import_evaluate()
     kind = getattr(import_module(f"harness.evaluation.metrics.{module}"), module.capitalize())
     with TemporaryDirectory() as scratch:  # `evaluate` makes a cache folder at once; scoring in memory leaves it empty
         return cast(Metric, kind(cache_dir=scratch, keep_in_memory=True))
 
 
 def _load_module(name_or_path: str) -> Any:
-    import evaluate
-
+    evaluate = import_evaluate()
     is_local = name_or_path.endswith(".py") or Path(name_or_path).exists()
     try:
         with TemporaryDirectory() as scratch, _offline(not is_local and not _hub_answers()):
@@ -155,8 +156,7 @@ def _hub_answers() -> bool:
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
     """`evaluate` reads its local cache and nothing else for the duration, where ``offline``."""
-    from evaluate import config
-
+    config = import_evaluate().config
     kept = config.HF_EVALUATE_OFFLINE
     config.HF_EVALUATE_OFFLINE = offline or kept
     try:
