@@ -274,7 +274,7 @@ def _evaluation(
         inputs["judge"] = parts["judge"]
     if row != "references":
         inputs["references_row"] = rows["references"]
-    if row in (None, "best-of-n") and "sft" in rows:
+    if row is None and "sft" in rows:
         inputs["sft_row"] = rows["sft"]
     if row is None and "base" in rows:
         inputs["base_row"] = rows["base"]  # its responses stand beside the candidate's in samples.jsonl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,15 +61,28 @@ def samples_per_prompt(
     return prompts, draw(job, policy, prompts, job.training_sampling(), seed, shared=count)
 
 
+class Reranked(NamedTuple):
+    """Of n samples of each prompt: the one that a reward model likes best, and the first, which is one sample."""
+
+    best: Outputs
+    first: Outputs
+
+
 def best_of_n(
     job: Job, policy: LanguageModel, reward: Scorer, examples: Sequence[Example], n: int, *, seed: int
-) -> Outputs:
-    """For each prompt the one of n samples that the optimised reward model likes best (the first among equals)."""
+) -> Reranked:
+    """The choice of the optimised reward model among n samples of each prompt (the first among equals)."""
     prompts, rollout = samples_per_prompt(job, policy, examples, n, seed=seed)
+    every = outputs(policy.codec, rollout)
     best = reward.scores(prompts, rollout.tokens).reshape(-1, n).argmax(1)
-    rows = [prompt * n + int(choice) for prompt, choice in enumerate(best)]
-    return outputs(
-        policy.codec, Rollout([rollout.tokens[r] for r in rows], [rollout.ended[r] for r in rows], rollout.logprobs[:0])
+    starts = range(0, len(prompts), n)
+    chosen = [start + int(choice) for start, choice in zip(starts, best, strict=True)]
+    return Reranked(_rows(every, chosen), _rows(every, starts))
+
+
+def _rows(every: Outputs, rows: Sequence[int]) -> Outputs:
+    return Outputs(
+        [every.responses[row] for row in rows], [every.tokens[row] for row in rows], [every.ended[row] for row in rows]
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ def compare(
     *,
     metrics: Sequence[Metric],
     extra: Mapping[str, Extra] | None = None,
+    clusters: Sequence[object] | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     generator: np.random.Generator,
@@ -46,6 +47,7 @@ def compare(
         references: N lists.
         metrics: how to score the texts.
         extra: name -> (before or None, after), (N,) numbers that are known already and averaged (gold scores).
+        clusters: N labels, equal where two prompts are one, which is then drawn with both; None: all differ.
         resamples: number of bootstrap resamples.
         confidence: the share of samples whose interval should cover the truth.
         generator: where the draws come from; one draw is taken from it, and every metric is judged on the same
@@ -62,7 +64,8 @@ def compare(
     for name, (scored_before, scored_after) in pairs.items():
         if len(scored_after.per_example) != len(after.responses):
             raise ValueError(f"{name}: {len(scored_after.per_example)} values for {len(after.responses)} prompts")
-        rows[name] = _row(scored_before, scored_after, resamples=resamples, confidence=confidence, seed=seed)
+        drawing: dict[str, Any] = {"clusters": clusters, "resamples": resamples, "confidence": confidence}
+        rows[name] = _row(scored_before, scored_after, seed=seed, **drawing)
         per_example[name] = {
             "before": None if scored_before is None else [float(value) for value in scored_before.per_example],
             "after": [float(value) for value in scored_after.per_example],
@@ -87,13 +90,22 @@ def _add(pairs: dict[str, tuple[Scored | None, Scored]], name: str, before: Scor
     pairs[name] = (before, after)
 
 
-def _row(before: Scored | None, after: Scored, *, resamples: int, confidence: float, seed: int) -> Row:
+def _row(
+    before: Scored | None,
+    after: Scored,
+    *,
+    clusters: Sequence[object] | None,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Row:
     none: tuple[None, None] = (None, None)
-    has_interval = len(after.per_example) > 1
+    has_interval = (len(after.per_example) if clusters is None else len(set(clusters))) > 1
 
     def interval(*scoreds: Scored) -> Interval:
         method = bootstrap if len(scoreds) == 1 else paired_bootstrap
-        return method(*scoreds, resamples=resamples, confidence=confidence, generator=np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        return method(*scoreds, clusters=clusters, resamples=resamples, confidence=confidence, generator=generator)
 
     value_after = float(after.score()[0])
     value_before = None if before is None else float(before.score()[0])

@@ -38,7 +38,7 @@ from harness.training.probes import sequence_kl
 from harness.training.sft import base_directory
 from harness.types import Example, Outputs
 
-VERSION = 4
+VERSION = 5
 TEXT_ROWS = ("references", "copy-input", "empty", "longest")
 """Fixed rows that need no model: once per task and data."""
 CORRELATION_EXAMPLES = 500
@@ -144,33 +144,28 @@ def summarise(
 ) -> dict[str, Any]:
     """Metrics with intervals, win rates by the judge and by gold, and the quality of the texts."""
     generator = np.random.default_rng(job.config.evaluation.seed)
-    resamples = job.config.evaluation.resamples
+    drawing: dict[str, Any] = {
+        "clusters": _prompt_labels(job, examples),
+        "resamples": job.config.evaluation.resamples,
+        "generator": generator,
+    }
     compared = compare(
         None if before is None else before.outputs,
         after.outputs,
         [example.references or [example.response] for example in examples],
         metrics=metrics_for(job.config.task.metrics, job.config.evaluation.extra_metrics),
         extra={name: (None if before is None else before.gold[name], values) for name, values in after.gold.items()},
-        resamples=resamples,
-        generator=generator,
+        **drawing,
     )
     wins: dict[str, Any] = dict.fromkeys(("judge", "reference", "lc", "proxy", "gold"))
     if after.judge is not None and references.judge is not None:
         wins["reference"] = _interval(
-            win_rate(
-                after.judge,
-                references.judge,
-                same(after.outputs, references.outputs),
-                resamples=resamples,
-                generator=generator,
-            )
+            win_rate(after.judge, references.judge, same(after.outputs, references.outputs), **drawing)
         )
     if before is not None:
         equal = same(after.outputs, before.outputs)
         if after.judge is not None and before.judge is not None:
-            wins["judge"] = _interval(
-                win_rate(after.judge, before.judge, equal, resamples=resamples, generator=generator)
-            )
+            wins["judge"] = _interval(win_rate(after.judge, before.judge, equal, **drawing))
             lengths = _lengths(after.outputs) - _lengths(before.outputs)
             wins["lc"] = length_controlled_win_rate(compare_scores(after.judge, before.judge, equal), lengths)
         if after.gold:
@@ -186,6 +181,11 @@ def summarise(
         | (_quality("before", before.outputs) if before is not None else {}),
         "n_examples": len(examples),
     }
+
+
+def _prompt_labels(job: Job, examples: Sequence[Example]) -> list[str]:
+    """The same for test prompts that are one, as sets of others may hold them: intervals draw them together."""
+    return [job.task.prompt(example.fields) for example in examples]
 
 
 def same(first: Outputs, second: Outputs) -> np.ndarray:
@@ -216,12 +216,13 @@ def _model_answers(
     if row == "best-of-n":
         reward = optimised_reward(workspace, job, policy)
         assert reward is not None  # this row is there where it is
-        answers = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
+        reranked = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
         held_out = data.splits["validation"][: job.config.evaluation.curve_prompts]
         extra["curves"] = best_of_n_curve(job, policy, reward, judge, held_out, seed=workspace.seed_for("curve"))
-        sft = Scored.read(workspace.inputs["sft_row"])
-        extra["best_of_n_gain"] = _gain(job, score(job, examples, answers, judge), sft)
-        return Answers(answers, prompts, extra)
+        clusters = _prompt_labels(job, examples)
+        best, first = (score(job, examples, each, judge) for each in reranked)
+        extra["best_of_n_gain"] = _gain(job, best, first, clusters)
+        return Answers(reranked.best, prompts, extra)
     if row == "sft" and job.world is not None:
         extra["gold_bleu_correlation"] = _gold_bleu_correlation(job, policy, examples[:CORRELATION_EXAMPLES], seed)
     return Answers(policy_answers(job, policy, examples, seed=seed), prompts, extra)
@@ -254,16 +255,16 @@ def _gold_bleu_correlation(job: Job, policy: LanguageModel, part: Sequence[Examp
     return float(np.corrcoef(gold, bleu)[0, 1]) if varied else None
 
 
-def _gain(job: Job, after: Scored, before: Scored) -> dict[str, Any] | None:
-    """Best-of-n against one greedy answer, under the judge: part of the reward model's report card."""
-    if after.judge is None or before.judge is None:
+def _gain(job: Job, best: Scored, first: Scored, clusters: Sequence[str]) -> dict[str, Any] | None:
+    """Best-of-n against one sample, under the judge: part of the reward model's report card."""
+    if best.judge is None or first.judge is None:
         return None
-    generator = np.random.default_rng(job.config.evaluation.seed)
-    equal = same(after.outputs, before.outputs)
-    interval = win_rate(
-        after.judge, before.judge, equal, resamples=job.config.evaluation.resamples, generator=generator
-    )
-    return {"n": job.config.evaluation.best_of_n, "win_rate": _interval(interval)}
+    evaluation = job.config.evaluation
+    generator = np.random.default_rng(evaluation.seed)
+    equal = same(best.outputs, first.outputs)
+    drawing: dict[str, Any] = {"clusters": clusters, "resamples": evaluation.resamples, "generator": generator}
+    interval = win_rate(best.judge, first.judge, equal, **drawing)
+    return {"n": evaluation.best_of_n, "win_rate": _interval(interval)}
 
 
 def _with_candidate(

@@ -25,6 +25,7 @@ import numpy as np
 from harness.evaluation.scored import SummedScored, finite, ratio_of_sums
 from harness.types import Interval, Scored
 
+Labels = Sequence[object] | np.ndarray
 WEIGHTS_AT_ONCE = 2**21
 """Numbers in a block of resampling weights (16 MiB): memory does not grow with resamples times prompts."""
 
@@ -60,46 +61,62 @@ def scores_of_samples(scoreds: Sequence[Scored], samples: Iterator[np.ndarray]) 
 
 
 def bootstrap(
-    scored: Scored, *, resamples: int = 1000, confidence: float = 0.95, generator: np.random.Generator
+    scored: Scored,
+    *,
+    clusters: Labels | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    generator: np.random.Generator,
 ) -> Interval:
-    """A corpus score with its interval over prompts."""
-    return _contrast([scored], [1.0], resamples=resamples, confidence=confidence, generator=generator)
+    """A corpus score with its interval over prompts; ``clusters`` are those of ``mean_interval``."""
+    return _contrast(
+        [scored], [1.0], clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
+    )
 
 
 def paired_bootstrap(
     before: Scored,
     after: Scored,
     *,
+    clusters: Labels | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     generator: np.random.Generator,
 ) -> Interval:
     """The change from ``before`` to ``after`` with its interval: both are scored on the same resamples of the prompts.
 
+    ``clusters`` are those of ``mean_interval``.
+
     Source: Koehn 2004, section 4 (paired bootstrap resampling).
     """
-    return _contrast([after, before], [1.0, -1.0], resamples=resamples, confidence=confidence, generator=generator)
+    return _contrast(
+        [after, before], [1.0, -1.0], clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
+    )
 
 
 def _contrast(
     scoreds: Sequence[Scored],
     signs: Sequence[float],
     *,
+    clusters: Labels | None,
     resamples: int,
     confidence: float,
     generator: np.random.Generator,
 ) -> Interval:
     """The signed sum of corpus scores with its interval."""
-    size = len(scoreds[0].per_example)
+    groups = _first_seen(clusters, len(scoreds[0].per_example))
+    size = int(groups.max(initial=-1)) + 1
     if size < 2:
         raise ValueError("an interval needs at least two prompts or clusters")
     estimate = float(sum(sign * scored.score()[0] for sign, scored in zip(signs, scoreds, strict=True)))
-    if all(is_plug_in(scored) for scored in scoreds):
-        replicates = np.array(signs) @ scores_of_samples(scoreds, resample_weights(size, resamples, generator))
+    plug_in = all(is_plug_in(scored) for scored in scoreds)
+    samples = resample_weights(size, resamples, generator) if plug_in else leave_one_out_weights(size)
+    if clusters is not None:  # an example weighs as much as its cluster
+        samples = (weights[:, groups] for weights in samples)
+    replicates = np.array(signs) @ scores_of_samples(scoreds, samples)
+    if plug_in:
         return percentile_interval(estimate, replicates, size=size, confidence=confidence)
-    return jackknife_interval(
-        estimate, np.array(signs) @ scores_of_samples(scoreds, leave_one_out_weights(size)), confidence=confidence
-    )
+    return jackknife_interval(estimate, replicates, confidence=confidence)
 
 
 def is_plug_in(scored: Scored) -> bool:
@@ -150,7 +167,7 @@ def jackknife_interval(estimate: float, leave_one_out: np.ndarray, *, confidence
 def mean_interval(
     values: np.ndarray | Sequence[float],
     *,
-    clusters: Sequence[object] | np.ndarray | None = None,
+    clusters: Labels | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     generator: np.random.Generator,
@@ -175,7 +192,7 @@ def mean_interval(
     return bootstrap(by_cluster, resamples=resamples, confidence=confidence, generator=generator)
 
 
-def _first_seen(labels: Sequence[object] | np.ndarray | None, size: int) -> np.ndarray:
+def _first_seen(labels: Labels | None, size: int) -> np.ndarray:
     """(N,) int: labels numbered in the order of first appearance; 0..N-1 where there are none."""
     if labels is None:
         return np.arange(size)

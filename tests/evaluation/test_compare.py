@@ -98,3 +98,42 @@ def test_what_does_not_pair_up_is_refused() -> None:
         compare(None, AFTER, REFERENCES, metrics=[], extra={"gold": (None, [1.0, 2.0])}, generator=rng())
     with pytest.raises(ValueError, match="two metrics are called f1"):
         compare(None, AFTER, REFERENCES, metrics=metrics_for(["f1"]), extra={"f1": (None, [1.0] * 4)}, generator=rng())
+
+
+def test_a_prompt_that_comes_twice_is_drawn_with_both_and_narrows_nothing() -> None:
+    def twice(once: Outputs) -> Outputs:
+        return Outputs(once.responses * 2, once.tokens * 2, once.ended * 2)
+
+    metrics, names = metrics_for(["exact_match", "chrf", "bleu"]), list("abcd")
+    once = compare(BEFORE, AFTER, REFERENCES, metrics=metrics, resamples=40, generator=rng())
+    found = compare(
+        *(twice(BEFORE), twice(AFTER), REFERENCES * 2),
+        metrics=metrics,
+        clusters=names * 2,
+        resamples=40,
+        generator=rng(),
+    )
+    for name, row in once.metrics.items():
+        for key in ("before", "after", "delta", "low", "high", "after_low", "after_high"):
+            assert found.metrics[name][key] == pytest.approx(row[key], abs=1e-9), (name, key)  # type: ignore[literal-required]
+    apart = compare(twice(BEFORE), twice(AFTER), REFERENCES * 2, metrics=metrics, resamples=40, generator=rng())
+    assert apart.metrics["chrf"]["high"] < once.metrics["chrf"]["high"]  # type: ignore[operator]
+
+
+def test_clusters_that_all_differ_change_nothing_and_one_alone_has_no_interval() -> None:
+    metrics = metrics_for(COLUMNS)
+    plain = compare(BEFORE, AFTER, REFERENCES, metrics=metrics, resamples=40, generator=rng())
+    apart = compare(BEFORE, AFTER, REFERENCES, metrics=metrics, clusters=list("abcd"), resamples=40, generator=rng())
+    assert apart == plain
+    one = compare(BEFORE, AFTER, REFERENCES, metrics=metrics, clusters=["a"] * 4, resamples=40, generator=rng())
+    assert one.metrics["f1"]["low"] is None
+    assert one.metrics["f1"]["delta"] == plain.metrics["f1"]["delta"]
+
+
+def test_the_jackknife_leaves_out_a_whole_cluster() -> None:
+    """distinct-1 by hand: a b | a a | c c, the first two of one prompt: 3/6; without them 1/2, without c c 2/4."""
+    (metric,) = metrics_for(["distinct1"])
+    scored = metric.scored(["a b", "a a", "c c"], [["x"]] * 3)["distinct1"]
+    found = bootstrap(scored, clusters=["p", "p", "q"], generator=rng())
+    assert found.estimate == pytest.approx(50)
+    assert (found.low, found.high) == pytest.approx((50, 50))
