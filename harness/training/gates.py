@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from harness.hardware import Hardware
 from harness.models.forward import Batch, make_batch, response_logits, sequence_scores
 from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
+
+if TYPE_CHECKING:
+    import torch
 
 GATES = ("accuracy", "ratio", "invariance", "eos", "logprobs")
 ROWS = 32
@@ -96,22 +99,25 @@ def _scores_with_more_padding(
 
 
 def require_score_on_eos(batch: Batch, ended: Sequence[bool], eos_id: int) -> None:
-    """The sequence's score is paid on EOS: the last token of the mask, in every response that ended."""
+    """The sequence's score is paid where the response's first EOS is, in every response that ended."""
     import torch
 
     from harness.training.kl import token_rewards
-    from harness.training.masks import last_index
 
     ones = torch.ones(len(batch.ids), device=batch.ids.device)
     rewards = token_rewards(
         ones, torch.zeros_like(batch.response, dtype=torch.float32), batch.response_mask, kl_coef=0.0
     )
-    paid = rewards.nonzero()
-    last = last_index(batch.response_mask)
-    tokens = batch.response.gather(1, last[:, None]).squeeze(1)
-    wrong = [row for row, end in enumerate(ended) if end and int(tokens[row]) != eos_id]
-    if wrong or len(paid) != len(batch.ids) or not bool((paid[:, 1] == last).all()):
+    found = [_columns(row) for row in rewards != 0]
+    eos = [_columns(row) for row in batch.response == eos_id]
+    wrong = [row for row, end in enumerate(ended) if len(found[row]) != 1 or (end and found[row] != eos[row][:1])]
+    if wrong:
         raise RunFailed(f"gate eos: the score is not paid on EOS in rows {wrong[:5]}")
+
+
+def _columns(row: torch.Tensor) -> list[int]:
+    """Where a row is True."""
+    return [int(column) for column in row.nonzero().flatten()]
 
 
 def require_equal_logprobs(

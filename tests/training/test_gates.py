@@ -319,6 +319,18 @@ def test_a_mask_that_runs_into_the_padding_is_found(ragged):
         gates.require_score_on_eos(everything, ended(ragged[1]), eos_id=0)
 
 
+@pytest.mark.parametrize("column", ["one before", "one after", "none", "all"])
+def test_a_score_that_is_paid_elsewhere_is_found(ragged, monkeypatch, column):
+    def elsewhere(scores: Any, penalty: Any, mask: Any, *, kl_coef: float) -> Any:
+        at = (mask.sum(1) - 1 + {"one before": -1, "one after": 1}.get(column, 0)) % mask.shape[1]
+        paid = torch.zeros(mask.shape).scatter(1, at[:, None], 1.0)
+        return {"none": torch.zeros(mask.shape), "all": torch.ones(mask.shape)}.get(column, paid)
+
+    monkeypatch.setattr("harness.training.kl.token_rewards", elsewhere)
+    with pytest.raises(RunFailed, match="gate eos: the score is not paid on EOS"):
+        gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), eos_id=0)
+
+
 def test_an_unended_response_is_paid_on_its_last_token(ragged):
     prompts, responses = ragged
     gates.require_score_on_eos(make_batch(prompts[2:3], responses[2:3], 1), [False], eos_id=0)
