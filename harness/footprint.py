@@ -136,6 +136,18 @@ def activations(shape: Shape, batch: Batch) -> float:
     return encoder + decoder + cross + scores + _adapted(shape, batch)
 
 
+def attended(shape: Shape, batch: Batch) -> float:
+    """What a CPU keeps of attention in fp32, beside what it has in bf16: all that goes into it and what comes out.
+
+    A response's keys and values are those of its prompt as well.
+    """
+    if batch.compute == FULL:
+        return 0.0
+    tokens, layers = batch.prompt_tokens + batch.response_tokens, shape.layers + shape.encoder_layers
+    again = 0 if shape.encoder_layers else batch.rows * batch.prompt
+    return float(FULL * layers * (2 * (shape.queries + shape.keys) * tokens + 2 * shape.keys * again))
+
+
 def _layer(shape: Shape, compute: int) -> float:
     """Bytes that one layer keeps of one token."""
     d, f = shape.width, shape.inner

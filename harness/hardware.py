@@ -121,7 +121,9 @@ class Hardware:
 
         if self.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16)
+        kind = self.device.split(":")[0]
+        # The store of cast weights is one for all threads, and each empties it; on a CPU the layers have their own.
+        return torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=kind != "cpu")
 
     def beside(self, *works: Callable[[], Result], stop: Event | None = None) -> list[Result]:
         """The results of independent pieces of work, on a CPU at the same time where it has the threads for it.
@@ -154,9 +156,9 @@ class Hardware:
         """Into how many pieces rows that do not depend on each other are dealt, to be worked on ``beside`` each other.
 
         Two on a CPU, however many cores it has: numbers must not depend on that. One on a GPU, which wants large
-        batches, and under autocast, whose pieces would have to wait for each other.
+        batches.
         """
-        return 2 if self.device == "cpu" and self.precision == "fp32" else 1
+        return 2 if self.device == "cpu" else 1
 
     def share_out(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
         """``work`` on every item, ``pieces`` of them at the same time; after a failure, or Ctrl-C, no other begins.
@@ -175,12 +177,9 @@ class Hardware:
         self.beside(*(partial(run, share) for share in shares if share), stop=failed)
 
     def at_once(self, count: int) -> bool:
-        """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each.
-
-        Under autocast it never does: threads clear each other's weights that were cast, and rounding would follow that.
-        """
+        """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each."""
         each = max(self.threads // max(count, 1), 1)
-        alone = count < 2 or self.device != "cpu" or self.precision != "fp32"
+        alone = count < 2 or self.device != "cpu"
         return not alone and each * count <= self.threads * self.workers
 
     def environment(self) -> dict[str, Any]:

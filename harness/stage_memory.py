@@ -15,6 +15,7 @@ from harness.footprint import (
     Batch,
     Phase,
     activations,
+    attended,
     cache,
     copies,
     dropped,
@@ -158,11 +159,14 @@ class Memory:
             {"optimiser": moments},
         )
         rows = min(config.rollout.batch_size, ppo.batch_size)
+        read = self.batch(self._at_once(ppo.micro_batch_size or ppo.minibatch_size))
         if config.rollout.engine == "compiled":
             held = together(held, self._compiled(shape, rows))
+        # On a CPU the layers keep what they cast for the last update.
+        cast = together(held, {"bf16 copies": copies(shape.trained + value, self.compute)})
         return [
-            *self._sampling(shape, held, rows),
-            *self._read(shape, held, self.batch(self._at_once(ppo.micro_batch_size or ppo.minibatch_size))),
+            *self._sampling(shape, cast, rows),
+            *self._read(shape, self._cast(shape, cast), read),
             *self._update(ppo, held, value),
             *kept,
         ]
@@ -177,7 +181,7 @@ class Memory:
 
         def learner(trained: int, scores: float) -> tuple[Phase, Phase]:
             """A forward pass with its graph, and the optimiser's step."""
-            graph = {"activations": activations(shape, batch), "logits": scores}
+            graph = {"activations": activations(shape, batch) + self._attended(shape, batch), "logits": scores}
             gradients = {"gradients": weights(trained)}
             cast = {"bf16 copies": self._copies(shape, trained)}
             return {**graph, **cast, **(gradients if accumulates else {})}, gradients
@@ -297,7 +301,7 @@ class Memory:
         masks = 0.0 if packed is None else packed_masks(shape, batch, packed)
         trunk = shape if packed is None else shape._replace(copied=False)  # packed rows need no cache
         forward = {
-            "activations": activations(trunk, batch) + dropped(shape, batch) + masks,
+            "activations": activations(trunk, batch) + self._attended(shape, batch) + dropped(shape, batch) + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
         return self._trained(shape, held, config, shape.trained, forward, accumulated)
@@ -307,7 +311,7 @@ class Memory:
     ) -> list[Phase]:
         """Updates of a classifier on pairs of responses to one prompt."""
         batch = self.batch(2 * pairs, shared=2)
-        forward = {"activations": activations(shape, batch) + dropped(shape, batch)}
+        forward = {"activations": activations(shape, batch) + self._attended(shape, batch) + dropped(shape, batch)}
         return self._trained(shape, held, config, shape.scorer_trained, forward, accumulated)
 
     def _trained(
@@ -324,6 +328,13 @@ class Memory:
         frozen = 0.0 if shape.adapters is None else frozen_copies(shape, self.compute)
         return copies(trained, self.compute) + frozen
 
+    def _attended(self, shape: Shape, batch: Batch) -> float:
+        return attended(shape, batch) if self.job.hardware.device == "cpu" else 0.0
+
+    def _cast(self, shape: Shape, held: Phase) -> Phase:
+        """The same with all weights cast for many passes."""
+        return together(held, {"bf16 copies": copies(shape.parameters, self.compute)})
+
     def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:
         """What is held while a merged model is written."""
         lora = self.job.config.judge.model.lora if role == "judge" else self.job.config.model.lora
@@ -335,7 +346,7 @@ class Memory:
         """The prompt's pass, and the step for the last token, whose cache is the fullest."""
         rows = self._at_once(rows)
         batch = self.batch(rows)
-        chosen = rows * shape.vocab_size * FULL * CHOSEN_LOGITS
+        chosen, held = rows * shape.vocab_size * FULL * CHOSEN_LOGITS, self._cast(shape, held)
         last = {"cache": cache(shape, batch, grows=True), "logits": float(chosen)}
         return [self._prompt(shape, held, batch), {**held, **last}]
 
@@ -347,13 +358,14 @@ class Memory:
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
         """The prompt's pass, whose keys and values stay, then the response's."""
-        batch = self.batch(self._at_once(SCORED_ROWS))
+        batch, held = self.batch(self._at_once(SCORED_ROWS)), self._cast(shape, held)
         response = passing(shape, batch._replace(prompt=0))
         grown = cache(shape, batch, grows=True)
         return [self._prompt(shape, held, batch), {**held, "activations": response, "cache": grown}]
 
     def _read(self, shape: Shape, held: Phase, batch: Batch) -> list[Phase]:
         """Logprobs of responses without gradient: both passes, the logits, then what is computed from those alone."""
+        held = self._cast(shape, held)
         response = {"activations": passing(shape, batch._replace(prompt=0)), "cache": cache(shape, batch, grows=True)}
         return [
             self._prompt(shape, held, batch),

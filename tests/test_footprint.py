@@ -21,6 +21,7 @@ from harness.footprint import (
     HALF,
     Batch,
     activations,
+    attended,
     base,
     by_role,
     cache,
@@ -32,6 +33,7 @@ from harness.footprint import (
     packed_masks,
     peak,
 )
+from harness.models import kernels
 from harness.models.adapters import Base, add_adapter, dropping, merged, scorer_on, trainable
 from harness.models.forward import make_batch, prompt_cache, response_logits
 from harness.models.kernels import use_fast_kernels
@@ -105,6 +107,14 @@ def kept_bytes(model: Any, forward: Any, compute: int) -> int:
     return sum(storages.values())
 
 
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Autocast casts weights, and attention is in bf16: as it is everywhere but on a CPU."""
+    monkeypatch.setattr(kernels, "_is_cast", lambda *_: False)
+    monkeypatch.setattr(kernels, "OURS", ())
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
 @PRECISIONS
 @pytest.mark.parametrize("kind", CAUSAL)
 @pytest.mark.parametrize(("prompt", "response"), [(48, 8), (8, 48)])
@@ -122,6 +132,7 @@ def test_a_layers_activations_are_what_torch_saves(kind: str, prompt: int, respo
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @PRECISIONS
 @pytest.mark.parametrize("kind", CAUSAL)
 @pytest.mark.parametrize("most", [64, 140, 256])
@@ -138,6 +149,7 @@ def test_so_are_those_of_packed_rows(kind: str, most: int, compute: int) -> None
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.15)
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @PRECISIONS
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
@@ -159,6 +171,24 @@ def test_so_are_those_of_an_encoder_and_of_a_decoder(kind: str, side: str, compu
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=0.3 if kind in ("t5", "flan") else 0.2)
 
 
+@pytest.mark.parametrize("kind", [*CAUSAL, *BOTH])
+@pytest.mark.parametrize(("prompt", "response"), [(48, 8), (8, 48)])
+def test_a_cpu_keeps_what_its_attention_has_in_fp32_besides(kind: str, prompt: int, response: int) -> None:
+    batch = Batch(8, prompt, response, HALF)
+    tokens = make_batch([[5] * prompt] * 8, [[6] * response] * 8, 0)
+    real, expected, least = [], [], []
+    for layers in (2, 3):
+        model = causal(kind, layers) if kind in CAUSAL else both(kind, layers, layers)
+        saved = kept_bytes(model, lambda model=model: response_logits(model, tokens), HALF)
+        shape = measured(model)
+        real.append(saved - copies(shape.matrices, HALF))
+        least.append(activations(shape, batch))
+        expected.append(least[-1] + attended(shape, batch))
+    ours = real[1] - real[0]
+    assert least[1] - least[0] < ours
+    assert 0.7 * (expected[1] - expected[0]) < ours < 1.15 * (expected[1] - expected[0])
+
+
 def adapted(model: Any, lora: LoraConfig) -> Shape:
     """The shape of a model with what ``lora`` puts on it, which is then put on."""
     pytest.importorskip("peft")
@@ -167,6 +197,7 @@ def adapted(model: Any, lora: LoraConfig) -> Shape:
     return shape
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @PRECISIONS
 @pytest.mark.parametrize("kind", [*CAUSAL, *BOTH])
 def test_so_are_those_of_a_frozen_layer_with_its_adapters(kind: str, compute: int) -> None:

@@ -82,7 +82,7 @@ def test_batches_hold_every_row_once_in_order_and_at_a_time_no_more_than_asked(g
         (Hardware("cpu", "fp32", 1, 2), 2),
         (Hardware("cpu", "fp32", 2, 1), 2),
         (Hardware("cpu", "fp32", 1, 1), 1),
-        (Hardware("cpu", "bf16", 1, 2), 1),
+        (Hardware("cpu", "bf16", 1, 2), 2),
         (Hardware("cuda", "fp32", 1, 2), 1),
     ],
 )

@@ -21,7 +21,7 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
     at the end. Nothing happens in fp32.
 
     Args:
-        model: no gradient is asked of it meanwhile, and no other thread uses it.
+        model: no gradient is asked of it meanwhile, and no thread uses it that began before.
         precision: of ``Hardware``.
         keep: use the same memory at every call for this model, as CUDA graphs want it.
     """

@@ -3,17 +3,20 @@
 On a CPU torch gives fp32 matrix products to MKL, which uses AVX-512 on Intel's processors alone. oneDNN, which torch
 carries too, uses it on AMD's as well: on one core of an EPYC (Zen 5) 230 to 256 GFLOP/s in place of 100 to 112, with
 the shapes of a model of width 128 to 384 (docs/performance.md). Without AVX-512 (Zen 3) it is no faster, and torch has
-all products. bf16 products are oneDNN's already.
+all products. bf16 products are oneDNN's already; what is ours there is when weights are cast: under autocast each layer
+casts its own once per update, where autocast would once per pass, in a store that other threads empty meanwhile.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2FN
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from harness.hardware import prefers_onednn
@@ -33,6 +36,7 @@ def use_fast_kernels(model: Any) -> Any:
         model: any module; layers of other classes than torch's and GPT-2's own (quantised ones, say) stay as they are.
     Returns: the model.
     """
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", attend)
     for module in model.modules():
         if type(module) in FAST:
             module.__class__ = FAST[type(module)]
@@ -42,10 +46,46 @@ def use_fast_kernels(model: Any) -> Any:
     return model
 
 
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **given: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention "sdpa", which computes in fp32 what a CPU has in bf16: torch's pass back is slow there.
+
+    A single query, whose keys and values are all that takes time, stays as it is; so do models without our layers.
+
+    Args:
+        module: the layer.
+        query, key, value: (B, heads, Q or K, size).
+        attention_mask: (B, 1, Q, K), bool or what is added to scores; None: causal, or none.
+        given: further arguments of transformers' function.
+    """
+    ours = any(isinstance(child, OURS) for child in module.children())
+    if not ours or query.shape[2] == 1 or not _is_half(query):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **given)  # type: ignore[no-any-return]
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        attention_mask = attention_mask.float()
+    given = {name: each.float() if isinstance(each, Tensor) else each for name, each in given.items()}  # T5's biases
+    with torch.autocast("cpu", enabled=False):
+        both = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **given)
+    return both[0].to(torch.bfloat16), None
+
+
+class Cast(NamedTuple):
+    """A layer's weight in bf16, and whose it is: the same tensor at the same version has the same numbers."""
+
+    weight: Tensor
+    version: int
+    half: Tensor
+
+
 class FastLinear(nn.Linear):
     """A linear layer that asks oneDNN where that is faster."""
 
+    cast: Cast | None = None
+
     def forward(self, input: Tensor) -> Tensor:
+        if _is_cast(input, self.weight):
+            return _cast_linear(self, input, False)
         if not _is_for_onednn(input, self.weight):
             return super().forward(input)
         return _linear(input, self.weight, self.bias, False)
@@ -54,7 +94,11 @@ class FastLinear(nn.Linear):
 class FastConv1D(Conv1D):  # type: ignore[misc]
     """GPT-2's linear layer, which holds its matrix the other way round, likewise."""
 
+    cast: Cast | None = None
+
     def forward(self, x: Tensor) -> Tensor:
+        if _is_cast(x, self.weight):
+            return _cast_linear(self, x, True)
         if not _is_for_onednn(x, self.weight):
             result: Tensor = super().forward(x)
             return result
@@ -62,6 +106,7 @@ class FastConv1D(Conv1D):  # type: ignore[misc]
 
 
 FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
+OURS = (FastLinear, FastConv1D)
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
@@ -76,15 +121,29 @@ def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
     )
 
 
+def _is_cast(input: Tensor, weight: Tensor) -> bool:
+    """Whether autocast has this product of a weight in fp32 in bf16."""
+    return weight.dtype == torch.float32 and weight.device.type == "cpu" and _is_half(input)
+
+
+def _is_half(input: Tensor) -> bool:
+    """Under autocast to bf16 on a CPU; compilers have autocast do it."""
+    return (
+        input.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and input.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_compiling()
+    )
+
+
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left · rightᵀ by the faster library: (M, K), (N, K) -> (M, N), outside of autograd."""
     return _product(left, right) if _is_for_onednn(left, right) else left @ right.t()
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
-    """left · rightᵀ of each: (B, M, K), (B, N, K) -> (B, M, N), outside of autograd; oneDNN takes one at a time."""
-    if _is_for_onednn(left[0], right[0]):
-        return torch.stack([_product(*pair) for pair in zip(left, right, strict=True)])
+    """left · rightᵀ of each: (B, M, K), (B, N, K) -> (B, M, N), outside of autograd, all of them in one call."""
     return torch.bmm(left, right.mT)
 
 
@@ -132,6 +191,63 @@ def _by_onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tenso
     left, right = left.contiguous(), right.contiguous()
     result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return result
+
+
+def _cast_linear(layer: FastLinear | FastConv1D, input: Tensor, transposed: bool) -> Tensor:
+    """What autocast computes, in bf16; where a gradient is asked for, with the weight that was cast at its last change.
+
+    Without one a weight that was not cast before is cast for this call alone: ``cast_once`` is for several.
+    """
+    if torch.is_grad_enabled():
+        half = _stored(layer)
+        result: Tensor = _CastLinear.apply(input, layer.weight, half, layer.bias, transposed)  # type: ignore[no-untyped-call]
+        return result
+    half = _stored(layer) if _is_current(layer) else layer.weight.to(torch.bfloat16)
+    return nn.functional.linear(input.to(torch.bfloat16), half.t() if transposed else half, _half(layer.bias))
+
+
+def _stored(layer: FastLinear | FastConv1D) -> Tensor:
+    if not _is_current(layer):
+        layer.cast = Cast(layer.weight, layer.weight._version, layer.weight.detach().to(torch.bfloat16))
+    assert layer.cast is not None
+    return layer.cast.half
+
+
+def _is_current(layer: FastLinear | FastConv1D) -> bool:
+    cast, weight = layer.cast, layer.weight
+    return cast is not None and cast.weight is weight and cast.version == weight._version
+
+
+def _half(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.to(torch.bfloat16)
+
+
+class _CastLinear(torch.autograd.Function):
+    """``_Linear`` in bf16, whose gradients for weights are in fp32 as these are."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, half: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+        rows = input.to(torch.bfloat16)
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, half)
+        ctx.transposed, ctx.kind = transposed, input.dtype
+        return nn.functional.linear(rows, half.t() if transposed else half, _half(bias))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
+        input, half = ctx.saved_tensors
+        for_input, for_weight, _, for_bias, _ = ctx.needs_input_grad
+        rows, weighed = grad.flatten(0, -2), None
+        if for_weight:
+            inputs = input.flatten(0, -2)
+            weighed = (inputs.t() @ rows if ctx.transposed else rows.t() @ inputs).float()
+        return (
+            (grad @ (half.t() if ctx.transposed else half)).to(ctx.kind) if for_input else None,
+            weighed,
+            None,
+            rows.sum(0, dtype=torch.float32) if for_bias else None,
+            None,
+        )
 
 
 class _Linear(torch.autograd.Function):

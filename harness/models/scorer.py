@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunFailed
 from harness.hardware import Hardware, batches
+from harness.models.cast_once import cast_once
 from harness.models.codec import Codec, same_tokens
 from harness.models.forward import make_batch, sequence_scores
 from harness.models.loading import load_scorer
@@ -113,7 +114,8 @@ class Scorer:
             with torch.inference_mode(), self.hardware.autocast():
                 result[rows] = sequence_scores(self.model, batch).cpu().double().numpy()
 
-        self.hardware.share_out(score, batches(order, batch_size, pieces=self.hardware.pieces))
+        with cast_once(self.model, self.hardware.precision):
+            self.hardware.share_out(score, batches(order, batch_size, pieces=self.hardware.pieces))
         return result
 
     def score_texts(

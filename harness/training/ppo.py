@@ -24,6 +24,7 @@ from harness.errors import RunFailed
 from harness.hardware import batches
 from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
+from harness.models.cast_once import cast_once
 from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, token_values
 from harness.rollouts.sampler import sample
 from harness.training import gates
@@ -270,7 +271,9 @@ class PPO:
 
         order = (batch.mask.sum(1) - batch.response_mask.sum(1)).argsort(stable=True).tolist()
         at_once = self.config.micro_batch_size or self.config.minibatch_size
-        setup.hardware.share_out(read, batches(order, at_once, pieces=setup.hardware.pieces))
+        precision = setup.hardware.precision
+        with cast_once(setup.reference.model, precision), cast_once(state.value, precision):
+            setup.hardware.share_out(read, batches(order, at_once, pieces=setup.hardware.pieces))
         return logprobs, values
 
     def _values(self, setup: Setup, state: PPOState, batch: Batch) -> torch.Tensor:

@@ -165,7 +165,7 @@ def test_epochs_differ_and_the_generator_decides():
         ({"group": 6}, [[0, 1, 2, 3, 4, 5]]),
         ({"size": 4}, [[0, 1, 2, 3], [4, 5]]),
         ({"size": 6}, [[0, 1, 2, 3, 4, 5]]),
-        ({"hardware": Hardware("cpu", "bf16", 1, 2)}, [[0, 1, 2, 3, 4, 5]]),
+        ({"hardware": Hardware("cpu", "bf16", 1, 2)}, [[0, 2, 4], [1, 3, 5]]),
         ({"hardware": Hardware("cuda", "fp32", 1, 2)}, [[0, 1, 2, 3, 4, 5]]),
         ({"model": torch.nn.Dropout(0.1).train()}, [[0, 1, 2, 3, 4, 5]]),
         ({"model": torch.nn.Dropout(0.1).eval()}, [[0, 2, 4], [1, 3, 5]]),
