@@ -12,8 +12,10 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
+from harness.config import OptimizerConfig
 from harness.models import kernels
-from harness.models.kernels import FastConv1D, FastLinear, use_fast_kernels
+from harness.models.kernels import OURS, FastConv1D, FastLinear, use_fast_kernels
+from harness.training.updates import Updates
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(24, 40),
@@ -142,3 +144,96 @@ def test_shapes_are_few_whatever_the_lengths(products: list[tuple[int, ...]]) ->
     for rows in range(1000, 2000):
         fast(torch.randn(rows, 24)).sum().backward()
     assert len(set(products)) <= 2 * 10, "one for the layer, one for its weight's gradient, of each number of rows"
+
+
+HALVES = {"linear": LAYERS["linear"], "without bias": LAYERS["without bias"], "conv1d": LAYERS["conv1d"]}
+
+
+@pytest.mark.parametrize("layer", HALVES)
+@pytest.mark.parametrize("given", INPUTS)
+def test_in_bf16_a_layer_and_its_gradients_are_autocasts(layer: str, given: str) -> None:
+    plain, fast = pair(HALVES[layer])
+    ours = INPUTS[given]().requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = plain(theirs), fast(ours)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+    gradient = torch.randn_like(expected)
+    expected.backward(gradient)
+    found.backward(gradient)
+    assert ours.grad is not None
+    assert torch.equal(ours.grad, theirs.grad)
+    for mine, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        assert mine.grad is not None
+        assert mine.grad.dtype == torch.float32
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-2, atol=1e-2)  # of biases: autocast adds up in bf16
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_cast_weight_follows_every_update(make_model: Callable[..., Any], kind: str) -> None:
+    """Also one by an optimiser that changes its parameters in secret, as torch's fused AdamW does."""
+    model, ids = use_fast_kernels(make_model("gpt2", width=32)), torch.randint(2, 50, (4, 20))
+    updates = Updates(model, config=OptimizerConfig(kind=kind, lr=1e-2), total=3)
+    seen = []
+    for _ in range(3):
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            logits = model(ids).logits
+        weights = [layer.cast.half for layer in model.modules() if isinstance(layer, OURS)]
+        assert all(torch.equal(one, two) for one, two in zip(weights, halves(model), strict=True))
+        seen.append([weight.clone() for weight in weights])
+        logits.float().logsumexp(-1).sum().backward()
+        updates.step()
+    assert not any(torch.equal(one, two) for one, two in zip(seen[0], seen[2], strict=True)), "all have learned"
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        found = model(ids).logits
+        for layer in model.modules():
+            if isinstance(layer, OURS):
+                layer.cast = None
+        assert torch.equal(model(ids).logits, found)
+
+
+def halves(model: Any) -> list[torch.Tensor]:
+    return [layer.weight.detach().to(torch.bfloat16) for layer in model.modules() if isinstance(layer, OURS)]
+
+
+def test_without_a_gradient_nothing_is_kept(make_model: Callable[..., Any]) -> None:
+    model, ids = use_fast_kernels(make_model("llama", width=32)), torch.randint(2, 50, (4, 20))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(ids)
+    assert all(layer.cast is None for layer in model.modules() if isinstance(layer, OURS))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_attention_in_bf16_is_as_near_to_fp32_as_torchs(make_model: Callable[..., Any], architecture: str) -> None:
+    plain = make_model(architecture, width=32, spread=4.0)
+    fast, ids = use_fast_kernels(copy.deepcopy(plain)), torch.randint(2, 50, (4, 20))
+    mask = torch.ones_like(ids)
+    mask[:2, :5] = 0
+    found = []
+    for model in (plain, fast):
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            logits = model(ids, attention_mask=mask).logits[:, 5:].float()
+        logits.logsumexp(-1).sum().backward()
+        found.append((logits.detach(), model.get_input_embeddings().weight.grad))
+    plain.zero_grad()
+    exact = plain(ids, attention_mask=mask).logits[:, 5:]
+    exact.logsumexp(-1).sum().backward()
+    for ours, theirs, right in zip(
+        found[1], found[0], (exact.detach(), plain.get_input_embeddings().weight.grad), strict=True
+    ):
+        assert float((ours - right).norm()) <= 1.2 * float((theirs - right).norm()) + 1e-6
+
+
+def test_what_is_no_model_of_ours_has_torchs_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        kernels, "sdpa_attention_forward", lambda module, query, *_a, **_k: seen.append(query.dtype) or (query, None)
+    )
+    query = torch.randn(2, 2, 5, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for children, rows in ((nn.Linear(2, 2), 5), (FastLinear(2, 2), 5), (FastLinear(2, 2), 1)):
+            out, _ = kernels.attend(nn.Sequential(children), query[:, :, :rows], query, query, None)
+            assert out.dtype == torch.bfloat16
+    kernels.attend(nn.Sequential(FastLinear(2, 2)), query, query, query, None)
+    assert seen == [torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16]
