@@ -94,16 +94,16 @@ def optimiser(shape: Shape, parameters: int, config: OptimizerConfig) -> float:
 
 
 def copies(parameters: int, compute: int) -> float:
-    """Weights as autocast casts them, kept by the graph until the backward pass is over."""
+    """Weights as autocast casts them, kept by the graph until the backward pass is over, on a CPU until they change."""
     return float(parameters * compute) if compute < FULL else 0.0
 
 
-def frozen_copies(shape: Shape, compute: int) -> float:
+def frozen_copies(shape: Shape, compute: int, *, passes: int = 2) -> float:
     """The same of a frozen base, which autocast casts anew in each pass: a causal model's over prompt and response.
 
-    What quantization made smaller is not cast.
+    On a CPU, where layers keep their own, that is one. What quantization made smaller is not cast.
     """
-    matrices = 0 if shape.quantization else shape.matrices * (1 if shape.encoder_layers else 2)
+    matrices = 0 if shape.quantization else shape.matrices * (1 if shape.encoder_layers else passes)
     return copies(matrices + shape.vocab_size * shape.width, compute)
 
 
@@ -136,15 +136,15 @@ def activations(shape: Shape, batch: Batch) -> float:
     return encoder + decoder + cross + scores + _adapted(shape, batch)
 
 
-def attended(shape: Shape, batch: Batch) -> float:
+def attended(shape: Shape, batch: Batch, *, apart: bool = True) -> float:
     """What a CPU keeps of attention in fp32, beside what it has in bf16: all that goes into it and what comes out.
 
-    A response's keys and values are those of its prompt as well.
+    A response's keys and values are those of its prompt as well where that is run ``apart``, before it.
     """
     if batch.compute == FULL:
         return 0.0
     tokens, layers = batch.prompt_tokens + batch.response_tokens, shape.layers + shape.encoder_layers
-    again = 0 if shape.encoder_layers else batch.rows * batch.prompt
+    again = batch.rows * batch.prompt if apart and not shape.encoder_layers else 0
     return float(FULL * layers * (2 * (shape.queries + shape.keys) * tokens + 2 * shape.keys * again))
 
 
@@ -183,7 +183,7 @@ def dropped(shape: Shape, batch: Batch) -> float:
 def packed_masks(shape: Shape, batch: Batch, most: int) -> float:
     """What each layer keeps of which token sees which, where examples are laid end to end in rows of ``most`` tokens.
 
-    Attention takes it as numbers to add to its scores, in the precision of matrix products.
+    Attention takes it as numbers to add to its scores, in its own precision.
     """
     together = max(most // (batch.prompt + batch.response), 1)
     rows, width = -(-batch.rows // together), min(together, batch.rows) * (batch.prompt + batch.response)

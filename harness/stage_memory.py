@@ -162,8 +162,9 @@ class Memory:
         read = self.batch(self._at_once(ppo.micro_batch_size or ppo.minibatch_size))
         if config.rollout.engine == "compiled":
             held = together(held, self._compiled(shape, rows))
-        # On a CPU the layers keep what they cast for the last update.
-        cast = together(held, {"bf16 copies": copies(shape.trained + value, self.compute)})
+        # On a CPU the layers keep what they cast for the last update; the policy samples with that.
+        kept_cast = self._copies(shape, shape.trained) + copies(value, self.compute) if self._on_cpu else 0.0
+        cast = together(held, {"bf16 copies": kept_cast})
         return [
             *self._sampling(shape, cast, rows),
             *self._read(shape, self._cast(shape, cast), read),
@@ -298,10 +299,13 @@ class Memory:
     ) -> list[Phase]:
         """Updates of a language model on demonstrations; gradients and graph overlap where gradients accumulate."""
         batch = self.batch(rows)
-        masks = 0.0 if packed is None else packed_masks(shape, batch, packed)
+        masks = 0.0 if packed is None else packed_masks(shape, self._attending(batch), packed)
         trunk = shape if packed is None else shape._replace(copied=False)  # packed rows need no cache
         forward = {
-            "activations": activations(trunk, batch) + self._attended(shape, batch) + dropped(shape, batch) + masks,
+            "activations": activations(trunk, batch)
+            + self._attended(shape, batch, apart=packed is None)
+            + dropped(shape, batch)
+            + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
         return self._trained(shape, held, config, shape.trained, forward, accumulated)
@@ -325,15 +329,26 @@ class Memory:
 
     def _copies(self, shape: Shape, trained: int) -> float:
         """Weights in the precision of matrix products."""
-        frozen = 0.0 if shape.adapters is None else frozen_copies(shape, self.compute)
+        frozen = 0.0 if shape.adapters is None else frozen_copies(shape, self.compute, passes=1 if self._on_cpu else 2)
         return copies(trained, self.compute) + frozen
 
-    def _attended(self, shape: Shape, batch: Batch) -> float:
-        return attended(shape, batch) if self.job.hardware.device == "cpu" else 0.0
+    def _attended(self, shape: Shape, batch: Batch, *, apart: bool = True) -> float:
+        return attended(shape, batch, apart=apart) if self._on_cpu else 0.0
+
+    def _attending(self, batch: Batch) -> Batch:
+        """The batch as attention has it: on a CPU always in fp32."""
+        return batch._replace(compute=FULL) if self._on_cpu else batch
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.job.hardware.device == "cpu"
 
     def _cast(self, shape: Shape, held: Phase) -> Phase:
-        """The same with all weights cast for many passes."""
-        return together(held, {"bf16 copies": copies(shape.parameters, self.compute)})
+        """The same with all matrices of layers and the output layer cast, for many passes."""
+        if "compiled steps" in held:  # which have them
+            return held
+        matrices = 0 if shape.quantization else shape.matrices
+        return together(held, {"bf16 copies": copies(matrices + shape.vocab_size * shape.width, self.compute)})
 
     def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:
         """What is held while a merged model is written."""

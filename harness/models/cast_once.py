@@ -1,4 +1,4 @@
-"""Weights in bf16 for many passes: autocast casts them once per batch, frozen and compiled ones in every step."""
+"""Weights in bf16 for many passes: autocast does it once per batch, once per product or once per step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
     at the end. Nothing happens in fp32.
 
     Args:
-        model: no gradient is asked of it meanwhile, and no thread uses it that began before.
+        model: no gradient is asked of it meanwhile, and only work that is begun inside uses it.
         precision: of ``Hardware``.
         keep: use the same memory at every call for this model, as CUDA graphs want it.
     """
@@ -29,6 +29,8 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
         yield
         return
     import torch
+
+    from harness.models.kernels import cast_weight
 
     layers = list(_linear_layers(model))
     copies = _KEPT.setdefault(model, {}) if keep else {}
@@ -40,6 +42,8 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
                     continue
                 if (name, kind) in copies:
                     copies[name, kind].copy_(weight)
+                elif kind == "weight" and not keep:
+                    copies[name, kind] = cast_weight(layer)
                 else:
                     copies[name, kind] = weight.to(torch.bfloat16)
                 own[name, kind] = weight

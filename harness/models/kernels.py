@@ -25,6 +25,9 @@ FEWEST_ROWS = 32
 """A product of fewer rows is over sooner in MKL, whose calls cost less (measured at 8: 16 µs against 21)."""
 MOST_ROWS = 8192
 """Beyond so many, oneDNN's own buffers add up to hundreds of megabytes; only the scoring of whole batches has them."""
+SMALL = 192
+"""Matrices of at most so many rows and columns are multiplied many at once: calls to oneDNN cost more than it saves
+(twelve of 128 x 128 on a core of Zen 4: 0.54 ms in one call of torch, 0.95 in twelve; of 256 x 256 5.3 and 5.9)."""
 TANH_GELUS = ("NewGELUActivation", "FastGELUActivation")
 """What transformers calls GELU's approximation by tanh where it is computed step by step."""
 
@@ -34,10 +37,12 @@ def use_fast_kernels(model: Any) -> Any:
 
     Args:
         model: any module; layers of other classes than torch's and GPT-2's own (quantised ones, say) stay as they are.
-    Returns: the model.
+    Returns: the model. For all models of the process "sdpa" is ``attend`` from then on, which is torch's for others.
     """
     ALL_ATTENTION_FUNCTIONS.register("sdpa", attend)
     for module in model.modules():
+        if any(isinstance(child, (nn.Linear, Conv1D)) for child in module.children()):
+            module.attends_in_full = True  # adapters, which come between it and its layers, leave that
         if type(module) in FAST:
             module.__class__ = FAST[type(module)]
         for name, child in module.named_children():
@@ -51,7 +56,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention "sdpa", which computes in fp32 what a CPU has in bf16: torch's pass back is slow there.
 
-    A single query, whose keys and values are all that takes time, stays as it is; so do models without our layers.
+    A single query, whose keys and values are all that takes time, stays as it is; so do models without our layers. A
+    compiler is not asked to look into it.
 
     Args:
         module: the layer.
@@ -59,23 +65,29 @@ def attend(
         attention_mask: (B, 1, Q, K), bool or what is added to scores; None: causal, or none.
         given: further arguments of transformers' function.
     """
-    ours = any(isinstance(child, OURS) for child in module.children())
-    if not ours or query.shape[2] == 1 or not _is_half(query):
+    if not _is_half(query) or query.shape[2] == 1 or not getattr(module, "attends_in_full", False):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **given)  # type: ignore[no-any-return]
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         attention_mask = attention_mask.float()
-    given = {name: each.float() if isinstance(each, Tensor) else each for name, each in given.items()}  # T5's biases
+    if given.get("position_bias") is not None:  # T5's
+        given["position_bias"] = given["position_bias"].float()
     with torch.autocast("cpu", enabled=False):
         both = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **given)
     return both[0].to(torch.bfloat16), None
 
 
 class Cast(NamedTuple):
-    """A layer's weight in bf16, and whose it is: the same tensor at the same version has the same numbers."""
+    """A layer's weight in bf16, and whose it is: the same tensor at the same version has the same numbers.
+
+    Of a layer that is copied or saved it is left out: the copy's weight begins with a version of its own.
+    """
 
     weight: Tensor
     version: int
     half: Tensor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
 class FastLinear(nn.Linear):
@@ -129,11 +141,11 @@ def _is_cast(input: Tensor, weight: Tensor) -> bool:
 def _is_half(input: Tensor) -> bool:
     """Under autocast to bf16 on a CPU; compilers have autocast do it."""
     return (
-        input.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and input.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and input.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -143,8 +155,10 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def products(left: Tensor, right: Tensor) -> Tensor:
-    """left · rightᵀ of each: (B, M, K), (B, N, K) -> (B, M, N), outside of autograd, all of them in one call."""
-    return torch.bmm(left, right.mT)
+    """left · rightᵀ of each: (B, M, K), (B, N, K) -> (B, M, N), outside of autograd; small ones in one call."""
+    if max(left.shape[1:]) <= SMALL or not _is_for_onednn(left[0], right[0]):
+        return torch.bmm(left, right.mT)
+    return torch.stack([_product(*pair) for pair in zip(left, right, strict=True)])
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
@@ -202,8 +216,14 @@ def _cast_linear(layer: FastLinear | FastConv1D, input: Tensor, transposed: bool
         half = _stored(layer)
         result: Tensor = _CastLinear.apply(input, layer.weight, half, layer.bias, transposed)  # type: ignore[no-untyped-call]
         return result
-    half = _stored(layer) if _is_current(layer) else layer.weight.to(torch.bfloat16)
-    return nn.functional.linear(input.to(torch.bfloat16), half.t() if transposed else half, _half(layer.bias))
+    half = cast_weight(layer)
+    return _half_product(_half_rows(input), half.t() if transposed else half, layer.bias, input)
+
+
+def cast_weight(layer: Any) -> Tensor:
+    """A layer's weight in bf16: what it keeps from its last pass in training, if that still holds, else a new copy."""
+    kept = isinstance(layer, OURS) and _is_current(layer)
+    return _stored(layer) if kept else layer.weight.detach().to(torch.bfloat16)
 
 
 def _stored(layer: FastLinear | FastConv1D) -> Tensor:
@@ -218,8 +238,32 @@ def _is_current(layer: FastLinear | FastConv1D) -> bool:
     return cast is not None and cast.weight is weight and cast.version == weight._version
 
 
-def _half(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.to(torch.bfloat16)
+def _half_product(rows: Tensor, weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
+    """rows · weightᵀ + bias for the rows of ``input``, (…, K), which come first: (…, N)."""
+    result = nn.functional.linear(rows, weight, None if bias is None else bias.to(torch.bfloat16))
+    return result[: input.shape[:-1].numel()].view(*input.shape[:-1], len(weight))
+
+
+def _half_rows(input: Tensor) -> Tensor:
+    """(…, K) as rows in bf16, and rows of zeros after them: oneDNN keeps code for every number of rows it meets."""
+    flat = input.reshape(-1, input.shape[-1])
+    most = more_rows(len(flat))
+    if most == len(flat):
+        return flat.to(torch.bfloat16)
+    rows = flat.new_empty(most, flat.shape[1], dtype=torch.bfloat16)
+    rows[: len(flat)] = flat
+    rows[len(flat) :] = 0
+    return rows
+
+
+def more_rows(rows: int) -> int:
+    """The next number of rows with five leading binary digits, at most a sixteenth more; ``whole_rows`` is for fp32.
+
+    >>> [more_rows(rows) for rows in (1, 31, 33, 1264, 1343, 1344)]
+    [1, 31, 34, 1280, 1344, 1344]
+    """
+    step = 1 << max(rows.bit_length() - 5, 0)
+    return -(-rows // step) * step
 
 
 class _CastLinear(torch.autograd.Function):
@@ -227,25 +271,24 @@ class _CastLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, half: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-        rows = input.to(torch.bfloat16)
+        rows = _half_rows(input)
         ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, half)
         ctx.transposed, ctx.kind = transposed, input.dtype
-        return nn.functional.linear(rows, half.t() if transposed else half, _half(bias))
+        return _half_product(rows, half.t() if transposed else half, bias, input)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
-        input, half = ctx.saved_tensors
+        inputs, half = ctx.saved_tensors
         for_input, for_weight, _, for_bias, _ = ctx.needs_input_grad
-        rows, weighed = grad.flatten(0, -2), None
+        rows, weighed = _half_rows(grad), None
         if for_weight:
-            inputs = input.flatten(0, -2)
             weighed = (inputs.t() @ rows if ctx.transposed else rows.t() @ inputs).float()
         return (
-            (grad @ (half.t() if ctx.transposed else half)).to(ctx.kind) if for_input else None,
+            _half_product(rows, half if ctx.transposed else half.t(), None, grad).to(ctx.kind) if for_input else None,
             weighed,
             None,
-            rows.sum(0, dtype=torch.float32) if for_bias else None,
+            grad.flatten(0, -2).sum(0, dtype=torch.float32) if for_bias else None,
             None,
         )
 

@@ -11,6 +11,7 @@ from harness.data.messages import chat_messages
 from harness.errors import UserError
 from harness.evaluation.wins import WIN_MARGIN
 from harness.hardware import Hardware
+from harness.models.cast_once import cast_once
 from harness.models.codec import Codec
 from harness.models.loading import load_pooled_classifier, load_scorer, reads_at_the_last_token
 from harness.models.positions import positions, room_for_response
@@ -227,9 +228,10 @@ class PooledScores:
         import torch
 
         found = []
-        for start in range(0, len(texts), batch_size):
-            encoded = [text.encoded for text in texts[start : start + batch_size]]
-            batch = self.tokenizer.pad(encoded, padding=True, return_tensors="pt").to(self.hardware.device)
-            with torch.inference_mode(), self.hardware.autocast():
-                found.append(self.model(**batch).logits[:, 0].double().cpu().numpy())
+        with cast_once(self.model, self.hardware.precision):
+            for start in range(0, len(texts), batch_size):
+                encoded = [text.encoded for text in texts[start : start + batch_size]]
+                batch = self.tokenizer.pad(encoded, padding=True, return_tensors="pt").to(self.hardware.device)
+                with torch.inference_mode(), self.hardware.autocast():
+                    found.append(self.model(**batch).logits[:, 0].double().cpu().numpy())
         return np.concatenate(found)

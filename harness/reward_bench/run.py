@@ -26,7 +26,7 @@ from harness.reward_bench.verdicts import Examined, Verdicts
 from harness.stages import Finished, Stage, StageRunner, Workspace
 from harness.types import Task
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

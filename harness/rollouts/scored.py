@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from harness.hardware import Hardware, batches
+from harness.models.cast_once import cast_once
 
 if TYPE_CHECKING:
     import torch
@@ -56,9 +57,10 @@ def response_logprobs(
         found = found.masked_fill(~batch.response_mask, 0.0).cpu()
         logprobs[list(rows), : found.shape[1]] = found
 
-    if hardware is None:
-        for rows in batches(order, at_once, pieces=1):
-            read(rows)
-    else:
-        hardware.share_out(read, batches(order, at_once, pieces=hardware.pieces))
+    with cast_once(model, "fp32" if hardware is None else hardware.precision):
+        if hardware is None:
+            for rows in batches(order, at_once, pieces=1):
+                read(rows)
+        else:
+            hardware.share_out(read, batches(order, at_once, pieces=hardware.pieces))
     return logprobs

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
 from harness.hardware import Hardware
+from harness.models.cast_once import cast_once
 from harness.models.forward import make_batch, response_logits
 from harness.models.loading import LanguageModel
 from harness.models.packed_forward import make_packed, packed_logits
@@ -191,7 +192,7 @@ def validation_loss(
     import torch
 
     total, count = 0.0, sum(len(example.response) for example in examples)
-    with torch.inference_mode():
+    with cast_once(lm.model, hardware.precision), torch.inference_mode():
         for rows in micro_batches(range(len(examples)), batch_size):
             with hardware.autocast():
                 total += float(imitation_loss(lm, [examples[row] for row in rows], hardware, denominator=count))

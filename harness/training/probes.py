@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.context import Job
+from harness.models.cast_once import cast_once
 from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Rollout, Sampling, sample
@@ -44,21 +45,23 @@ def sequence_kl(
     temperature = sampling.temperature or 1.0
     result = np.zeros(len(prompts))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    for start in range(0, len(order), sampling.batch_size):
-        rows = order[start : start + sampling.batch_size]
-        batch = make_batch(
-            [prompts[r] for r in rows],
-            [rollout.tokens[r] for r in rows],
-            policy.codec.pad_id,
-            device=job.hardware.device,
-        )
-        with torch.inference_mode(), job.hardware.autocast():
-            logprobs, ref_logprobs = (
-                sequence_logprobs(response_logits(lm.model, batch), batch.response, temperature)
-                for lm in (policy, reference)
+    precision = job.hardware.precision
+    with cast_once(policy.model, precision), cast_once(reference.model, precision):
+        for start in range(0, len(order), sampling.batch_size):
+            rows = order[start : start + sampling.batch_size]
+            batch = make_batch(
+                [prompts[r] for r in rows],
+                [rollout.tokens[r] for r in rows],
+                policy.codec.pad_id,
+                device=job.hardware.device,
             )
-        kl = sequence_sum(kl_estimates(logprobs, ref_logprobs).k1, batch.response_mask)
-        result[rows] = kl.cpu().double().numpy()
+            with torch.inference_mode(), job.hardware.autocast():
+                logprobs, ref_logprobs = (
+                    sequence_logprobs(response_logits(lm.model, batch), batch.response, temperature)
+                    for lm in (policy, reference)
+                )
+            kl = sequence_sum(kl_estimates(logprobs, ref_logprobs).k1, batch.response_mask)
+            result[rows] = kl.cpu().double().numpy()
     return result
 
 

@@ -77,8 +77,6 @@ class Updates:
                 group["lr"] = self.lr
             each.step()
             each.zero_grad(set_to_none=True)
-        # Fused AdamW does not say that it changed its parameters; layers that keep them cast go by that.
-        torch.autograd.graph.increment_version(self.parameters)
         self.done += 1
         return norm
 

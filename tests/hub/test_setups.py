@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from harness.hardware import cores
+
 pytestmark = pytest.mark.extended
 
 HERE = Path(__file__).parent
@@ -236,10 +238,13 @@ def test_the_plan_states_parameters_memory_tokens_and_stages(name: str, client: 
     # T5's and BART's own classifiers: a dense layer and a projection to one number, both with a bias; else a product.
     head = width * width + 2 * width + 1 if config["model_type"] in ("t5", "bart") else width
     assert roles["reward model"] == roles["value"] == pytest.approx(4e-6 * (parameters - untied + head))
-    # In bf16 policy and value network learn one after the other.
-    assert roles["gradients"] == pytest.approx(max(roles["policy"], roles["value"]))
+    beside = cores() > 1  # policy and value network learn at the same time
+    both = roles["policy"], roles["value"]
+    assert roles["gradients"] == pytest.approx(sum(both) if beside else max(both))
     assert roles["optimiser"] == pytest.approx(2 * (roles["policy"] + roles["value"]))
-    assert roles["bf16 copies"] == pytest.approx(roles["gradients"] / 2)
+    # What both cast for their last update is there while values and the reference's logprobs are read, and these have
+    # their matrices and output layer cast for that.
+    assert sum(both) / 2 < roles["bf16 copies"] <= sum(both) + 2 * 1.01 * roles["policy"] / 2
     assert min(roles["activations"], roles["logits"], roles["cache"]) > 0
     assert max(roles.values()) < ppo["memory_mb"] <= sum(roles.values()) + 1
     assert all(planned[stage]["tokens"] for stage in ("sft", "judge", "feedback", "reward_model", "ppo"))

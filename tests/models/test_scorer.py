@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from harness.hardware import Hardware
+from harness.models.kernels import use_fast_kernels
 from harness.models.scorer import Scorer
 
 
@@ -23,10 +24,12 @@ def test_a_score_does_not_depend_on_order_or_batch_size(make_scorer, hardware, r
 
 
 @pytest.mark.parametrize("size", [2, 4, 256])
-def test_batches_at_the_same_time_are_scored_as_one_after_another(make_scorer, ragged, size):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batches_at_the_same_time_are_scored_as_one_after_another(make_scorer, ragged, size, precision):
     parts = make_scorer()
+    use_fast_kernels(parts[0])
     alone, beside = (
-        Scorer(*parts, Hardware("cpu", "fp32", 1, workers)).scores(*ragged, batch_size=size) for workers in (1, 2)
+        Scorer(*parts, Hardware("cpu", precision, 1, workers)).scores(*ragged, batch_size=size) for workers in (1, 2)
     )
     assert alone.all()
     np.testing.assert_array_equal(beside, alone)
