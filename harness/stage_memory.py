@@ -362,7 +362,7 @@ class Memory:
         rows = self._at_once(rows)
         batch = self.batch(rows)
         chosen, held = rows * shape.vocab_size * FULL * CHOSEN_LOGITS, self._cast(shape, held)
-        last = {"cache": cache(shape, batch, grows=True), "logits": float(chosen)}
+        last = {"cache": cache(shape, self._attending(batch), grows=True), "logits": float(chosen)}
         return [self._prompt(shape, held, batch), {**held, **last}]
 
     def _compiled(self, shape: Shape, rows: int) -> Phase:

@@ -110,7 +110,7 @@ def kept_bytes(model: Any, forward: Any, compute: int) -> int:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Autocast casts weights, and attention is in bf16: as it is everywhere but on a CPU."""
-    monkeypatch.setattr(kernels, "_is_half", lambda *_: False)
+    monkeypatch.setattr(kernels, "is_half", lambda *_: False)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")

@@ -56,8 +56,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention "sdpa", which computes in fp32 what a CPU has in bf16: torch's pass back is slow there.
 
-    A single query, whose keys and values are all that takes time, stays as it is; so do models without our layers. A
-    compiler is not asked to look into it.
+    Sampling, scoring and learning then round alike. A single query of keys in bf16 stays as it is, which casting would
+    make slow, and so do models without our layers. A compiler is not asked to look into it.
 
     Args:
         module: the layer.
@@ -65,7 +65,8 @@ def attend(
         attention_mask: (B, 1, Q, K), bool or what is added to scores; None: causal, or none.
         given: further arguments of transformers' function.
     """
-    if not _is_half(query) or query.shape[2] == 1 or not getattr(module, "attends_in_full", False):
+    alone = query.shape[2] == 1 and key.dtype != torch.float32
+    if not is_half(query) or alone or not getattr(module, "attends_in_full", False):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **given)  # type: ignore[no-any-return]
     if attention_mask is not None and attention_mask.dtype != torch.bool:
         attention_mask = attention_mask.float()
@@ -135,10 +136,10 @@ def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
 
 def _is_cast(input: Tensor, weight: Tensor) -> bool:
     """Whether autocast has this product of a weight in fp32 in bf16."""
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and _is_half(input)
+    return weight.dtype == torch.float32 and weight.device.type == "cpu" and is_half(input)
 
 
-def _is_half(input: Tensor) -> bool:
+def is_half(input: Tensor) -> bool:
     """Under autocast to bf16 on a CPU; compilers have autocast do it."""
     return (
         not torch.compiler.is_compiling()

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from harness.models.kernels import attend
 from harness.models.roomy_cache import RoomyLayer
 
 
@@ -98,5 +98,5 @@ STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llam
 def _attend(attention: Any, queries: Tensor, cached: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
     """(B, 1, heads · size): what each row's query reads from its keys and values, (B, heads, T, size)."""
     scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
-    read: Tensor = sdpa_attention_forward(attention, queries, *cached, mask, scaling=scaling)[0]
+    read: Tensor = attend(attention, queries, *cached, mask, scaling=scaling)[0]
     return read.flatten(2)

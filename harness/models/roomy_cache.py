@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from harness.models.kernels import is_half
+
 ROOM = 64
 """Tokens for which there is space at most each time that a cache is made larger."""
 
@@ -16,14 +18,23 @@ ROOM = 64
 def roomy(layers: Sequence[Any], *, tokens: int) -> list[Any]:
     """A cache's layers with room for further tokens: as they are, they would be copied whole for each of them.
 
+    What a CPU has in bf16 is kept in fp32, in which attention reads it: it would be cast for every token.
+
     Args:
         layers: of a cache of transformers, which a prompt's pass filled; those of other kinds than the usual one
             (sliding windows, states) stay as they are.
         tokens: that may follow.
     """
-    usual = (type(layer) is DynamicLayer and layer.is_initialized for layer in layers)
-    room = min(ROOM, tokens)
-    return [RoomyLayer(one.keys, one.values, room=room) if yes else one for one, yes in zip(layers, usual, strict=True)]
+    return [_with_room(layer, min(ROOM, tokens)) for layer in layers]
+
+
+def _with_room(layer: Any, room: int) -> Any:
+    if type(layer) is not DynamicLayer or not layer.is_initialized:
+        return layer
+    keys, values = layer.keys, layer.values
+    if is_half(keys):
+        keys, values = keys.float(), values.float()
+    return RoomyLayer(keys, values, room=room)
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]

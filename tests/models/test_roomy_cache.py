@@ -69,3 +69,14 @@ def test_layers_of_other_kinds_are_left_alone() -> None:
     assert isinstance(made[2], RoomyLayer)
     assert_same(usual, made[2])
     assert made[2]._all_keys.shape[-2] == 5, "no more room than tokens that may follow"
+
+
+def test_what_a_cpu_has_in_bf16_is_kept_in_fp32() -> None:
+    usual = DynamicLayer()
+    usual.update(*(each.to(torch.bfloat16) for each in states(2, 3)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = roomy([usual], tokens=3)[0]
+        keys, _ = made.update(*(each.to(torch.bfloat16) for each in states(2, 1)))
+    assert keys.dtype == torch.float32
+    assert torch.equal(keys[:, :, :3], usual.keys.float())
+    assert roomy([usual], tokens=3)[0].keys.dtype == torch.bfloat16, "without autocast the model is in bf16 itself"
