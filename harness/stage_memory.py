@@ -347,8 +347,7 @@ class Memory:
         """The same with all matrices of layers and the output layer cast, for many passes."""
         if "compiled steps" in held:  # which have them
             return held
-        matrices = 0 if shape.quantization else shape.matrices
-        return together(held, {"bf16 copies": copies(matrices + shape.vocab_size * shape.width, self.compute)})
+        return together(held, {"bf16 copies": frozen_copies(shape, self.compute, passes=1)})
 
     def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:
         """What is held while a merged model is written."""
