@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -58,16 +59,27 @@ def batches(rows: Sequence[Item], most: int, *, pieces: int, group: int = 1) -> 
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+AMD_IN_ONE_STEP = 26
+"""The family of AMD's processors (Zen 5) from which on 512 bits are computed in one step; before, in two of 256."""
+
+
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether oneDNN's fp32 products are the faster: on AMD's CPUs with AVX-512, of which MKL uses AVX2 alone.
+    """Whether oneDNN's fp32 products are the faster: on AMD's CPUs to which AVX-512, which MKL keeps from, gives much.
 
     The linear layer is an operator without a public name: a torch that lacks it keeps its own products.
     """
     import torch
 
     has = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return has and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and "AuthenticAMD" in _processor()
+    return has and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _amd_family() >= AMD_IN_ONE_STEP
+
+
+def _amd_family() -> int:
+    """The number of the processor's family where AMD made it, else 0."""
+    described = _processor()
+    family = re.search(r"family\s*:?\s*(\d+)", described, re.IGNORECASE)
+    return int(family[1]) if family and "AuthenticAMD" in described else 0
 
 
 def _processor() -> str:

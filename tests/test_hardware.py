@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from harness import hardware as module
 from harness.hardware import Hardware, batches, prefers_onednn
 
-AMD, INTEL = "vendor_id\t: AuthenticAMD\n", "vendor_id\t: GenuineIntel\n"
+AMD, INTEL = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "vendor_id\t: GenuineIntel\ncpu family\t: 6\n"
+ZEN_4 = AMD.replace("26", "25")
+ON_WINDOWS = "AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD"
 
 
 @pytest.fixture
@@ -35,9 +37,16 @@ def processor(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("capability", "maker", "expected"),
-    [("AVX512", AMD, True), ("AVX512", INTEL, False), ("AVX2", AMD, False), ("DEFAULT", "", False)],
+    [
+        ("AVX512", AMD, True),
+        ("AVX512", ON_WINDOWS, True),
+        ("AVX512", ZEN_4, False),
+        ("AVX512", INTEL, False),
+        ("AVX2", AMD, False),
+        ("DEFAULT", "", False),
+    ],
 )
-def test_onednn_multiplies_where_mkl_leaves_avx512_aside(processor, capability, maker, expected):
+def test_onednn_multiplies_where_mkl_leaves_much_aside(processor, capability, maker, expected):
     processor(capability, maker)
     assert prefers_onednn() is expected
     assert Hardware("cpu", "fp32", 1).environment()["products"] == ("onednn" if expected else "torch")

@@ -2,9 +2,10 @@
 
 On a CPU torch gives fp32 matrix products to MKL, which uses AVX-512 on Intel's processors alone. oneDNN, which torch
 carries too, uses it on AMD's as well: on one core of an EPYC (Zen 5) 230 to 256 GFLOP/s in place of 100 to 112, with
-the shapes of a model of width 128 to 384 (docs/performance.md). Without AVX-512 (Zen 3) it is no faster, and torch has
-all products. bf16 products are oneDNN's already; what is ours there is when weights are cast: under autocast each layer
-casts its own once per update, where autocast would once per pass, in a store that other threads empty meanwhile.
+the shapes of a model of width 128 to 384 (docs/performance.md). Where AMD has no AVX-512 (Zen 3), or computes it in two
+steps (Zen 4), it is no faster, and torch has all products. bf16 products are oneDNN's already; what is ours there is
+when weights are cast: under autocast each layer casts its own once per update, where autocast would once per pass, in a
+store that other threads empty meanwhile.
 """
 
 from __future__ import annotations
