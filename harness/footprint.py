@@ -94,14 +94,14 @@ def optimiser(shape: Shape, parameters: int, config: OptimizerConfig) -> float:
 
 
 def copies(parameters: int, compute: int) -> float:
-    """Weights as autocast casts them, kept by the graph until the backward pass is over, on a CPU until they change."""
+    """Weights as autocast casts them, kept by the graph until the backward pass is over."""
     return float(parameters * compute) if compute < FULL else 0.0
 
 
-def frozen_copies(shape: Shape, compute: int, *, passes: int = 2) -> float:
-    """The same of a frozen base, which autocast casts anew in each pass: a causal model's over prompt and response.
+def product_copies(shape: Shape, compute: int, *, passes: int = 2) -> float:
+    """The same where each product casts its weight anew: a causal model's passes over prompt and response.
 
-    On a CPU, where layers keep their own, that is one. What quantization made smaller is not cast.
+    What quantization made smaller is not cast.
     """
     matrices = 0 if shape.quantization else shape.matrices * (1 if shape.encoder_layers else passes)
     return copies(matrices + shape.vocab_size * shape.width, compute)

@@ -134,7 +134,7 @@ class Hardware:
         if self.precision == "fp32":
             return nullcontext()
         kind = self.device.split(":")[0]
-        # The store of cast weights is one for all threads, and each empties it; on a CPU the layers have their own.
+        # Its store of cast weights is one for all threads, and each of a CPU's would empty it under the others.
         return torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=kind != "cpu")
 
     def beside(self, *works: Callable[[], Result], stop: Event | None = None) -> list[Result]:

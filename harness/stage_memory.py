@@ -19,11 +19,11 @@ from harness.footprint import (
     cache,
     copies,
     dropped,
-    frozen_copies,
     logits,
     optimiser,
     packed_masks,
     passing,
+    product_copies,
     together,
     weights,
 )
@@ -162,12 +162,9 @@ class Memory:
         read = self.batch(self._at_once(ppo.micro_batch_size or ppo.minibatch_size))
         if config.rollout.engine == "compiled":
             held = together(held, self._compiled(shape, rows))
-        # On a CPU the layers keep what they cast for the last update; the policy samples with that.
-        kept_cast = self._copies(shape, shape.trained) + copies(value, self.compute) if self._on_cpu else 0.0
-        cast = together(held, {"bf16 copies": kept_cast})
         return [
-            *self._sampling(shape, cast, rows),
-            *self._read(shape, self._cast(shape, cast), read),
+            *self._sampling(shape, held, rows),
+            *self._read(shape, self._cast(shape, held), read),
             *self._update(ppo, held, value),
             *kept,
         ]
@@ -264,17 +261,18 @@ class Memory:
 
     def _pass(
         self, shape: Shape, batch: int, micro_batch: int | None, *, whole: bool, responses: int = 1
-    ) -> tuple[int, int]:
-        """Rows whose graphs are held together in training, and how many sets of gradients are held beside a graph."""
+    ) -> tuple[int, int, int]:
+        """Rows whose graphs are held together in training, of how many passes, and sets of gradients beside a graph."""
         if micro_batch is not None or whole:
             rows = micro_batch or batch
-            return rows, int(rows < batch)
+            return rows, 1, int(rows < batch)
         hardware = self.job.hardware
         at_once = min(hardware.pieces, batch)
         rows = self._rows_per_pass(shape, batch, self._tokens(responses), at_once)
         several = rows * at_once < batch
         sets = 1 + several if at_once > 1 else int(several)
-        return min(rows * (at_once if hardware.at_once(at_once) else 1), batch), sets
+        passes = at_once if hardware.at_once(at_once) else 1
+        return min(rows * passes, batch), passes, sets
 
     def _rows_per_pass(
         self, shape: Shape, batch: int, tokens: int, at_once: int = 1, *, parameters: int | None = None
@@ -292,6 +290,7 @@ class Memory:
         held: Phase,
         config: OptimizerConfig,
         rows: int,
+        passes: int,
         accumulated: int,
         *,
         prompts: bool = False,
@@ -308,28 +307,41 @@ class Memory:
             + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
-        return self._trained(shape, held, config, shape.trained, forward, accumulated)
+        return self._trained(shape, held, config, shape.trained, forward, passes, accumulated)
 
     def _comparison(
-        self, shape: Shape, held: Phase, config: OptimizerConfig, pairs: int, accumulated: int
+        self, shape: Shape, held: Phase, config: OptimizerConfig, pairs: int, passes: int, accumulated: int
     ) -> list[Phase]:
         """Updates of a classifier on pairs of responses to one prompt."""
         batch = self.batch(2 * pairs, shared=2)
         forward = {"activations": activations(shape, batch) + self._attended(shape, batch) + dropped(shape, batch)}
-        return self._trained(shape, held, config, shape.scorer_trained, forward, accumulated)
+        return self._trained(shape, held, config, shape.scorer_trained, forward, passes, accumulated)
 
     def _trained(
-        self, shape: Shape, held: Phase, config: OptimizerConfig, trained: int, forward: Phase, accumulated: int
+        self,
+        shape: Shape,
+        held: Phase,
+        config: OptimizerConfig,
+        trained: int,
+        forward: Phase,
+        passes: int,
+        accumulated: int,
     ) -> list[Phase]:
         held = {**held, "optimiser": optimiser(shape, trained, config)}
         gradients = {"gradients": weights(trained)}
-        cast = {"bf16 copies": self._copies(shape, trained)}
+        cast = {"bf16 copies": self._copies(shape, trained, passes)}
         beside = {"gradients": accumulated * weights(trained)} if accumulated else {}
         return [{**held, **cast, **forward, **beside}, {**held, **gradients}]
 
-    def _copies(self, shape: Shape, trained: int) -> float:
-        """Weights in the precision of matrix products."""
-        frozen = 0.0 if shape.adapters is None else frozen_copies(shape, self.compute, passes=1 if self._on_cpu else 2)
+    def _copies(self, shape: Shape, trained: int, passes: int = 1) -> float:
+        """Weights as autocast casts them for so many passes over prompts and responses, to be kept for the gradient.
+
+        It does so once per batch for those that are trained, but for each product on a CPU and where they are frozen.
+        """
+        adapters = 0 if shape.adapters is None else shape.adapters.parameters
+        if self._on_cpu:
+            return passes * (product_copies(shape, self.compute) + copies(adapters, self.compute))
+        frozen = 0.0 if shape.adapters is None else product_copies(shape, self.compute)
         return copies(trained, self.compute) + frozen
 
     def _attended(self, shape: Shape, batch: Batch, *, apart: bool = True) -> float:
@@ -347,7 +359,7 @@ class Memory:
         """The same with all matrices of layers and the output layer cast, for many passes."""
         if "compiled steps" in held:  # which have them
             return held
-        return together(held, {"bf16 copies": frozen_copies(shape, self.compute, passes=1)})
+        return together(held, {"bf16 copies": product_copies(shape, self.compute, passes=1)})
 
     def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:
         """What is held while a merged model is written."""
@@ -368,7 +380,9 @@ class Memory:
         """What compiled steps keep as long as the model is there: the cache that all batches use, and cast weights."""
         task = self.job.config.task
         batch = Batch(bucket(rows), whole_columns(task.max_prompt_tokens + task.max_response_tokens), 0, self.compute)
-        return {"compiled steps": cache(shape, batch) + self._copies(shape, shape.trained)}
+        adapters = 0 if shape.adapters is None else shape.adapters.parameters
+        cast = product_copies(shape, self.compute, passes=1) + copies(adapters, self.compute)
+        return {"compiled steps": cache(shape, batch) + cast}
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
         """The prompt's pass, whose keys and values stay, then the response's."""

@@ -27,11 +27,11 @@ from harness.footprint import (
     cache,
     copies,
     dropped,
-    frozen_copies,
     logits,
     optimiser,
     packed_masks,
     peak,
+    product_copies,
 )
 from harness.models import kernels
 from harness.models.adapters import Base, add_adapter, dropping, merged, scorer_on, trainable
@@ -207,7 +207,7 @@ def test_so_are_those_of_a_frozen_layer_with_its_adapters(kind: str, compute: in
         shape = adapted(model, LoraConfig(rank=4))
         saved = kept_bytes(model, lambda model=model: response_logits(model, tokens), compute)
         assert shape.adapters is not None
-        real.append(saved - frozen_copies(shape, compute) - copies(shape.adapters.parameters, compute))
+        real.append(saved - product_copies(shape, compute) - copies(shape.adapters.parameters, compute))
         expected.append(activations(shape, Batch(8, 40, 24, compute)))
     allowed = 0.15 if kind in CAUSAL else 0.3 if kind in ("t5", "flan") else 0.2
     assert real[1] - real[0] == pytest.approx(expected[1] - expected[0], rel=allowed)

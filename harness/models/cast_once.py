@@ -30,8 +30,6 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
         return
     import torch
 
-    from harness.models.kernels import cast_weight
-
     layers = list(_linear_layers(model))
     copies = _KEPT.setdefault(model, {}) if keep else {}
     own = {}
@@ -42,8 +40,6 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
                     continue
                 if (name, kind) in copies:
                     copies[name, kind].copy_(weight)
-                elif kind == "weight" and not keep:
-                    copies[name, kind] = cast_weight(layer)
                 else:
                     copies[name, kind] = weight.to(torch.bfloat16)
                 own[name, kind] = weight

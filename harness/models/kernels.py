@@ -3,14 +3,14 @@
 On a CPU torch gives fp32 matrix products to MKL, which uses AVX-512 on Intel's processors alone. oneDNN, which torch
 carries too, uses it on AMD's as well: on one core of an EPYC (Zen 5) 230 to 256 GFLOP/s in place of 100 to 112, with
 the shapes of a model of width 128 to 384 (docs/performance.md). Where AMD has no AVX-512 (Zen 3), or computes it in two
-steps (Zen 4), it is no faster, and torch has all products. bf16 products are oneDNN's already; what is ours there is
-when weights are cast: under autocast each layer casts its own once per update, where autocast would once per pass, in a
-store that other threads empty meanwhile.
+steps (Zen 4), it is no faster, and torch has all products. bf16 products are oneDNN's already: there its rows are
+filled up to few numbers of them, and attention is in fp32.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,28 +78,12 @@ def attend(
     return both[0].to(torch.bfloat16), None
 
 
-class Cast(NamedTuple):
-    """A layer's weight in bf16, and whose it is: the same tensor at the same version has the same numbers.
-
-    Of a layer that is copied or saved it is left out: the copy's weight begins with a version of its own.
-    """
-
-    weight: Tensor
-    version: int
-    half: Tensor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
-
-
 class FastLinear(nn.Linear):
     """A linear layer that asks oneDNN where that is faster."""
 
-    cast: Cast | None = None
-
     def forward(self, input: Tensor) -> Tensor:
         if _is_cast(input, self.weight):
-            return _cast_linear(self, input, False)
+            return _in_whole_rows(super().forward, input)
         if not _is_for_onednn(input, self.weight):
             return super().forward(input)
         return _linear(input, self.weight, self.bias, False)
@@ -108,11 +92,9 @@ class FastLinear(nn.Linear):
 class FastConv1D(Conv1D):  # type: ignore[misc]
     """GPT-2's linear layer, which holds its matrix the other way round, likewise."""
 
-    cast: Cast | None = None
-
     def forward(self, x: Tensor) -> Tensor:
         if _is_cast(x, self.weight):
-            return _cast_linear(self, x, True)
+            return _in_whole_rows(super().forward, x)
         if not _is_for_onednn(x, self.weight):
             result: Tensor = super().forward(x)
             return result
@@ -120,7 +102,6 @@ class FastConv1D(Conv1D):  # type: ignore[misc]
 
 
 FAST = {nn.Linear: FastLinear, Conv1D: FastConv1D}
-OURS = (FastLinear, FastConv1D)
 
 
 def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
@@ -209,90 +190,27 @@ def _by_onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tenso
     return result
 
 
-def _cast_linear(layer: FastLinear | FastConv1D, input: Tensor, transposed: bool) -> Tensor:
-    """What autocast computes, in bf16; where a gradient is asked for, with the weight that was cast at its last change.
-
-    Without one a weight that was not cast before is cast for this call alone: ``cast_once`` is for several.
-    """
-    if torch.is_grad_enabled():
-        half = _stored(layer)
-        result: Tensor = _CastLinear.apply(input, layer.weight, half, layer.bias, transposed)  # type: ignore[no-untyped-call]
-        return result
-    half = cast_weight(layer)
-    return _half_product(_half_rows(input), half.t() if transposed else half, layer.bias, input)
-
-
-def cast_weight(layer: Any) -> Tensor:
-    """A layer's weight in bf16: what it keeps from its last pass in training, if that still holds, else a new copy."""
-    kept = isinstance(layer, OURS) and _is_current(layer)
-    return _stored(layer) if kept else layer.weight.detach().to(torch.bfloat16)
-
-
-def _stored(layer: FastLinear | FastConv1D) -> Tensor:
-    if not _is_current(layer):
-        layer.cast = Cast(layer.weight, layer.weight._version, layer.weight.detach().to(torch.bfloat16))
-    assert layer.cast is not None
-    return layer.cast.half
-
-
-def _is_current(layer: FastLinear | FastConv1D) -> bool:
-    cast, weight = layer.cast, layer.weight
-    return cast is not None and cast.weight is weight and cast.version == weight._version
-
-
-def _half_product(rows: Tensor, weight: Tensor, bias: Tensor | None, input: Tensor) -> Tensor:
-    """rows · weightᵀ + bias for the rows of ``input``, (…, K), which come first: (…, N)."""
-    result = nn.functional.linear(rows, weight, None if bias is None else bias.to(torch.bfloat16))
-    return result[: input.shape[:-1].numel()].view(*input.shape[:-1], len(weight))
-
-
-def _half_rows(input: Tensor) -> Tensor:
-    """(…, K) as rows in bf16, and rows of zeros after them: oneDNN keeps code for every number of rows it meets."""
-    flat = input.reshape(-1, input.shape[-1])
-    most = more_rows(len(flat))
-    if most == len(flat):
-        return flat.to(torch.bfloat16)
-    rows = flat.new_empty(most, flat.shape[1], dtype=torch.bfloat16)
-    rows[: len(flat)] = flat
-    rows[len(flat) :] = 0
-    return rows
+def _in_whole_rows(layer: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+    """A layer's output for (…, K) in bf16, from as many rows as ``more_rows`` says, of which the last are zeros."""
+    rows = input.reshape(-1, input.shape[-1])
+    missing = more_rows(len(rows)) - len(rows)
+    if missing:
+        result = layer(nn.functional.pad(rows.to(torch.bfloat16), (0, 0, 0, missing)))[: len(rows)]
+    else:
+        result = layer(rows)
+    return result.view(*input.shape[:-1], -1)
 
 
 def more_rows(rows: int) -> int:
     """The next number of rows with five leading binary digits, at most a sixteenth more; ``whole_rows`` is for fp32.
+
+    oneDNN keeps code for every number of rows it meets.
 
     >>> [more_rows(rows) for rows in (1, 31, 33, 1264, 1343, 1344)]
     [1, 31, 34, 1280, 1344, 1344]
     """
     step = 1 << max(rows.bit_length() - 5, 0)
     return -(-rows // step) * step
-
-
-class _CastLinear(torch.autograd.Function):
-    """``_Linear`` in bf16, whose gradients for weights are in fp32 as these are."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, half: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-        rows = _half_rows(input)
-        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, half)
-        ctx.transposed, ctx.kind = transposed, input.dtype
-        return _half_product(rows, half.t() if transposed else half, bias, input)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
-        inputs, half = ctx.saved_tensors
-        for_input, for_weight, _, for_bias, _ = ctx.needs_input_grad
-        rows, weighed = _half_rows(grad), None
-        if for_weight:
-            weighed = (inputs.t() @ rows if ctx.transposed else rows.t() @ inputs).float()
-        return (
-            _half_product(rows, half if ctx.transposed else half.t(), None, grad).to(ctx.kind) if for_input else None,
-            weighed,
-            None,
-            grad.flatten(0, -2).sum(0, dtype=torch.float32) if for_bias else None,
-            None,
-        )
 
 
 class _Linear(torch.autograd.Function):

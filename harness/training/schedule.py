@@ -76,7 +76,7 @@ def optimizer(
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = all(parameter.device.type in FUSED_DEVICES for parameter in trained)
-    made = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=lr,
         betas=betas,
@@ -84,9 +84,6 @@ def optimizer(
         fused=fused,
         foreach=not fused,
     )
-    if fused:  # it does not say that it changes its parameters, and layers that keep theirs cast go by that
-        made.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version(trained))
-    return made
 
 
 RELATIVE_POSITIONS = "relative_attention_bias"
