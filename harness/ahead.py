@@ -78,6 +78,9 @@ class _Relayed(Progress):
     def message(self, text: str) -> None:
         self._send("message", text)
 
+    def waiting(self, name: str) -> None:
+        """Nothing: it is this process's fellow that it waits for."""
+
     def warning(self, text: str) -> None:
         self._send("warning", text)
 

@@ -147,11 +147,11 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph)):
         progress.plan(plan_rows(job, graph, runner))
     try:
-        runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
-        if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
-            runner.run(graph.parts["answers"])
-        # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
-        with working_ahead(_work_ahead(job, graph, runner), progress):
+        with working_ahead(_work_ahead(job, graph, runner), progress):  # it starts up while the data is made
+            runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
+            if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
+                runner.run(graph.parts["answers"])
+            # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
             for row, stage in (*graph.rows.items(), (None, graph.candidate)):
                 finished = runner.run(stage)
                 made = record(request, job, graph, stage, finished, runner, row)

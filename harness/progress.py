@@ -200,6 +200,10 @@ class Progress:
     def message(self, text: str) -> None:
         self._say(text)
 
+    def waiting(self, name: str) -> None:
+        """Tell that a stage is being made by another process."""
+        self.message(f"{name}: another process works on it; waiting to reuse its result")
+
     def warning(self, text: str) -> None:
         """Shown in every mode; quiet keeps stdout clean and takes stderr."""
         line = f"warning: {text}"

@@ -140,7 +140,7 @@ class StageRunner:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            self.progress.message(f"{stage.label}: another process works on it; waiting to reuse its result")
+            self.progress.waiting(stage.label)
             lock.acquire()
         try:
             found = self.cached(stage)  # another process may have finished it while this one waited

@@ -90,7 +90,7 @@ def imitate(
 
     generator = torch.Generator().manual_seed(seed)
     total = total_steps(len(examples), settings)
-    updates = Updates(lm.model, config=settings.optimizer, total=total)
+    updates = Updates(lm.model, config=settings.optimizer, total=total, hardware=hardware)
     shared = settings.shared
     lengths = [len(example.prompt) + len(example.response) for example in examples[::shared]]
     batches: list[list[int]] = []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.hardware import Hardware, batches
 from harness.models.kernels import product, products
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -28,11 +30,13 @@ class Muon(torch.optim.Muon):
         matrices: parameters of two dimensions.
         lr: the peak: each update has the root mean square that AdamW's would have.
         weight_decay: of all of them.
+        hardware: its ``pieces`` of small matrices are worked on beside each other; None: all at once.
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the scale: Liu et al. 2025 (arXiv 2502.16982).
     """
 
-    def __init__(self, matrices: Any, *, lr: float, weight_decay: float) -> None:
+    def __init__(self, matrices: Any, *, lr: float, weight_decay: float, hardware: Hardware | None = None) -> None:
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._hardware = hardware
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -43,12 +47,21 @@ class Muon(torch.optim.Muon):
             loss = None if closure is None else closure()
         for group in self.param_groups:
             matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
-            for alike in _stacks(matrices):
-                directions = orthogonal([self._momentum(matrix, group["momentum"]) for matrix in alike])
-                for matrix, direction in zip(alike, directions, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+            if self._hardware is None:
+                for alike in _stacks(matrices):
+                    self._update(group, alike)
+            else:
+                stacks = list(_stacks(matrices, self._hardware.pieces))
+                self._hardware.share_out(partial(self._update, group), stacks)
         return loss
+
+    @torch.no_grad()
+    def _update(self, group: dict[str, Any], alike: Sequence[Tensor]) -> None:
+        """Of matrices of one shorter side; in whichever thread."""
+        directions = orthogonal([self._momentum(matrix, group["momentum"]) for matrix in alike])
+        for matrix, direction in zip(alike, directions, strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(direction, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
 
     def _momentum(self, matrix: Tensor, kept: float) -> Tensor:
         """Nesterov's momentum of a matrix whose gradient is new: the running mean, and the gradient once more."""
@@ -60,14 +73,13 @@ class Muon(torch.optim.Muon):
         return matrix.grad.lerp(state["momentum_buffer"], kept)
 
 
-def _stacks(matrices: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-    """Those of one shorter side together, as many as are small."""
+def _stacks(matrices: Sequence[Tensor], pieces: int = 1) -> Iterator[Sequence[Tensor]]:
+    """Those of one shorter side together, as many as are small, dealt out evenly to so many pieces or a multiple."""
     by_side: dict[int, list[Tensor]] = defaultdict(list)
     for matrix in matrices:
         by_side[min(matrix.shape)].append(matrix)
     for side, alike in by_side.items():
-        most = max(STACK // side**2, 1)
-        yield from (alike[start : start + most] for start in range(0, len(alike), most))
+        yield from batches(alike, pieces * max(STACK // side**2, 1), pieces=pieces)
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:

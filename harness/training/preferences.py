@@ -60,7 +60,7 @@ def learn_preferences(
 
     generator = torch.Generator().manual_seed(seed)
     total = settings.steps(len(pairs))
-    updates = Updates(scorer.model, config=settings.optimizer, total=total)
+    updates = Updates(scorer.model, config=settings.optimizer, total=total, hardware=hardware)
     lengths = [len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs]
     batches: list[list[int]] = []
     history: list[tuple[float, float]] = []

@@ -34,9 +34,17 @@ class Updates:
         config: kind of optimiser, learning rate, decay, schedule, clipping.
         total: updates that the schedule spans.
         lr: a peak other than ``config.lr``; None takes that.
+        hardware: of ``Muon``; None where something else is done beside the updates.
     """
 
-    def __init__(self, *modules: Any, config: OptimizerConfig, total: int, lr: float | None = None) -> None:
+    def __init__(
+        self,
+        *modules: Any,
+        config: OptimizerConfig,
+        total: int,
+        lr: float | None = None,
+        hardware: Hardware | None = None,
+    ) -> None:
         named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
         self.parameters = [parameter for _, parameter in named]
         self.config, self.total, self.peak, self.done = config, total, config.lr if lr is None else lr, 0
@@ -48,7 +56,7 @@ class Updates:
         if matrices:
             from harness.training.muon import Muon
 
-            self.optimizers.append(Muon(matrices, **settings))
+            self.optimizers.append(Muon(matrices, hardware=hardware, **settings))
         if rest or not matrices:
             self.optimizers.append(optimizer(rest, eps=config.eps, **settings))
 

@@ -6,6 +6,7 @@ classes, so that a text can be read back: every word has one meaning here.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -177,6 +178,8 @@ ALL_TEMPLATES = (
 )
 """Every sentence (or pair of sentences) that can stand in a report or a summary."""
 
+_COLOURS = frozenset(word.lower() for words in COLOURING.values() for word in words)
+_WORDINGS = {slot: {words[0]: words for words in meanings} for slot, meanings in MEANINGS.items()}
 _SLOT = re.compile(r"(\{a\} )?\{(\w+)\}")
 _SENTENCE_START = re.compile(r"(?:^|(?<=\. ))[a-z]")
 
@@ -188,13 +191,20 @@ def article(word: str) -> str:
 
 def fill(template: str, facts: Mapping[str, Any], rng: Random) -> str:
     """A template's sentence: facts in any of their wordings, colouring at random, articles and capitals put right."""
+    text = []
+    for words, with_article, slot in _parts(template):
+        text.append(words)
+        if slot:
+            chosen = rng.choice(wordings(slot, facts[slot]) if slot in MEANINGS else COLOURING[slot])
+            text.append(f"{article(chosen)} {chosen}" if with_article else chosen)
+    return _SENTENCE_START.sub(lambda match: match[0].upper(), "".join(text))
 
-    def word(match: re.Match[str]) -> str:
-        slot = match[2]
-        chosen = rng.choice(wordings(slot, facts[slot]) if slot in MEANINGS else COLOURING[slot])
-        return f"{article(chosen)} {chosen}" if match[1] else chosen
 
-    return _SENTENCE_START.sub(lambda match: match[0].upper(), _SLOT.sub(word, template))
+@functools.cache
+def _parts(template: str) -> tuple[tuple[str, str | None, str | None], ...]:
+    """Runs of a template's words, each with the slot after it, article and name; none follows the last."""
+    split = [*_SLOT.split(template), None, None]
+    return tuple(zip(split[::3], split[1::3], split[2::3], strict=True))
 
 
 def wordings(slot: str, meaning: str) -> Sequence[str]:
@@ -203,10 +213,9 @@ def wordings(slot: str, meaning: str) -> Sequence[str]:
     Raises:
         ValueError: the slot has no such meaning.
     """
-    for words in MEANINGS[slot]:
-        if words[0] == meaning:
-            return words
-    raise ValueError(f"{slot} has no meaning {meaning!r}")
+    if meaning not in _WORDINGS[slot]:
+        raise ValueError(f"{slot} has no meaning {meaning!r}")
+    return _WORDINGS[slot][meaning]
 
 
 def meaning_of_word() -> dict[str, tuple[str, str]]:
@@ -224,5 +233,4 @@ def class_of_word() -> dict[str, str]:
 
 def colouring_words(text: str) -> list[str]:
     """The words of a text that colour it, lower-cased, each once, in order of appearance."""
-    colours = {word.lower() for words in COLOURING.values() for word in words}
-    return list(dict.fromkeys(word for word in re.findall(r"\w+", text.lower()) if word in colours))
+    return list(dict.fromkeys(word for word in re.findall(r"\w+", text.lower()) if word in _COLOURS))

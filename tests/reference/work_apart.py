@@ -34,6 +34,7 @@ def shows(folder: Path, progress: Progress) -> None:
     progress.message("a message")
     progress.warning("a warning")
     progress.finished("sft-1234", 2.0, "loss 0.5")
+    progress.waiting("data-5678")
     progress.finished("data-5678", 2.0, "rows", cached=True)
     sign(folder / "done", str(os.getpid()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness.hardware import Hardware
 from harness.training import muon
 from harness.training.muon import Muon, orthogonal
 
@@ -91,6 +92,22 @@ def test_a_matrix_moves_alike_alone_and_among_others(monkeypatch: pytest.MonkeyP
     for row, found in enumerate(together):
         torch.testing.assert_close(found, moved([row])[0], rtol=0, atol=1e-5)
         assert not torch.equal(found, starts[row])
+
+
+@pytest.mark.parametrize("stack", [100, 2**20])
+def test_two_threads_change_no_number(monkeypatch: pytest.MonkeyPatch, stack: int) -> None:
+    monkeypatch.setattr(muon, "STACK", stack)
+    shapes, found = [(8, 8), (8, 20), (20, 8), (8, 9), (64, 128), (128, 64), (64, 64)], []
+    for workers in (1, 2):
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+        optimizer = Muon(weights, lr=0.1, weight_decay=0.01, hardware=Hardware("cpu", "fp32", 1, workers))
+        for _ in range(3):
+            for weight in weights:
+                weight.grad = torch.randn_like(weight)
+            optimizer.step()
+        found.append([weight.detach() for weight in weights])
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 def test_a_matrix_without_a_gradient_stays_and_the_closure_is_called() -> None:
