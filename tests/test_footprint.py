@@ -222,7 +222,8 @@ def test_dropout_before_adapters_keeps_what_it_leaves_and_a_mask(kind: str) -> N
         with dropping(model, 0):
             saved.append(kept_bytes(model, lambda model=model: response_logits(model, tokens), FULL))
     expected = dropped(shape, Batch(8, 32, 32, FULL))
-    assert 0.75 * expected < saved[1] - saved[0] <= expected  # the first layer's inputs need no gradient
+    # The first layer's inputs need no gradient, and of what attention read one more copy is kept without dropout.
+    assert 0.7 * expected < saved[1] - saved[0] <= expected
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "qwen2", "t5", "bart", "marian"])

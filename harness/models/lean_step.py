@@ -83,11 +83,11 @@ def _is_plain(model: Any, layers: Sequence[Any]) -> bool:
         and not model.training
         and not getattr(model.config, "add_cross_attention", False)
         and all(type(layer) is RoomyLayer for layer in layers)
-        and not any(_is_watched(module) for module in model.modules())
+        and not any(is_watched(module) for module in model.modules())
     )
 
 
-def _is_watched(module: Any) -> bool:
+def is_watched(module: Any) -> bool:
     """Whether something beside its class's ``forward`` happens when the module is called: hooks, or another one."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 

@@ -1,0 +1,203 @@
+"""One pass over prompts and responses together for learning, by the layers of GPT-2 and Llama alone.
+
+A cache makes two passes of it, of which each is prepared anew, and of a small model that and the calls take as long as
+the products. Here norms, linear layers and feed-forward blocks see the tokens of prompts and responses as rows of one
+matrix. Attention alone tells them apart: a prompt's tokens see the prompt, which may be shared by several responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from harness.models.kernels import attend
+from harness.models.lean_step import is_watched
+from harness.training.masks import position_ids
+
+if TYPE_CHECKING:
+    from harness.models.forward import Batch
+
+
+class Layer(NamedTuple):
+    """What such a layer is made of.
+
+    Args:
+        before: the norm before attention.
+        project: (N, d) -> queries, keys and values, (N, heads · size) each.
+        attention: the module, which attention functions ask for its settings.
+        out: the linear layer after attention.
+        between: the norm before the feed-forward block.
+        block: the feed-forward block.
+    """
+
+    before: nn.Module
+    project: Callable[[Tensor], Sequence[Tensor]]
+    attention: Any
+    out: nn.Module
+    between: nn.Module
+    block: nn.Module
+
+
+class Family(NamedTuple):
+    """How a trunk begins and ends.
+
+    Args:
+        embed: trunk, ids and positions (B, T) -> (B, T, d).
+        layers: of the trunk.
+        turned: trunk, states, positions -> what queries and keys are turned by; None: they are not.
+        norm: of the trunk, after its layers.
+        dropouts: of the trunk, those that no layer's own modules make.
+    """
+
+    embed: Callable[[Any, Tensor, Tensor], Tensor]
+    layers: Callable[[Any], list[Layer]]
+    turned: Callable[[Any, Tensor, Tensor], Any]
+    norm: Callable[[Any], nn.Module]
+    dropouts: Callable[[Any], Sequence[nn.Dropout]]
+
+
+class Part(NamedTuple):
+    """Columns of a batch.
+
+    Args:
+        ids, positions: (B, T) long.
+        sees: (B, 1, T, K) bool, True on the columns that a token sees.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    sees: Tensor
+
+
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values: (B, heads, T, size), (B, heads, K, size) twice."""
+
+
+def lean_family(model: Any) -> Family | None:
+    """The family of such a model; None: it is another one, or something else takes part in its forward pass."""
+    trunk, config = model.base_model, model.config
+    family = FAMILIES.get(type(trunk).__name__)
+    plain = (
+        family is not None
+        and config._attn_implementation == "sdpa"
+        and not getattr(config, "add_cross_attention", False)
+        and not (trunk.training and getattr(config, "attention_dropout", 0.0))
+        and not any(dropout.training and dropout.p for dropout in family.dropouts(trunk))
+        and not any(is_watched(module) for module in model.modules())
+    )
+    return family if plain else None
+
+
+def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int) -> Tensor:
+    """(B, stop - start, d): the trunk's output for the columns from ``start`` on.
+
+    Args:
+        model: any with such a trunk.
+        family: of ``lean_family``.
+        batch: prompts and responses; columns before ``start`` are the prompt's.
+        start, stop: the columns whose output is wanted.
+    """
+    trunk, layers = model.base_model, family.layers(model.base_model)
+    parts = _parts(batch, start, stop)
+    embedded = [family.embed(trunk, part.ids, part.positions) for part in parts]
+    turned = [family.turned(trunk, each, part.positions) for each, part in zip(embedded, parts, strict=True)]
+    rows, sizes = torch.cat([each.flatten(0, 1) for each in embedded]), [part.ids.numel() for part in parts]
+    for layer in layers:
+        projected = zip(*(each.tensor_split(sizes[:-1]) for each in layer.project(layer.before(rows))), strict=True)
+        heads = [_heads(layer, *each) for each in zip(parts, turned, projected, strict=True)]
+        if len(heads) == 2:  # responses see their prompts too
+            prompts = (each.repeat_interleave(batch.shared, 0) if batch.shared > 1 else each for each in heads[0][1:])
+            keys, values = (torch.cat(both, 2) for both in zip(prompts, heads[1][1:], strict=True))
+            heads[1] = heads[1][0], keys, values
+        if layer is layers[-1]:  # nothing is asked of the prompt any more
+            rows, heads = rows[-sizes[-1] :], heads[-1:]
+        read = [_attend(layer, part, each) for part, each in zip(parts[-len(heads) :], heads, strict=True)]
+        rows = layer.out(torch.cat(read) if len(read) == 2 else read[0]) + rows
+        rows = rows + layer.block(layer.between(rows))
+    states: Tensor = family.norm(trunk)(rows)
+    return states.view(*parts[-1].ids.shape, -1)
+
+
+def _parts(batch: Batch, start: int, stop: int) -> list[Part]:
+    """The prompts, each once, where there is anything before ``start``, and the columns after them.
+
+    A pad sees at least itself, since attention to nothing is no number.
+    """
+    positions, columns = position_ids(batch.mask), torch.arange(stop, device=batch.ids.device)
+    itself = torch.eye(stop, dtype=torch.bool, device=batch.ids.device)
+    sees = (columns <= columns[:, None]) & batch.mask[:, None, None, :stop] | itself
+    prompts = slice(None, None, batch.shared)
+    before = Part(batch.ids[prompts, :start], positions[prompts, :start], sees[prompts, :, :start, :start])
+    rest = Part(batch.ids[:, start:stop], positions[:, start:stop], sees[:, :, start:])
+    return [before, rest] if start else [rest]
+
+
+def _heads(layer: Layer, part: Part, turned: Any, projected: Sequence[Tensor]) -> Heads:
+    """(N, heads · size) of each -> (B, heads, T, size); queries and keys are turned."""
+    shape = (*part.ids.shape, -1, layer.attention.head_dim)
+    queries, keys, values = (each.view(shape).transpose(1, 2) for each in projected)
+    if turned is not None:
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        queries, keys = apply_rotary_pos_emb(queries, keys, *turned)
+    return queries, keys, values
+
+
+def _attend(layer: Layer, part: Part, heads: Heads) -> Tensor:
+    """(N, heads · size): what each token reads."""
+    scaling = getattr(layer.attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
+    read: Tensor = attend(layer.attention, *heads, part.sees, scaling=scaling)[0]
+    return read.flatten(2).flatten(0, 1)
+
+
+def _gpt2_layers(trunk: Any) -> list[Layer]:
+    def layer(block: Any) -> Layer:
+        attention = block.attn
+
+        def project(rows: Tensor) -> Sequence[Tensor]:
+            found: Sequence[Tensor] = attention.c_attn(rows).split(attention.split_size, dim=-1)
+            return found
+
+        return Layer(block.ln_1, project, attention, attention.c_proj, block.ln_2, block.mlp)
+
+    return [layer(block) for block in trunk.h]
+
+
+def _gpt2_dropouts(trunk: Any) -> list[nn.Dropout]:
+    attentions = [block.attn for block in trunk.h]
+    return [trunk.drop, *(drop for each in attentions for drop in (each.attn_dropout, each.resid_dropout))]
+
+
+def _llama_layers(trunk: Any) -> list[Layer]:
+    def layer(block: Any) -> Layer:
+        attention = block.self_attn
+
+        def project(rows: Tensor) -> Sequence[Tensor]:
+            return attention.q_proj(rows), attention.k_proj(rows), attention.v_proj(rows)
+
+        return Layer(
+            block.input_layernorm, project, attention, attention.o_proj, block.post_attention_layernorm, block.mlp
+        )
+
+    return [layer(block) for block in trunk.layers]
+
+
+FAMILIES = {
+    "GPT2Model": Family(
+        lambda trunk, ids, positions: trunk.wte(ids) + trunk.wpe(positions),
+        _gpt2_layers,
+        lambda trunk, states, positions: None,
+        lambda trunk: trunk.ln_f,
+        _gpt2_dropouts,
+    ),
+    "LlamaModel": Family(
+        lambda trunk, ids, positions: trunk.embed_tokens(ids),
+        _llama_layers,
+        lambda trunk, states, positions: trunk.rotary_emb(states, position_ids=positions),
+        lambda trunk: trunk.norm,
+        lambda trunk: [],
+    ),
+}
