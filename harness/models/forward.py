@@ -140,7 +140,8 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
     """What ``run`` (the model, or its trunk) puts out from the prompt's last column on, (B, R + 1 or fewer, …).
 
     All that the response needs of the prompt is its keys and values. So the prompt runs first, into a cache that
-    gradients flow through, and the last layer computes nothing else for it.
+    gradients flow through, and the last layer computes nothing else for it; models of ``lean_pass`` learn from both in
+    one pass.
 
     Args:
         model: whose trunk fills the cache.
