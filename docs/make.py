@@ -224,7 +224,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "max_steps": "Most updates.",
         "batch_size": "Demonstrations per update.",
         "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it. null: all; on a "
-        "CPU so few that graphs stay small (memory.md), and two passes at a time in fp32.",
+        "CPU so few that graphs stay small (memory.md), and two passes at a time.",
         "train_on_prompt": "Count the prompt's tokens in the loss too.",
         "packing": "Lay the demonstrations of a forward pass end to end; each sees itself alone. An update has the "
         "same demonstrations and weights of tokens either way. Slower on a CPU (docs/performance.md). Not for "

@@ -35,7 +35,8 @@ def working_ahead(work: Callable[[Progress], None] | None, progress: Progress) -
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work_apart, args=(work, there), daemon=True)
-    process.start()
+    with _deaf_to_ctrl_c():
+        process.start()
     there.close()  # so that the end of the other process is the end of the pipe
     relay = threading.Thread(target=_show, args=(here, progress), daemon=True)
     relay.start()
@@ -46,6 +47,19 @@ def working_ahead(work: Callable[[Progress], None] | None, progress: Progress) -
         process.join()
         relay.join()
         here.close()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process that is started in here leaves Ctrl-C to this one from its first moment on, imports included."""
+    if threading.current_thread() is not threading.main_thread():  # which cannot choose
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work_apart(work: Callable[[Progress], None], there: Connection) -> None:
@@ -79,7 +93,7 @@ class _Relayed(Progress):
         self._send("message", text)
 
     def waiting(self, name: str) -> None:
-        """Nothing: it is this process's fellow that it waits for."""
+        """Nothing: it waits for its fellow, or for what that one will wait for too and tell."""
 
     def warning(self, text: str) -> None:
         self._send("warning", text)

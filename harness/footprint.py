@@ -98,13 +98,28 @@ def copies(parameters: int, compute: int) -> float:
     return float(parameters * compute) if compute < FULL else 0.0
 
 
-def product_copies(shape: Shape, compute: int, *, passes: int = 2) -> float:
-    """The same where each product casts its weight anew: a causal model's passes over prompt and response.
+def product_copies(shape: Shape, compute: int, *, output: bool = True) -> float:
+    """The same where each product casts its weight anew: once in each pass over prompts or responses.
 
     What quantization made smaller is not cast.
+
+    Args:
+        output: whether there is an output layer, which a classifier has not.
     """
-    matrices = 0 if shape.quantization else shape.matrices * (1 if shape.encoder_layers else passes)
-    return copies(matrices + shape.vocab_size * shape.width, compute)
+    matrices = 0 if shape.quantization else shape.matrices
+    return copies(passes(shape) * matrices + output * shape.vocab_size * shape.width, compute)
+
+
+def passes(shape: Shape) -> int:
+    """Over prompts and responses for one gradient."""
+    return 1 if shape.encoder_layers or shape.lean else 2
+
+
+def read_copies(shape: Shape, compute: int) -> float:
+    """Weights that are cast once for many passes without gradient."""
+    adapters = 0 if shape.adapters is None else shape.adapters.parameters
+    matrices = 0 if shape.quantization else shape.matrices
+    return copies(matrices + adapters + shape.vocab_size * shape.width, compute)
 
 
 def activations(shape: Shape, batch: Batch) -> float:

@@ -60,7 +60,7 @@ def batches(rows: Sequence[Item], most: int, *, pieces: int, group: int = 1) -> 
 
 
 AMD_IN_ONE_STEP = 26
-"""The family of AMD's processors (Zen 5) from which on 512 bits are computed in one step; before, in two of 256."""
+"""The family of AMD's processors (Zen 5) from which on servers compute 512 bits in one step; before, in two of 256."""
 
 
 @functools.cache

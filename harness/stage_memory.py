@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness import holdings
 from harness.config import OptimizerConfig, PPOConfig
@@ -22,8 +22,10 @@ from harness.footprint import (
     logits,
     optimiser,
     packed_masks,
+    passes,
     passing,
     product_copies,
+    read_copies,
     together,
     weights,
 )
@@ -42,6 +44,20 @@ SFT_LOGITS, PPO_LOGITS, READ_LOGITS = 2, 2, 1
 PPO the logits and their gradient; where logprobs are only read, the logits."""
 CHOSEN_LOGITS = 7
 """Copies (of fp32) of one step's logits while tokens are chosen, in fp64."""
+
+
+class Learning(NamedTuple):
+    """How a batch is learned from.
+
+    Args:
+        rows: whose graphs are held together.
+        at_once: of how many pieces of the batch.
+        accumulated: sets of gradients beside a graph.
+    """
+
+    rows: int
+    at_once: int
+    accumulated: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class Memory:
                 shape,
                 held,
                 sft.optimizer,
-                *self._pass(shape, sft.batch_size, sft.micro_batch_size, whole=whole),
+                self._learning(shape, sft.batch_size, sft.micro_batch_size, whole=whole),
                 prompts=sft.train_on_prompt,
                 packed=packed_tokens(self.job.config),
             ),
@@ -114,8 +130,8 @@ class Memory:
         scoring = self._scoring(shape, held)
         if loaded:
             return scoring
-        learning = self._pass(shape, config.batch_size, config.micro_batch_size, whole=shape.drops, responses=2)
-        trained = self._comparison(shape, held, config.optimizer, *learning)
+        learning = self._learning(shape, config.batch_size, config.micro_batch_size, whole=shape.drops, responses=2)
+        trained = self._comparison(shape, held, config.optimizer, learning)
         return [*trained, *self._kept(shape, held, "reward model", scorer=True), *scoring]
 
     def _judge(self, loaded: bool) -> list[Phase]:
@@ -129,13 +145,13 @@ class Memory:
         if loaded:
             return self._scoring(shape.whole(), holdings.scorer(shape.whole(), "judge"))
         backbone, judge = holdings.policy(shape), holdings.scorer(shape, "judge")
-        learning = self._pass(shape, config.batch_size, None, whole=shape.drops)
-        found = self._imitation(shape, backbone, config.backbone_optimizer, *learning)
+        learning = self._learning(shape, config.batch_size, None, whole=shape.drops)
+        found = self._imitation(shape, backbone, config.backbone_optimizer, learning)
         if config.responses == "samples":
             found += self._sampling(shape, backbone, SCORED_ROWS)
         both = together(backbone, holdings.beside(shape, "judge", scorer=True))
-        learning = self._pass(shape, config.batch_size, None, whole=shape.drops, responses=2)
-        found += self._comparison(shape, both, config.optimizer, *learning)
+        learning = self._learning(shape, config.batch_size, None, whole=shape.drops, responses=2)
+        found += self._comparison(shape, both, config.optimizer, learning)
         return [*found, *self._kept(shape, judge, "judge", scorer=True), *self._scoring(shape, judge)]
 
     def _algorithm(self) -> list[Phase]:
@@ -177,16 +193,16 @@ class Memory:
             rows = self._rows_per_pass(shape, ppo.minibatch_size, self._tokens(), parameters=both)
         batch, accumulates = self.batch(rows), rows < ppo.minibatch_size
 
-        def learner(trained: int, scores: float) -> tuple[Phase, Phase]:
+        def learner(trained: int, scores: float, *, output: bool = True) -> tuple[Phase, Phase]:
             """A forward pass with its graph, and the optimiser's step."""
             graph = {"activations": activations(shape, batch) + self._attended(shape, batch), "logits": scores}
             gradients = {"gradients": weights(trained)}
-            cast = {"bf16 copies": self._copies(shape, trained)}
+            cast = {"bf16 copies": self._copies(shape, trained, output=output)}
             return {**graph, **cast, **(gradients if accumulates else {})}, gradients
 
         learners = [learner(shape.trained, logits(shape, batch, copies=PPO_LOGITS))]
         if value:
-            learners.append(learner(value, 0.0))
+            learners.append(learner(value, 0.0, output=False))
         if self.job.hardware.at_once(len(learners)):
             return [together(held, *moment) for moment in product(*learners)]
         return [together(held, moment) for each in learners for moment in each]
@@ -259,20 +275,19 @@ class Memory:
         task = self.job.config.task
         return task.max_prompt_tokens + responses * task.max_response_tokens
 
-    def _pass(
+    def _learning(
         self, shape: Shape, batch: int, micro_batch: int | None, *, whole: bool, responses: int = 1
-    ) -> tuple[int, int, int]:
-        """Rows whose graphs are held together in training, of how many passes, and sets of gradients beside a graph."""
+    ) -> Learning:
         if micro_batch is not None or whole:
             rows = micro_batch or batch
-            return rows, 1, int(rows < batch)
+            return Learning(rows, 1, int(rows < batch))
         hardware = self.job.hardware
         at_once = min(hardware.pieces, batch)
         rows = self._rows_per_pass(shape, batch, self._tokens(responses), at_once)
         several = rows * at_once < batch
         sets = 1 + several if at_once > 1 else int(several)
-        passes = at_once if hardware.at_once(at_once) else 1
-        return min(rows * passes, batch), passes, sets
+        held = at_once if hardware.at_once(at_once) else 1
+        return Learning(min(rows * held, batch), held, sets)
 
     def _rows_per_pass(
         self, shape: Shape, batch: int, tokens: int, at_once: int = 1, *, parameters: int | None = None
@@ -289,15 +304,13 @@ class Memory:
         shape: Shape,
         held: Phase,
         config: OptimizerConfig,
-        rows: int,
-        passes: int,
-        accumulated: int,
+        learning: Learning,
         *,
         prompts: bool = False,
         packed: int | None = None,
     ) -> list[Phase]:
         """Updates of a language model on demonstrations; gradients and graph overlap where gradients accumulate."""
-        batch = self.batch(rows)
+        batch = self.batch(learning.rows)
         masks = 0.0 if packed is None else packed_masks(shape, self._attending(batch), packed)
         trunk = shape if packed is None else shape._replace(copied=False)  # packed rows need no cache
         forward = {
@@ -307,15 +320,15 @@ class Memory:
             + masks,
             "logits": logits(shape, batch, copies=SFT_LOGITS, prompts=prompts),
         }
-        return self._trained(shape, held, config, shape.trained, forward, passes, accumulated)
+        cast = self._copies(shape, shape.trained, at_once=learning.at_once)
+        return self._trained(shape, held, config, shape.trained, {**forward, "bf16 copies": cast}, learning)
 
-    def _comparison(
-        self, shape: Shape, held: Phase, config: OptimizerConfig, pairs: int, passes: int, accumulated: int
-    ) -> list[Phase]:
+    def _comparison(self, shape: Shape, held: Phase, config: OptimizerConfig, learning: Learning) -> list[Phase]:
         """Updates of a classifier on pairs of responses to one prompt."""
-        batch = self.batch(2 * pairs, shared=2)
+        batch = self.batch(2 * learning.rows, shared=2)
         forward = {"activations": activations(shape, batch) + self._attended(shape, batch) + dropped(shape, batch)}
-        return self._trained(shape, held, config, shape.scorer_trained, forward, passes, accumulated)
+        cast = self._copies(shape, shape.scorer_trained, at_once=learning.at_once, output=False)
+        return self._trained(shape, held, config, shape.scorer_trained, {**forward, "bf16 copies": cast}, learning)
 
     def _trained(
         self,
@@ -324,25 +337,23 @@ class Memory:
         config: OptimizerConfig,
         trained: int,
         forward: Phase,
-        passes: int,
-        accumulated: int,
+        learning: Learning,
     ) -> list[Phase]:
         held = {**held, "optimiser": optimiser(shape, trained, config)}
         gradients = {"gradients": weights(trained)}
-        cast = {"bf16 copies": self._copies(shape, trained, passes)}
-        beside = {"gradients": accumulated * weights(trained)} if accumulated else {}
-        return [{**held, **cast, **forward, **beside}, {**held, **gradients}]
+        beside = {"gradients": learning.accumulated * weights(trained)} if learning.accumulated else {}
+        return [{**held, **forward, **beside}, {**held, **gradients}]
 
-    def _copies(self, shape: Shape, trained: int, passes: int = 1) -> float:
-        """Weights as autocast casts them for so many passes over prompts and responses, to be kept for the gradient.
+    def _copies(self, shape: Shape, trained: int, *, at_once: int = 1, output: bool = True) -> float:
+        """Weights as autocast casts them for so many batches at once, and keeps them for the gradient.
 
         It does so once per batch for those that are trained, but for each product on a CPU and where they are frozen.
         """
-        adapters = 0 if shape.adapters is None else shape.adapters.parameters
-        if self._on_cpu:
-            return passes * (product_copies(shape, self.compute) + copies(adapters, self.compute))
-        frozen = 0.0 if shape.adapters is None else product_copies(shape, self.compute)
-        return copies(trained, self.compute) + frozen
+        frozen = product_copies(shape, self.compute, output=output)
+        if not self._on_cpu:
+            return copies(trained, self.compute) + (0.0 if shape.adapters is None else frozen)
+        adapters = 0 if shape.adapters is None else passes(shape) * shape.adapters.parameters
+        return at_once * (frozen + copies(adapters, self.compute))
 
     def _attended(self, shape: Shape, batch: Batch, *, apart: bool = True) -> float:
         return attended(shape, batch, apart=apart) if self._on_cpu else 0.0
@@ -359,7 +370,7 @@ class Memory:
         """The same with all matrices of layers and the output layer cast, for many passes."""
         if "compiled steps" in held:  # which have them
             return held
-        return together(held, {"bf16 copies": product_copies(shape, self.compute, passes=1)})
+        return together(held, {"bf16 copies": read_copies(shape, self.compute)})
 
     def _kept(self, shape: Shape, held: Phase, role: str, *, scorer: bool = False) -> list[Phase]:
         """What is held while a merged model is written."""
@@ -380,9 +391,7 @@ class Memory:
         """What compiled steps keep as long as the model is there: the cache that all batches use, and cast weights."""
         task = self.job.config.task
         batch = Batch(bucket(rows), whole_columns(task.max_prompt_tokens + task.max_response_tokens), 0, self.compute)
-        adapters = 0 if shape.adapters is None else shape.adapters.parameters
-        cast = product_copies(shape, self.compute, passes=1) + copies(adapters, self.compute)
-        return {"compiled steps": cache(shape, batch) + cast}
+        return {"compiled steps": cache(shape, batch) + read_copies(shape, self.compute)}
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
         """The prompt's pass, whose keys and values stay, then the response's."""

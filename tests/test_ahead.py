@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +83,46 @@ def test_it_does_not_outlive_a_process_that_was_killed(tmp_path: Path) -> None:
     while alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+STARTS_SLOWLY = """
+import os, signal, sys, time
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+if __name__ != "__main__":
+    Path(sys.argv[1], "importing").touch()
+    time.sleep(2)
+from harness.ahead import working_ahead
+from harness.progress import Progress
+from work_apart import never_ends, until
+
+if __name__ == "__main__":
+    try:
+        with working_ahead(partial(never_ends, Path(sys.argv[1])), Progress("quiet")):
+            until(Path(sys.argv[1]) / "importing")
+            os.killpg(0, signal.SIGINT)  # as a terminal does: to both processes
+            time.sleep(60)
+    except KeyboardInterrupt:
+        sys.exit(7)
+"""
+
+
+def test_ctrl_c_while_it_starts_is_left_to_this_process(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(STARTS_SLOWLY)
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, REFERENCE],
+        check=False,
+        timeout=DEADLINE_SECONDS,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert done.returncode == 7
+    assert done.stderr == ""
+    assert not (tmp_path / "pid").exists()
 
 
 def test_nothing_to_do_starts_nothing() -> None:

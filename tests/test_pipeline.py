@@ -15,13 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from smoke_run import smoke_run
 
+from harness.errors import UserError
 from harness.records import read_records
+from harness.stages import StageRunner
 
 TASKS = ("dialogue", "qa", "summarize", "translate")
 FIXED = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
@@ -105,6 +108,31 @@ def test_two_stages_at_a_time_make_the_same_numbers(finished: Callable[[str], Pa
     assert one["metrics"] == other["metrics"]
     samples = [next(folder.glob(f"stages/{labels(folder, 'ppo').pop()}/probes.jsonl")) for folder in (alone, tmp_path)]
     assert samples[0].read_text() == samples[1].read_text()
+
+
+def test_a_second_process_starts_before_the_data_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And ends where the data cannot be made."""
+    from harness import pipeline
+
+    seen: list[str] = []
+
+    @contextmanager
+    def working_ahead(work: Any, progress: Any) -> Iterator[None]:
+        assert work is not None
+        seen.append("began")
+        try:
+            yield
+        finally:
+            seen.append("ended")
+
+    def fail(self: Any, stage: Any, inputs: Any) -> None:
+        seen.append(stage.name)
+        raise UserError("data.sizes", 7, "is too many", "lower it")
+
+    monkeypatch.setattr(pipeline, "working_ahead", working_ahead)
+    monkeypatch.setattr(StageRunner, "_execute", fail)
+    assert smoke_run("task=translate", f"output_dir={tmp_path}", "hardware.workers=2") == 2
+    assert seen == ["began", "data", "ended"]
 
 
 @pytest.mark.parametrize("task", TASKS)

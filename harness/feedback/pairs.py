@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -47,6 +47,9 @@ class LabelledPair:
 
     def tokens(self) -> TokenPair:
         return TokenPair(self.prompt_tokens, self.chosen_tokens, self.rejected_tokens)
+
+
+FIELDS = tuple(field.name for field in fields(LabelledPair))
 
 
 class Candidates(NamedTuple):
@@ -178,7 +181,7 @@ def examinable(held_out: Sequence[LabelledPair]) -> bool:
 def write_pairs(path: Path, pairs: Sequence[LabelledPair]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for pair in pairs:
-            file.write(json.dumps(asdict(pair), ensure_ascii=False) + "\n")
+            file.write(json.dumps({name: getattr(pair, name) for name in FIELDS}, ensure_ascii=False) + "\n")
 
 
 def read_pairs(path: Path) -> list[LabelledPair]:

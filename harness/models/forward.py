@@ -158,7 +158,7 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
     start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
     if torch.is_grad_enabled() and (family := lean_family(model)) is not None:
         states = states_from(model, family, batch, start, ids.shape[1])
-        return model.get_output_embeddings()(states) if run is model else states
+        return states if run is model.base_model else model.get_output_embeddings()(states)
     cache = prompt_cache(model, ids[:, :start], mask[:, :start], positions[:, :start], shared=batch.shared)
     out: torch.Tensor = run(
         input_ids=ids[:, start:],

@@ -27,8 +27,8 @@ FEWEST_ROWS = 32
 MOST_ROWS = 8192
 """Beyond so many, oneDNN's own buffers add up to hundreds of megabytes; only the scoring of whole batches has them."""
 SMALL = 192
-"""Matrices of at most so many rows and columns are multiplied many at once: calls to oneDNN cost more than it saves
-(twelve of 128 x 128 on a core of Zen 4: 0.54 ms in one call of torch, 0.95 in twelve; of 256 x 256 5.3 and 5.9)."""
+"""Matrices of at most so many rows and columns are multiplied many at once, whatever the library: calls to oneDNN cost
+more than it saves (twelve of 128 x 128 on a core of Zen 4: 0.54 ms in one call of torch, 0.95 in twelve)."""
 TANH_GELUS = ("NewGELUActivation", "FastGELUActivation")
 """What transformers calls GELU's approximation by tanh where it is computed step by step."""
 
@@ -57,7 +57,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """transformers' attention "sdpa", which computes in fp32 what a CPU has in bf16: torch's pass back is slow there.
 
-    Sampling, scoring and learning then round alike. A single query of keys in bf16 stays as it is, which casting would
+    Sampling and scoring then round alike. A single query of keys in bf16 stays as it is, which casting would
     make slow, and so do models without our layers. A compiler is not asked to look into it.
 
     Args:
@@ -198,7 +198,7 @@ def _in_whole_rows(layer: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
         result = layer(nn.functional.pad(rows.to(torch.bfloat16), (0, 0, 0, missing)))[: len(rows)]
     else:
         result = layer(rows)
-    return result.view(*input.shape[:-1], -1)
+    return result.view(*input.shape[:-1], result.shape[-1])
 
 
 def more_rows(rows: int) -> int:

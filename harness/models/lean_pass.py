@@ -126,13 +126,18 @@ def _parts(batch: Batch, start: int, stop: int) -> list[Part]:
 
     A pad sees at least itself, since attention to nothing is no number.
     """
-    positions, columns = position_ids(batch.mask), torch.arange(stop, device=batch.ids.device)
-    itself = torch.eye(stop, dtype=torch.bool, device=batch.ids.device)
-    sees = (columns <= columns[:, None]) & batch.mask[:, None, None, :stop] | itself
-    prompts = slice(None, None, batch.shared)
-    before = Part(batch.ids[prompts, :start], positions[prompts, :start], sees[prompts, :, :start, :start])
-    rest = Part(batch.ids[:, start:stop], positions[:, start:stop], sees[:, :, start:])
-    return [before, rest] if start else [rest]
+    positions, prompts = position_ids(batch.mask), slice(None, None, batch.shared)
+    rest = Part(batch.ids[:, start:stop], positions[:, start:stop], _sees(batch.mask[:, :stop], start))
+    if not start:
+        return [rest]
+    return [Part(batch.ids[prompts, :start], positions[prompts, :start], _sees(batch.mask[prompts, :start], 0)), rest]
+
+
+def _sees(mask: Tensor, start: int) -> Tensor:
+    """Which of K columns each from ``start`` on sees: (B, K) bool -> (B, 1, K - start, K)."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    own = columns[start:, None]
+    return (columns <= own) & mask[:, None, None] | (columns == own)
 
 
 def _heads(layer: Layer, part: Part, turned: Any, projected: Sequence[Tensor]) -> Heads:

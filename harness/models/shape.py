@@ -47,6 +47,7 @@ class Shape(NamedTuple):
         copied: whether keys and values are copied out of what one matrix made of queries, keys and values.
         rotary: whether positions are rotations of queries and keys.
         biased: whether positions are a learned bias on attention scores, which must then be kept.
+        lean: whether it learns from prompts and responses in one pass.
         dense_head: whether a classifier has a layer more before its score, as T5's and BART's have.
         adapters: what is trained on it, while all that is counted above is frozen; None: it is trained itself.
         quantization: ``8bit`` or ``4bit`` where the matrices of its layers are loaded so.
@@ -68,6 +69,7 @@ class Shape(NamedTuple):
     copied: bool
     rotary: bool
     biased: bool
+    lean: bool = False
     dense_head: bool = False
     adapters: Adapters | None = None
     quantization: str | None = None
@@ -167,6 +169,7 @@ def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
 
 def measured(model: Any) -> Shape:
     """The shape of a language model of transformers, whatever device it is on."""
+    from harness.models.lean_pass import lean_family
     from harness.training.schedule import is_hidden_matrix
 
     config, output = model.config, model.get_output_embeddings().weight
@@ -192,6 +195,7 @@ def measured(model: Any) -> Shape:
         copied=any(name.endswith("c_attn") for name in names),
         rotary=any("Rotary" in part for part in parts),
         biased=any("relative_attention_bias" in name for name, _ in named),
+        lean=lean_family(model) is not None,
         dense_head=bool(config.is_encoder_decoder) and is_of_transformers(classifier_name(config) or ""),
     )
 

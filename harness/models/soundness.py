@@ -14,7 +14,7 @@ ALLOWED, ALLOWED_HALF = 1e-3, 0.3
 
 
 def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
-    """A short prompt gives the same logprobs alone, beside a longer one, and step by step.
+    """A short prompt gives the same logprobs alone, beside a longer one, where it is learned from, and step by step.
 
     An architecture whose positions do not follow the mask would be trained on other positions than it is used with.
 
@@ -30,18 +30,21 @@ def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
     short, long, response = line[:SHORT], line[SHORT : SHORT + LONG], line[-RESPONSE:]
     device = lm.model.device
     try:
+        both = make_batch([short, long], [response, response], pad, device=device)
         with torch.inference_mode():
             alone = response_logits(lm.model, make_batch([short], [response], pad, device=device))[0]
-            both = make_batch([short, long], [response, response], pad, device=device)
             beside = response_logits(lm.model, both)[0]
             first = start_decoding(lm.model, [short, long], pad, tokens=1).logits()[0].float()
+        learned = response_logits(lm.model, both)[0].detach()  # the pass that gradients flow through
     except Exception as error:  # whatever the code of an architecture that nobody tried may raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         rule = f"is a {type(lm.model).__name__}, which cannot be run as every stage does ({reason})"
         raise UserError(key, name, rule, remedy) from error
-    found = [logits.log_softmax(-1) for logits in (alone, beside, first)]
-    moved = max(float((found[0] - found[1]).abs().max()), float((found[0][0] - found[2]).abs().max()))
+    found = [logits.log_softmax(-1) for logits in (alone, beside, learned, first)]
+    moved = max(float((each - found[0]).abs().max()) for each in found[1:3])
+    moved = max(moved, float((found[0][0] - found[3]).abs().max()))
     full = next(lm.model.parameters()).dtype == torch.float32
     if not moved <= (ALLOWED if full else ALLOWED_HALF):
-        rule = f"is a {type(lm.model).__name__}, whose logprobs move by {moved:.2g} when a prompt is padded"
+        found_out = f"whose logprobs move by {moved:.2g} when a prompt is padded, or learned from"
+        rule = f"is a {type(lm.model).__name__}, {found_out}"
         raise UserError(key, name, rule, remedy)

@@ -30,9 +30,11 @@ class Muon(torch.optim.Muon):
         matrices: parameters of two dimensions.
         lr: the peak: each update has the root mean square that AdamW's would have.
         weight_decay: of all of them.
-        hardware: its ``pieces`` of small matrices are worked on beside each other; None: all at once.
+        hardware: its ``pieces`` of the matrices are worked on beside each other; None: one after the other.
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the scale: Liu et al. 2025 (arXiv 2502.16982).
     """
+
+    _hardware: Hardware | None = None  # of a copy, which an optimiser makes of what torch knows alone
 
     def __init__(self, matrices: Any, *, lr: float, weight_decay: float, hardware: Hardware | None = None) -> None:
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from typing import NamedTuple
@@ -59,7 +60,6 @@ class Reader:
     """Recognises the clauses of every phrase that an answer may hold, and names in address."""
 
     def __init__(self) -> None:
-        self.phrases = _recognised_phrases()
         self._vocative = re.compile(r",\s*(" + "|".join(words.NAMES) + r")(?=,|$)", re.IGNORECASE)
 
     def read(self, response: str) -> Reading:
@@ -72,7 +72,7 @@ class Reader:
         for piece in re.split(r"[.!?]+\s*|, but ", text):
             called += [name.lower() for name in self._vocative.findall(piece)]
             bare = re.sub(r"^(?:fine|no), ", "", self._vocative.sub("", piece).strip(), flags=re.IGNORECASE)
-            clause = self._recognise(bare)
+            clause = _recognise(bare)
             if clause:
                 clauses.append(clause)
             elif bare:
@@ -82,15 +82,18 @@ class Reader:
         tokens = TOKEN.findall(text.lower())
         return Reading(clauses, called, frozenset(tokens), flaws, len(tokens))
 
-    def _recognise(self, text: str) -> Clause | None:
-        for kind, key, pattern in self.phrases:
-            match = pattern.fullmatch(text)
-            if match:
-                slots = {slot: value.lower() for slot, value in match.groupdict().items()}
-                return Clause(kind, key, slots.get("item", ""), slots.get("day", ""))
-        return None
+
+@functools.lru_cache(maxsize=2**16)
+def _recognise(text: str) -> Clause | None:
+    for kind, key, pattern in _recognised_phrases():
+        match = pattern.fullmatch(text)
+        if match:
+            slots = {slot: value.lower() for slot, value in match.groupdict().items()}
+            return Clause(kind, key, slots.get("item", ""), slots.get("day", ""))
+    return None
 
 
+@functools.cache
 def _recognised_phrases() -> list[tuple[str, str, re.Pattern[str]]]:
     """Kind, key and pattern of each clause that an answer may hold."""
     phrases = [("grant", act, phrase) for act, entry in words.ACTS.items() for phrase in entry.answers]

@@ -242,9 +242,10 @@ def test_the_plan_states_parameters_memory_tokens_and_stages(name: str, client: 
     both = roles["policy"], roles["value"]
     assert roles["gradients"] == pytest.approx(sum(both) if beside else max(both))
     assert roles["optimiser"] == pytest.approx(2 * (roles["policy"] + roles["value"]))
-    # What both cast for their last update is there while values and the reference's logprobs are read, and these have
-    # their matrices and output layer cast for that.
-    assert sum(both) / 2 < roles["bf16 copies"] <= sum(both) + 2 * 1.01 * roles["policy"] / 2
+    # A pass casts each matrix of the layers, two passes twice; embeddings alone are not cast.
+    passes = 1 if config["model_type"] in (*SEQ2SEQ, "gpt2", "llama") else 2
+    cast = sum(both) / 2 if beside else max(both) / 2
+    assert 0.5 * cast < roles["bf16 copies"] <= passes * cast
     assert min(roles["activations"], roles["logits"], roles["cache"]) > 0
     assert max(roles.values()) < ppo["memory_mb"] <= sum(roles.values()) + 1
     assert all(planned[stage]["tokens"] for stage in ("sft", "judge", "feedback", "reward_model", "ppo"))

@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.tasks.worlds import service_words as words
 from harness.tasks.worlds.service import TOKEN_LIMIT, Service
 from harness.tasks.worlds.service_phrases import realisations, realise, recogniser
-from harness.tasks.worlds.service_reading import TOKEN, Reader
+from harness.tasks.worlds.service_reading import TOKEN, Reader, _recognised_phrases
 
 WORLD = Service()
 MAXIMUM = sum(WORLD.part_maxima.values())
@@ -144,7 +144,7 @@ def test_slots_words_belong_to_one_class_and_to_no_fixed_phrase() -> None:
     classes = [words.NAMES, words.PLACES, words.DAYS, words.CODEWORDS, words.RELATIVES, words.ITEMS]
     everything = [word for group in classes for word in group]
     assert len(everything) == len(set(everything))
-    for kind, key, pattern in Reader().phrases:
+    for kind, key, pattern in _recognised_phrases():
         fixed = set(TOKEN.findall(pattern.pattern.lower().replace("\\", "").replace("(?p<item>[a-z]+)", "")))
         assert not fixed & set(words.ITEMS), (kind, key)
 
