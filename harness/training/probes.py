@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from harness.context import Job
-from harness.models.cast_once import cast_once
 from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Rollout, Sampling, sample
@@ -38,31 +37,19 @@ def sequence_kl(
     """
     import torch
 
-    from harness.models.forward import make_batch, response_logits
+    from harness.rollouts.scored import response_logprobs
     from harness.training.kl import kl_estimates, sequence_sum
-    from harness.training.token_logprobs import sequence_logprobs
 
-    temperature = sampling.temperature or 1.0
-    result = np.zeros(len(prompts))
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    precision = job.hardware.precision
-    with cast_once(policy.model, precision), cast_once(reference.model, precision):
-        for start in range(0, len(order), sampling.batch_size):
-            rows = order[start : start + sampling.batch_size]
-            batch = make_batch(
-                [prompts[r] for r in rows],
-                [rollout.tokens[r] for r in rows],
-                policy.codec.pad_id,
-                device=job.hardware.device,
-            )
-            with torch.inference_mode(), job.hardware.autocast():
-                logprobs, ref_logprobs = (
-                    sequence_logprobs(response_logits(lm.model, batch), batch.response, temperature)
-                    for lm in (policy, reference)
-                )
-            kl = sequence_sum(kl_estimates(logprobs, ref_logprobs).k1, batch.response_mask)
-            result[rows] = kl.cpu().double().numpy()
-    return result
+    lengths = torch.tensor([len(tokens) for tokens in rollout.tokens])
+    width = max(int(lengths.amax()), 1) if len(lengths) else 1
+    read: dict[str, Any] = {"temperature": sampling.temperature, "width": width, "batch_size": sampling.batch_size}
+    logprobs, ref_logprobs = (
+        response_logprobs(lm.model, prompts, rollout.tokens, **read, pad_id=policy.codec.pad_id, hardware=job.hardware)
+        for lm in (policy, reference)
+    )
+    mask = torch.arange(width) < lengths[:, None]
+    found: np.ndarray = sequence_sum(kl_estimates(logprobs, ref_logprobs).k1, mask).double().numpy()
+    return found
 
 
 class Probe:
