@@ -164,7 +164,8 @@ def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
         from harness.models.loading import language_model_class, load_config
 
         config = load_config(str(model.name), key=key, revision=model.revision)
-        return use_fast_kernels(language_model_class(config.is_encoder_decoder).from_config(config))
+        made = language_model_class(config.is_encoder_decoder).from_config(config)
+        return use_fast_kernels(made.eval())  # as a model is loaded: nothing is dropped
 
 
 def measured(model: Any) -> Shape:

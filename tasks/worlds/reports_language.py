@@ -203,7 +203,7 @@ def fill(template: str, facts: Mapping[str, Any], rng: Random) -> str:
 @functools.cache
 def _parts(template: str) -> tuple[tuple[str, str | None, str | None], ...]:
     """Runs of a template's words, each with the slot after it, article and name; none follows the last."""
-    split = [*_SLOT.split(template), None, None]
+    split: list[Any] = [*_SLOT.split(template), None, None]
     return tuple(zip(split[::3], split[1::3], split[2::3], strict=True))
 
 
