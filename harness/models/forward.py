@@ -153,12 +153,12 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
 
     from harness.models.lean_pass import lean_family, states_from
 
-    ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]
-    positions = position_ids(batch.mask)[:, :stop]
     start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
     if torch.is_grad_enabled() and (family := lean_family(model)) is not None:
-        states = states_from(model, family, batch, start, ids.shape[1])
+        states = states_from(model, family, batch, start, batch.ids[:, :stop].shape[1])
         return states if run is model.base_model else model.get_output_embeddings()(states)
+    ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]
+    positions = position_ids(batch.mask)[:, :stop]
     cache = prompt_cache(model, ids[:, :start], mask[:, :start], positions[:, :start], shared=batch.shared)
     out: torch.Tensor = run(
         input_ids=ids[:, start:],

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.models.kernels import attend
-from harness.models.lean_step import is_watched
+from harness.models.lean_step import goes_by_its_layers, read
 from harness.training.masks import position_ids
 
 if TYPE_CHECKING:
@@ -82,11 +81,9 @@ def lean_family(model: Any) -> Family | None:
     family = FAMILIES.get(type(trunk).__name__)
     plain = (
         family is not None
-        and config._attn_implementation == "sdpa"
-        and not getattr(config, "add_cross_attention", False)
         and not (trunk.training and getattr(config, "attention_dropout", 0.0))
         and not any(dropout.training and dropout.p for dropout in family.dropouts(trunk))
-        and not any(is_watched(module) for module in model.modules())
+        and goes_by_its_layers(model)
     )
     return family if plain else None
 
@@ -114,8 +111,11 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int)
             heads[1] = heads[1][0], keys, values
         if layer is layers[-1]:  # nothing is asked of the prompt any more
             rows, heads = rows[-sizes[-1] :], heads[-1:]
-        read = [_attend(layer, part, each) for part, each in zip(parts[-len(heads) :], heads, strict=True)]
-        rows = layer.out(torch.cat(read) if len(read) == 2 else read[0]) + rows
+        found = [
+            read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1)
+            for part, each in zip(parts[-len(heads) :], heads, strict=True)
+        ]
+        rows = layer.out(torch.cat(found) if len(found) == 2 else found[0]) + rows
         rows = rows + layer.block(layer.between(rows))
     states: Tensor = family.norm(trunk)(rows)
     return states.view(*parts[-1].ids.shape, -1)
@@ -149,13 +149,6 @@ def _heads(layer: Layer, part: Part, turned: Any, projected: Sequence[Tensor]) -
 
         queries, keys = apply_rotary_pos_emb(queries, keys, *turned)
     return queries, keys, values
-
-
-def _attend(layer: Layer, part: Part, heads: Heads) -> Tensor:
-    """(N, heads · size): what each token reads."""
-    scaling = getattr(layer.attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
-    read: Tensor = attend(layer.attention, *heads, part.sees, scaling=scaling)[0]
-    return read.flatten(2).flatten(0, 1)
 
 
 def _gpt2_layers(trunk: Any) -> list[Layer]:

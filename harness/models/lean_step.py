@@ -52,7 +52,7 @@ def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tens
         attention = block.attn
         projected = attention.c_attn(block.ln_1(states)).split(attention.split_size, dim=2)
         queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
-        states = attention.c_proj(_attend(attention, queries, cache.update(keys, values), mask)) + states
+        states = attention.c_proj(read(attention, queries, cache.update(keys, values), mask)) + states
         states = states + block.mlp(block.ln_2(states))
     logits: Tensor = model.lm_head(trunk.ln_f(states))
     return logits[:, -1]
@@ -70,7 +70,7 @@ def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Ten
         projected = (project(given) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
         queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
         queries, keys = apply_rotary_pos_emb(queries, keys, *turns)
-        states = states + attention.o_proj(_attend(attention, queries, cache.update(keys, values), mask))
+        states = states + attention.o_proj(read(attention, queries, cache.update(keys, values), mask))
         states = states + block.mlp(block.post_attention_layernorm(states))
     logits: Tensor = model.lm_head(trunk.norm(states))
     return logits[:, -1]
@@ -78,16 +78,19 @@ def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Ten
 
 def _is_plain(model: Any, layers: Sequence[Any]) -> bool:
     """Whether nothing but the layers' modules takes part in such a model's forward pass."""
+    return not model.training and all(type(layer) is RoomyLayer for layer in layers) and goes_by_its_layers(model)
+
+
+def goes_by_its_layers(model: Any) -> bool:
+    """Whether attention is the usual one, to the model's own tokens, and nothing watches or replaces a module."""
     return (
         model.config._attn_implementation == "sdpa"
-        and not model.training
         and not getattr(model.config, "add_cross_attention", False)
-        and all(type(layer) is RoomyLayer for layer in layers)
-        and not any(is_watched(module) for module in model.modules())
+        and not any(_is_watched(module) for module in model.modules())
     )
 
 
-def is_watched(module: Any) -> bool:
+def _is_watched(module: Any) -> bool:
     """Whether something beside its class's ``forward`` happens when the module is called: hooks, or another one."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
@@ -95,8 +98,8 @@ def is_watched(module: Any) -> bool:
 STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llama_step}
 
 
-def _attend(attention: Any, queries: Tensor, cached: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-    """(B, 1, heads · size): what each row's query reads from its keys and values, (B, heads, T, size)."""
+def read(attention: Any, queries: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    """(B, Q, heads · size): what queries, (B, heads, Q, size), read from keys and values, (B, heads, T, size) each."""
     scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
-    read: Tensor = attend(attention, queries, *cached, mask, scaling=scaling)[0]
-    return read.flatten(2)
+    found: Tensor = attend(attention, queries, *seen, mask, scaling=scaling)[0]
+    return found.flatten(2)

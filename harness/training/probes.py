@@ -41,7 +41,7 @@ def sequence_kl(
     from harness.training.kl import kl_estimates, sequence_sum
 
     lengths = torch.tensor([len(tokens) for tokens in rollout.tokens])
-    width = max(int(lengths.amax()), 1) if len(lengths) else 1
+    width = max([1, *lengths.tolist()])
     read: dict[str, Any] = {"temperature": sampling.temperature, "width": width, "batch_size": sampling.batch_size}
     logprobs, ref_logprobs = (
         response_logprobs(lm.model, prompts, rollout.tokens, **read, pad_id=policy.codec.pad_id, hardware=job.hardware)
