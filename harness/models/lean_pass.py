@@ -2,7 +2,8 @@
 
 A cache makes two passes of it, of which each is prepared anew, and of a small model that and the calls take as long as
 the products. Here norms, linear layers and feed-forward blocks see the tokens of prompts and responses as rows of one
-matrix. Attention alone tells them apart: a prompt's tokens see the prompt, which may be shared by several responses.
+matrix, which has none for pads. Attention alone tells them apart: a prompt's tokens see the prompt, which may be shared
+by several responses.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.lean_step import goes_by_its_layers, read
+from harness.models.real_tokens import Cells, cells, gathered, spread
 from harness.training.masks import position_ids
 
 if TYPE_CHECKING:
@@ -44,9 +46,9 @@ class Family(NamedTuple):
     """How a trunk begins and ends.
 
     Args:
-        embed: trunk, ids and positions (B, T) -> (B, T, d).
+        embed: trunk, ids and positions (N,) -> (N, d).
         layers: of the trunk.
-        turned: trunk, states, positions -> what queries and keys are turned by; None: they are not.
+        turned: trunk, states, positions (B, T) -> what queries and keys are turned by; None: they are not.
         norm: of the trunk, after its layers.
         dropouts: of the trunk, those that no layer's own modules make.
     """
@@ -64,11 +66,13 @@ class Part(NamedTuple):
     Args:
         ids, positions: (B, T) long.
         sees: (B, 1, T, K) bool, True on the columns that a token sees.
+        cells: which of them hold N tokens.
     """
 
     ids: Tensor
     positions: Tensor
     sees: Tensor
+    cells: Cells
 
 
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -89,7 +93,7 @@ def lean_family(model: Any) -> Family | None:
 
 
 def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int) -> Tensor:
-    """(B, stop - start, d): the trunk's output for the columns from ``start`` on.
+    """(B, stop - start, d): the trunk's output for the columns from ``start`` on; a pad's is another token's.
 
     Args:
         model: any with such a trunk.
@@ -99,9 +103,10 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int)
     """
     trunk, layers = model.base_model, family.layers(model.base_model)
     parts = _parts(batch, start, stop)
-    embedded = [family.embed(trunk, part.ids, part.positions) for part in parts]
-    turned = [family.turned(trunk, each, part.positions) for each, part in zip(embedded, parts, strict=True)]
-    rows, sizes = torch.cat([each.flatten(0, 1) for each in embedded]), [part.ids.numel() for part in parts]
+    ids = torch.cat([gathered(part.ids.flatten(), part.cells) for part in parts])
+    positions = torch.cat([gathered(part.positions.flatten(), part.cells) for part in parts])
+    rows, sizes = family.embed(trunk, ids, positions), [part.cells.size for part in parts]
+    turned = [family.turned(trunk, rows, part.positions) for part in parts]
     for layer in layers:
         projected = zip(*(each.tensor_split(sizes[:-1]) for each in layer.project(layer.before(rows))), strict=True)
         heads = [_heads(layer, *each) for each in zip(parts, turned, projected, strict=True)]
@@ -112,25 +117,30 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int)
         if layer is layers[-1]:  # nothing is asked of the prompt any more
             rows, heads = rows[-sizes[-1] :], heads[-1:]
         found = [
-            read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1)
+            gathered(read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1), part.cells)
             for part, each in zip(parts[-len(heads) :], heads, strict=True)
         ]
         rows = layer.out(torch.cat(found) if len(found) == 2 else found[0]) + rows
         rows = rows + layer.block(layer.between(rows))
-    states: Tensor = family.norm(trunk)(rows)
-    return states.view(*parts[-1].ids.shape, -1)
+    return spread(family.norm(trunk)(rows), parts[-1].cells).view(*parts[-1].ids.shape, -1)
 
 
 def _parts(batch: Batch, start: int, stop: int) -> list[Part]:
     """The prompts, each once, where there is anything before ``start``, and the columns after them.
 
-    A pad sees at least itself, since attention to nothing is no number.
+    A pad sees at least itself, since attention to nothing is no number. What stands next to the other part always
+    counts as a token: so an empty prompt has a column from which its response is chosen, and no part is empty.
     """
+
+    def part(rows: slice, first: int, end: int, beside: int) -> Part:
+        mask = batch.mask[rows, :end]
+        real = mask[:, first:].clone()
+        real[:, beside] = True
+        return Part(batch.ids[rows, first:end], positions[rows, first:end], _sees(mask, first), cells(real))
+
     positions, prompts = position_ids(batch.mask), slice(None, None, batch.shared)
-    rest = Part(batch.ids[:, start:stop], positions[:, start:stop], _sees(batch.mask[:, :stop], start))
-    if not start:
-        return [rest]
-    return [Part(batch.ids[prompts, :start], positions[prompts, :start], _sees(batch.mask[prompts, :start], 0)), rest]
+    rest = part(slice(None), start, stop, 0)
+    return [part(prompts, 0, start, -1), rest] if start else [rest]
 
 
 def _sees(mask: Tensor, start: int) -> Tensor:
@@ -143,7 +153,7 @@ def _sees(mask: Tensor, start: int) -> Tensor:
 def _heads(layer: Layer, part: Part, turned: Any, projected: Sequence[Tensor]) -> Heads:
     """(N, heads · size) of each -> (B, heads, T, size); queries and keys are turned."""
     shape = (*part.ids.shape, -1, layer.attention.head_dim)
-    queries, keys, values = (each.view(shape).transpose(1, 2) for each in projected)
+    queries, keys, values = (spread(each, part.cells).view(shape).transpose(1, 2) for each in projected)
     if turned is not None:
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 

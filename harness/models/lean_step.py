@@ -2,7 +2,8 @@
 
 A model of transformers prepares every call anew (masks, settings, what to return), which takes longer than the layers
 of a small model. While a batch is answered nothing of that changes: here the layers' own modules are called one after
-the other, with the mask that the batch had from the start. What they compute is the same: on a CPU bit for bit.
+the other, with the mask that the batch had from the start, and on a CPU a token's query reads its keys by
+``one_query``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from harness.models.kernels import attend
+from harness.models.one_query import attend_to, has_one
 from harness.models.roomy_cache import RoomyLayer
 
 
@@ -101,5 +103,7 @@ STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llam
 def read(attention: Any, queries: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
     """(B, Q, heads · size): what queries, (B, heads, Q, size), read from keys and values, (B, heads, T, size) each."""
     scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
+    if has_one(queries, seen[0]):
+        return attend_to(*seen, queries, mask, scaling).flatten(1).unsqueeze(1)
     found: Tensor = attend(attention, queries, *seen, mask, scaling=scaling)[0]
     return found.flatten(2)

@@ -45,6 +45,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         room: tokens for which there is space besides, now and whenever it runs out.
     """
 
+    keys: Tensor
+    values: Tensor
+    _all_keys: Tensor
+    _all_values: Tensor
+
     def __init__(self, keys: Tensor, values: Tensor, *, room: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
@@ -62,7 +67,10 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Go on with these rows alone, in this order."""
-        self._hold(self.keys[indices], self.values[indices], self._all_keys.shape[-2])
+        # With their room, of which nothing is known: whole rows are copied much faster than parts of them.
+        self._all_keys = self._all_keys.index_select(0, indices)
+        self._all_values = self._all_values.index_select(0, indices)
+        self._use(self.keys.shape[-2])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Each row so many times, one after the other."""

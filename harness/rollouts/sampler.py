@@ -197,8 +197,7 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, settings: Sampling) -> 
         chosen = logits.argmax(-1)
         return chosen, torch.log_softmax(logits, -1).gather(1, chosen[:, None]).squeeze(1)
     logprobs = torch.log_softmax(logits / settings.temperature, -1)
-    weights = _truncate(logprobs, settings).double().exp()
-    cumulative = weights.cumsum(-1)
+    cumulative = _truncate(logprobs, settings).exp().cumsum(-1, dtype=torch.float64)
     target = uniforms[:, None] * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
     return chosen, logprobs.gather(1, chosen[:, None]).squeeze(1)

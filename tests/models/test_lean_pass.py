@@ -106,7 +106,9 @@ def test_each_layer_sees_all_tokens_at_once_and_the_last_the_responses_alone(
     forward = type(blocks[0]).forward
     monkeypatch.setattr(type(blocks[0]), "forward", lambda self, rows: (seen.append(len(rows)), forward(self, rows))[1])
     response_logits(model, batch)
-    assert seen == [2 * 6 + 4 * 6, 4 * 6], "two prompts less their last tokens, which stand before four responses"
+    # Of two prompts all but the last tokens, or one column; four last tokens with responses of 2, 6, 1 and 4 tokens,
+    # less the column after which nothing is chosen.
+    assert seen == [6 + 1 + 3 + 6 + 2 + 5, 3 + 6 + 2 + 5]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -1,9 +1,8 @@
-"""A lean step's logits are those of transformers' own forward pass, bit for bit."""
+"""A lean step's logits are those of transformers' own forward pass, but for rounding in attention."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -42,7 +41,7 @@ def assert_same(model: Any, prompts: list[list[int]]) -> None:
         ours, theirs = (answer(model, prompts, lean=lean) for lean in (True, False))
     assert len(ours) == len(theirs) == 9
     for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -55,6 +54,7 @@ def test_logits_are_those_of_the_model(name: str, prompts: list[list[int]]) -> N
 @pytest.mark.parametrize("make", [gpt2, llama])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_adapters_take_part_in_either_precision(make: Callable[[], Any], bf16: bool) -> None:
+    """In bf16 a lean step is as near to what fp32 has as the model's own."""
     pytest.importorskip("peft")
     torch.manual_seed(0)
     model = make()
@@ -62,8 +62,14 @@ def test_adapters_take_part_in_either_precision(make: Callable[[], Any], bf16: b
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.add_(0.1)
-    with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
+    if not bf16:
         assert_same(model, PADDED)
+        return
+    with torch.inference_mode():
+        full = torch.cat(answer(model, PADDED, lean=False))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ours, theirs = (torch.cat(answer(model, PADDED, lean=lean)) - full for lean in (True, False))
+    assert 0 < float(ours.norm()) < 1.1 * float(theirs.norm())
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
