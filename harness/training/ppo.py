@@ -21,7 +21,7 @@ import torch
 
 from harness.config import PPOConfig
 from harness.errors import RunFailed
-from harness.hardware import batches
+from harness.hardware import Hardware, batches
 from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
 from harness.models.cast_once import cast_once
@@ -41,8 +41,9 @@ from harness.training.kl import (
 )
 from harness.training.limits import CollapseMonitor
 from harness.training.losses import masked_mean, policy_loss, value_loss
+from harness.training.schedule import is_hidden_matrix
 from harness.training.token_logprobs import logprobs_and_entropies, sequence_logprobs
-from harness.training.updates import Updates, micro_batches, rows_per_pass
+from harness.training.updates import Updates, accumulate, micro_batches, rows_per_pass
 
 
 @dataclass
@@ -105,12 +106,14 @@ class Learner(NamedTuple):
     Args:
         loss: (some rows of the experience, what sums over their tokens are divided by) -> their loss.
         updates: the optimiser's.
-        rows: (tokens of a row, ``of`` so many rows) -> how many go in one pass, where the user says nothing else.
+        model: what learns.
+        beside: a model that is held with it.
     """
 
     loss: Callable[[Experience, torch.Tensor], Measured]
     updates: Updates
-    rows: Callable[..., int]
+    model: Any
+    beside: Any
 
 
 class PPO:
@@ -285,23 +288,33 @@ class PPO:
     # -- update ----------------------------------------------------------------------------------------------------
 
     def _update(self, setup: Setup, state: PPOState, experience: Experience) -> dict[str, float]:
-        """Several epochs over one rollout, each in a fresh order of minibatches; returns means over all of them."""
+        """Several epochs over one rollout, each in a fresh order of minibatches; returns means over all of them.
+
+        A value network of its own shares nothing with the policy, so that both can learn at the same time. The one with
+        more to compute, the policy with its output layer, has some minibatches left when the other is through: those it
+        learns from in halves, at the same time.
+        """
         orders = [torch.randperm(self.config.batch_size, generator=state.generator) for _ in range(self.config.epochs)]
         minibatches = [rows for order in orders for rows in order.split(self.config.minibatch_size)]  # type: ignore[no-untyped-call]
-
+        learners = self._learners(setup, state)
+        alone = [len(minibatches)] * len(learners)
+        if len(learners) > 1 and setup.hardware.pieces > 1:
+            alone = shares([multiplications(each.model, experience.batch) for each in learners], of=len(minibatches))
         failed = Event()
 
-        def learn(learner: Learner) -> dict[str, float]:
+        def learn(learner: Learner, some: Sequence[torch.Tensor], halves: bool) -> list[dict[str, float]]:
             steps = []
-            for rows in minibatches:
+            for rows in some:
                 if failed.is_set():  # the other one, or Ctrl-C: nobody waits for the rest
                     break
-                steps.append(self._learn(learner, experience, rows))
-            return combined(steps, share=1 / len(minibatches)) if steps else {}
+                steps.append(self._learn(learner, experience, rows, setup.hardware, halves=halves))
+            return steps
 
-        # A value network of its own shares nothing with the policy, so that both can learn at the same time.
-        learners = [partial(learn, each) for each in self._learners(setup, state)]
-        return together(setup.hardware.beside(*learners, stop=failed))
+        works = [partial(learn, each, minibatches[:own], False) for each, own in zip(learners, alone, strict=True)]
+        first = setup.hardware.beside(*works, stop=failed)
+        rest = [learn(each, minibatches[own:], True) for each, own in zip(learners, alone, strict=True)]
+        share = 1 / len(minibatches)
+        return together([combined([*one, *other], share=share) for one, other in zip(first, rest, strict=True)])
 
     def _learners(self, setup: Setup, state: PPOState) -> list[Learner]:
         """What is updated apart: the policy with the head on its trunk, or the policy and the value network."""
@@ -324,22 +337,32 @@ class PPO:
             theirs = self._value_loss(piece, denominator, values.masked_fill(~piece.batch.response_mask, 0.0))
             return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)
 
-        of_policy = partial(rows_per_pass, model=state.policy, hardware=setup.hardware, beside=[setup.reference.model])
+        reference, reward = setup.reference.model, setup.reward.model
         if state.value_updates is None:
-            return [Learner(joint, state.updates, of_policy)]
-        of_value = partial(rows_per_pass, model=state.value, hardware=setup.hardware, beside=[setup.reward.model])
-        return [Learner(policy, state.updates, of_policy), Learner(value, state.value_updates, of_value)]
+            return [Learner(joint, state.updates, state.policy, reference)]
+        return [
+            Learner(policy, state.updates, state.policy, reference),
+            Learner(value, state.value_updates, state.value, reward),
+        ]
 
-    def _learn(self, learner: Learner, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
+    def _learn(
+        self, learner: Learner, experience: Experience, rows: torch.Tensor, hardware: Hardware, *, halves: bool = False
+    ) -> dict[str, float]:
         """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
         denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
-        size = self.config.micro_batch_size
-        size = size or learner.rows(trim(experience.batch.rows(rows)).ids.shape[1], of=len(rows))
-        pieces = []
-        for piece in micro_batches(rows.tolist(), size):
+        tokens = trim(experience.batch.rows(rows)).ids.shape[1]
+
+        def learn(piece: Sequence[int]) -> dict[str, float]:
             measured = learner.loss(experience.rows(torch.tensor(piece)), denominator)
             measured.loss.backward()  # type: ignore[no-untyped-call]
-            pieces.append(measured.metrics)
+            return measured.metrics
+
+        size, model = self.config.micro_batch_size, learner.model
+        if halves:
+            pieces = accumulate(rows.tolist(), size, learn, model=model, hardware=hardware, tokens=tokens)
+        else:
+            at_once = rows_per_pass(tokens, of=len(rows), model=model, hardware=hardware, beside=[learner.beside])
+            pieces = [learn(piece) for piece in micro_batches(rows.tolist(), size or at_once)]
         return combined(pieces) | {"grad_norm": learner.updates.step()}
 
     def _policy_loss(
@@ -429,7 +452,9 @@ class PPO:
             return np.asarray(current.masked_fill(~batch.response_mask, 0.0).cpu().numpy())
 
         every = torch.arange(len(batch.ids))
-        gates.require_unit_ratio(lambda: self._learn(learner, experience, every), scored, setup.hardware)
+        gates.require_unit_ratio(
+            lambda: self._learn(learner, experience, every, setup.hardware), scored, setup.hardware
+        )
 
     def _best(
         self, best: tuple[float, dict[str, Any]], setup: Setup, state: PPOState, monitor: CollapseMonitor
@@ -449,6 +474,23 @@ class PPO:
     def _monitor(self, setup: Setup) -> CollapseMonitor:
         limits = asdict(self.config.checks.limits)
         return CollapseMonitor(**limits, max_response_tokens=setup.sampling.max_new_tokens)
+
+
+def multiplications(model: Any, batch: Batch) -> int:
+    """Of a forward pass, by large: of each token by the layers' matrices, and of a response's by the output layer's."""
+    inside: int = sum(weight.numel() for name, weight in model.named_parameters() if is_hidden_matrix(name, weight))
+    output = model.get_output_embeddings()
+    head: int = 0 if output is None else output.weight.numel()
+    return inside * int(batch.mask.sum()) + head * int(batch.response_mask.sum())
+
+
+def shares(costs: Sequence[int], *, of: int) -> list[int]:
+    """How many steps each of several learners makes while the cheapest makes all of them.
+
+    >>> shares([120, 100], of=24), shares([100, 100], of=24)
+    ([20, 24], [24, 24])
+    """
+    return [round(of * min(costs) / max(cost, 1)) for cost in costs]
 
 
 def combined(rows: Sequence[dict[str, float]], *, share: float = 1.0) -> dict[str, float]:

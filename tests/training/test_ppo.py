@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor as Pool
 from dataclasses import replace
@@ -35,7 +36,7 @@ from harness.rollouts.sampler import Sampling
 from harness.training import ppo as ppo_module
 from harness.training import updates
 from harness.training.algorithm import Setup
-from harness.training.ppo import PPO, Experience, Measured, PPOState, together, trim
+from harness.training.ppo import PPO, Experience, Measured, PPOState, multiplications, together, trim
 from harness.training.token_logprobs import logprobs_and_entropies
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]
@@ -312,7 +313,10 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
         if state.value_updates is not None:
             state.value_updates.step = lambda state=state, take=take: take(state.value_updates)
         rows = torch.tensor([6, 1, 3, 0, 7, 2])
-        metrics = together([algorithm._learn(each, experience, rows) for each in algorithm._learners(setup, state)])
+        learned = [
+            algorithm._learn(each, experience, rows, setup.hardware) for each in algorithm._learners(setup, state)
+        ]
+        metrics = together(learned)
         found[size] = (metrics, [gradient for part in taken for gradient in part])
     for size in (1, 3):
         assert found[size][0] == pytest.approx(found[None][0], rel=1e-3, abs=1e-5)
@@ -339,22 +343,61 @@ def test_a_minibatch_with_a_large_graph_goes_in_micro_batches(iteration, monkeyp
                 return Measured(torch.ones((), requires_grad=True), {})
 
             still = SimpleNamespace(step=lambda: 0.0)
-            algorithm._learn(learner._replace(loss=loss, updates=still), experience, rows)
+            algorithm._learn(learner._replace(loss=loss, updates=still), experience, rows, setup.hardware)
             assert seen == expected
 
 
 @pytest.mark.parametrize(("name", "precision"), [("default", "fp32"), ("head", "fp32"), ("default", "bf16")])
 def test_learning_at_the_same_time_changes_no_number(iteration, name, precision, monkeypatch):
-    found, started = [], []
+    found, started, policies = [], [], []
     monkeypatch.setattr(hardware_module, "ThreadPoolExecutor", lambda *a, **k: started.append(a) or Pool(*a, **k))
+    monkeypatch.setattr(ppo_module, "multiplications", lambda model, batch: 1 + (model is policies[-1]))
     for workers in (1, 2):
         algorithm, setup, state, experience = iteration({**VARIANTS[name], "minibatch_size": 4})
         setup.hardware = replace(setup.hardware, workers=workers, precision=precision)
+        policies.append(state.policy)
         metrics = algorithm._update(setup, state, experience)
         found.append((metrics, [p.clone() for model in (state.policy, state.value) for p in model.parameters()]))
-    assert len(started) == (name == "default"), "a head on the policy's trunk learns with it"
+    # A head on the policy's trunk learns with it. Of two minibatches the policy has one left, which it halves.
+    assert len(started) == (1 + 1 if name == "default" else 0)
     assert found[0][0] == found[1][0]
     assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
+
+
+def test_the_learner_with_more_to_compute_learns_from_its_last_minibatches_in_halves(iteration, monkeypatch):
+    """The same steps in the same order as without: only what is computed at the same time is another."""
+    found = []
+    for costs in ((2, 1), (1, 2), (1, 1)):
+        algorithm, setup, state, experience = iteration({**VARIANTS["default"], "minibatch_size": 4})
+        by_model = dict(zip((id(state.policy), id(state.value)), costs, strict=True))
+        monkeypatch.setattr(ppo_module, "multiplications", lambda model, batch, costs=by_model: costs[id(model)])
+        steps: list[tuple[str, bool]] = []
+        learn = algorithm._learn
+
+        def learned(learner, *given, halves, learn=learn, policy=state.policy, steps=steps):
+            steps.append(("policy" if learner.model is policy else "value", halves))
+            return learn(learner, *given, halves=halves)
+
+        monkeypatch.setattr(algorithm, "_learn", learned)
+        found.append((algorithm._update(setup, state, experience), state.policy, state.value))
+        halves = Counter(name for name, in_halves in steps if in_halves)
+        assert halves == ({} if costs == (1, 1) else {"policy" if costs[0] > costs[1] else "value": 1})
+        assert Counter(name for name, _ in steps) == {"policy": 2, "value": 2}
+    for metrics, *models in found[:2]:
+        assert metrics == pytest.approx(found[2][0], rel=1e-3, abs=1e-5)
+        for ours, whole in zip(models, found[2][1:], strict=True):
+            for one, other in zip(ours.parameters(), whole.parameters(), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_what_a_forward_pass_multiplies(make_lm, make_scorer):
+    """Two layers of a GPT-2 of width 32, whose matrices hold 12 · 32² numbers each, and an output of 32 · V."""
+    batch = make_batch([[5, 9, 20], [12]], [[3, 4], [44]], 0)
+    policy, value = make_lm("gpt2").model, make_scorer("gpt2").model
+    layers, width = policy.config.n_layer, policy.config.n_embd
+    inside = 12 * width**2 * layers
+    assert multiplications(value, batch) == inside * 7
+    assert multiplications(policy, batch) == inside * 7 + policy.config.vocab_size * width * 3
 
 
 def test_a_learner_that_fails_stops_the_other_one(iteration, monkeypatch):
