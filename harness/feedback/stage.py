@@ -28,7 +28,7 @@ from harness.rollouts.sampler import sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 5
+VERSION = 6
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:

@@ -84,6 +84,12 @@ def response_logits(model: Any, batch: Batch) -> torch.Tensor:
 
 def logits_and_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, R, V) float32 response logits, and (B, R, H) the hidden states that they come from, by one pass."""
+    from harness.models.lean_pass import lean_family
+
+    size = batch.response_mask.shape[1]
+    if not model.config.is_encoder_decoder and lean_family(model) is not None:
+        states = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
+        return model.get_output_embeddings()(states).float(), states
     trunk, seen = model.get_decoder() if model.config.is_encoder_decoder else model.base_model, []
     handle = trunk.register_forward_hook(lambda _module, _given, out: seen.append(out[0]))
     try:
@@ -92,7 +98,7 @@ def logits_and_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
         handle.remove()
     if model.config.is_encoder_decoder:
         return logits, encoder_decoder.before_responses(seen[-1], batch)
-    return logits, seen[-1][:, -batch.response_mask.shape[1] :]
+    return logits, seen[-1][:, -size:]
 
 
 def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
@@ -140,8 +146,8 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
     """What ``run`` (the model, or its trunk) puts out from the prompt's last column on, (B, R + 1 or fewer, …).
 
     All that the response needs of the prompt is its keys and values. So the prompt runs first, into a cache that
-    gradients flow through, and the last layer computes nothing else for it; models of ``lean_pass`` learn from both in
-    one pass.
+    gradients flow through, and the last layer computes nothing else for it; models of ``lean_pass`` read both in one
+    pass.
 
     Args:
         model: whose trunk fills the cache.
@@ -149,12 +155,10 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
         batch: prompts and responses.
         stop: columns from here on are left out; None: none.
     """
-    import torch
-
     from harness.models.lean_pass import lean_family, states_from
 
     start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
-    if torch.is_grad_enabled() and (family := lean_family(model)) is not None:
+    if (family := lean_family(model)) is not None:
         states = states_from(model, family, batch, start, batch.ids[:, :stop].shape[1])
         return states if run is model.base_model else model.get_output_embeddings()(states)
     ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]

@@ -1,4 +1,4 @@
-"""One pass over prompts and responses together for learning, by the layers of GPT-2 and Llama alone.
+"""One pass over prompts and responses together, by the layers of GPT-2 and Llama alone.
 
 A cache makes two passes of it, of which each is prepared anew, and of a small model that and the calls take as long as
 the products. Here norms, linear layers and feed-forward blocks see the tokens of prompts and responses as rows of one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+
+
+GROUPS = (4, 2, 1)
+"""Responses to one prompt that are scored together, so that the prompt is computed once for all of them."""
 
 
 class Scorer:
@@ -105,17 +110,22 @@ class Scorer:
         import numpy as np
         import torch
 
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
-        result = np.zeros(len(prompts))
+        result, pieces = np.zeros(len(prompts)), self.hardware.pieces
 
-        def score(rows: Sequence[int]) -> None:
+        def score(work: tuple[Sequence[int], int]) -> None:
+            rows, shared = work
             texts = [prompts[row] for row in rows], [responses[row] for row in rows]
-            batch = make_batch(*texts, self.codec.pad_id, device=self.hardware.device)
+            batch = make_batch(*texts, self.codec.pad_id, device=self.hardware.device, shared=shared)
             with torch.inference_mode(), self.hardware.autocast():
                 result[rows] = sequence_scores(self.model, batch).cpu().double().numpy()
 
+        works: list[tuple[Sequence[int], int]] = []
+        for shared, groups in alike(prompts, most=batch_size).items():
+            groups.sort(key=lambda rows: len(prompts[rows[0]]) + max(len(responses[row]) for row in rows))
+            order = [row for rows in groups for row in rows]
+            works += [(rows, shared) for rows in batches(order, batch_size, pieces=pieces, group=shared)]
         with cast_once(self.model, self.hardware.precision):
-            self.hardware.share_out(score, batches(order, batch_size, pieces=self.hardware.pieces))
+            self.hardware.share_out(score, works)
         return result
 
     def score_texts(
@@ -133,6 +143,29 @@ class Scorer:
         """
         prompt_ids = self.codec.encode_prompts(prompts)
         return self._scores(prompt_ids, self._encoded(prompt_ids, responses, ended, max_tokens), batch_size)
+
+
+def alike(prompts: Sequence[Sequence[int]], *, most: int) -> dict[int, list[list[int]]]:
+    """Rows of one prompt in groups of four, two and one, as few groups as that makes: by their size.
+
+    >>> alike([[5], [7], [5], [5], [5], [5], [5]], most=256)
+    {4: [[0, 2, 3, 4]], 2: [[5, 6]], 1: [[1]]}
+
+    Args:
+        prompts: N lists of token ids.
+        most: rows of a group.
+    """
+    same: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for row, prompt in enumerate(prompts):
+        same[tuple(prompt)].append(row)
+    groups: dict[int, list[list[int]]] = {size: [] for size in GROUPS if size <= most}
+    for rows in same.values():
+        start = 0
+        for size, found in groups.items():
+            while len(rows) - start >= size:
+                found.append(rows[start : start + size])
+                start += size
+    return groups
 
 
 def can_read(model: Any, codec: Codec, other: Codec) -> bool:

@@ -14,7 +14,7 @@ from transformers import GPT2ForSequenceClassification, LlamaForSequenceClassifi
 from harness.config import LoraConfig
 from harness.models import lean_pass
 from harness.models.adapters import Base, add_adapter, dropping, trainable
-from harness.models.forward import Batch, make_batch, response_logits, sequence_scores, token_values
+from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, sequence_scores, token_values
 from harness.models.lean_pass import lean_family
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14]]
@@ -140,7 +140,29 @@ def test_dropout_of_adapters_is_their_own() -> None:
         assert not torch.equal(response_logits(model, batch), first)
 
 
-def test_without_a_gradient_the_prompt_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean_pass, "states_from", None)
-    with torch.no_grad():
-        assert response_logits(gpt2(), BATCHES["padded"]()).shape == (4, 6, 96)
+@pytest.mark.parametrize("name", MODELS)
+def test_what_reads_without_learning_reads_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, batch = MODELS[name](), BATCHES["shared prompts"]()
+    learning = response_logits(model, batch).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(response_logits(model, batch), learning, rtol=0, atol=1e-6)
+        monkeypatch.setattr(lean_pass, "FAMILIES", {})
+        other = response_logits(model, batch)
+    mask = batch.response_mask
+    torch.testing.assert_close(other[mask], learning[mask], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_logits_and_the_states_that_they_come_from_are_of_one_pass(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, batch, mask = make(), BATCHES["padded"](), BATCHES["padded"]().response_mask
+    expected = response_logits(model, batch)
+    asked, states_from = [], lean_pass.states_from
+    monkeypatch.setattr(lean_pass, "states_from", lambda *given: (asked.append(1), states_from(*given))[1])
+    logits, states = logits_and_states(model, batch)
+    assert len(asked) == 1
+    assert torch.equal(logits, expected)
+    assert torch.equal(model.get_output_embeddings()(states)[mask], logits[mask])

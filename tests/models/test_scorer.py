@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 
 from harness.hardware import Hardware
+from harness.models import scorer as scorer_module
 from harness.models.kernels import use_fast_kernels
 from harness.models.scorer import Scorer
 
@@ -116,3 +120,25 @@ def test_the_policys_own_tokenizer_with_a_pad_added_is_read_as_it_is(make_scorer
     assert reading.foreign is reads
     tokens = codec.encode_prompts(["the fox"]), codec.encode_responses(["runs"])
     np.testing.assert_allclose(reading.scores(*tokens), scorer.scores(*tokens), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_prompt_of_several_responses_is_computed_once(make_scorer, hardware, architecture, monkeypatch):
+    """Seven responses to one prompt, two to another, one to a third, in no order: four, two and one at a time."""
+    scorer = Scorer(*make_scorer(architecture), hardware)
+    rng = random.Random(0)
+    rows = [[5, 9, 20, 40]] * 7 + [[12, 13]] * 2 + [[70]]
+    rng.shuffle(rows)
+    responses = [[rng.randrange(10, 90) for _ in range(rng.randrange(1, 9))] for _ in rows]
+    alone = [float(scorer.scores([prompt], [response])[0]) for prompt, response in zip(rows, responses, strict=True)]
+    seen = []
+    score = scorer_module.sequence_scores
+    monkeypatch.setattr(
+        scorer_module,
+        "sequence_scores",
+        lambda model, batch: (seen.append((len(batch.ids), batch.shared)), score(model, batch))[1],
+    )
+    assert scorer.scores(rows, responses) == pytest.approx(alone, abs=1e-5)
+    assert Counter(shared for rows, shared in seen for _ in range(rows)) == {4: 4, 2: 4, 1: 2}
+    assert scorer.scores(rows, responses, batch_size=1) == pytest.approx(alone, abs=1e-5)
+    assert {rows for rows, _ in seen[-10:]} == {1}
