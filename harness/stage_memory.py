@@ -394,21 +394,27 @@ class Memory:
         return {"compiled steps": cache(shape, batch) + read_copies(shape, self.compute)}
 
     def _scoring(self, shape: Shape, held: Phase) -> list[Phase]:
-        """The prompt's pass, whose keys and values stay, then the response's."""
+        """The prompt's pass, whose keys and values stay, then the response's; or one pass, which keeps none."""
         batch, held = self.batch(self._at_once(SCORED_ROWS)), self._cast(shape, held)
+        if shape.lean:
+            return [{**held, "activations": passing(shape, batch)}]
         response = passing(shape, batch._replace(prompt=0))
         grown = cache(shape, batch, grows=True)
         return [self._prompt(shape, held, batch), {**held, "activations": response, "cache": grown}]
 
     def _read(self, shape: Shape, held: Phase, batch: Batch) -> list[Phase]:
-        """Logprobs of responses without gradient: both passes, the logits, then what is computed from those alone."""
+        """Logprobs of responses without gradient: passes as above, logits, then what is computed from those alone."""
         held = self._cast(shape, held)
+        read = {**held, "logits": FULL * READ_LOGITS * float(batch.response_tokens * shape.vocab_size)}
+        if shape.lean:
+            logits_made = {**held, "logits": logits(shape, batch, copies=1)}
+            return [{**held, "activations": passing(shape, batch)}, logits_made, read]
         response = {"activations": passing(shape, batch._replace(prompt=0)), "cache": cache(shape, batch, grows=True)}
         return [
             self._prompt(shape, held, batch),
             {**held, **response},
             {**held, "cache": cache(shape, batch), "logits": logits(shape, batch, copies=1)},
-            {**held, "logits": FULL * READ_LOGITS * float(batch.response_tokens * shape.vocab_size)},
+            read,
         ]
 
     def _prompt(self, shape: Shape, held: Phase, batch: Batch) -> Phase:

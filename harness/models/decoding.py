@@ -80,7 +80,7 @@ class CausalDecoding:
     def logits(self) -> torch.Tensor:
         mask = self.mask[:, : self.column]
         if self.lean is not None:
-            seen = mask[:, None, None] if self.padded else None
+            seen = _own_too(mask)[:, None, None] if self.padded else None
             return self.lean(self.model, self.cache.layers, ids=self.ids, positions=self.positions, mask=seen)
         logits: torch.Tensor = self.model(
             input_ids=self.ids,
@@ -102,6 +102,13 @@ class CausalDecoding:
         self.ids = tokens[:, None].to(self.mask.device)
         self.positions = self.positions + 1
         self.column += 1
+
+
+def _own_too(mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) with the last column, the token itself: after an empty prompt that is a pad, and attention needs one."""
+    seen = mask.clone()
+    seen[:, -1] = True
+    return seen
 
 
 class EncoderDecoderDecoding:

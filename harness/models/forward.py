@@ -63,6 +63,9 @@ def make_batch(
     import torch
 
     prompt_ids, prompt_mask = left_pad(prompts, pad_id)
+    if not prompt_ids.shape[1] and not any(responses):  # a pad stands for nothing at all
+        prompt_ids, prompt_mask = (torch.nn.functional.pad(each, (0, 1)) for each in (prompt_ids, prompt_mask))
+        prompt_ids += pad_id
     response_ids, response_mask = right_pad(responses, pad_id)
     if width is not None and response_ids.shape[1] < width:
         missing = width - response_ids.shape[1]
@@ -180,13 +183,17 @@ def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: t
     Args:
         model: any model with a trunk.
         ids, mask, positions: (B, P) of the prompt's columns; P may be 0.
-        shared: of ``Batch``: one row of so many is computed, and stands for all of them.
+        shared: of ``Batch``: one row of so many is computed, and stands for all of them, where all layers have keys
+            and values alone.
     """
     from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     cache = DynamicCache(config=model.config)
     if ids.shape[1] == 0:
         return cache
+    if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        shared = 1  # states of a layer without attention cannot be repeated
     with _until_last_keys(cache):
         model.base_model(
             input_ids=ids[::shared],

@@ -108,21 +108,40 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int)
     rows, sizes = family.embed(trunk, ids, positions), [part.cells.size for part in parts]
     turned = [family.turned(trunk, rows, part.positions) for part in parts]
     for layer in layers:
-        projected = zip(*(each.tensor_split(sizes[:-1]) for each in layer.project(layer.before(rows))), strict=True)
-        heads = [_heads(layer, *each) for each in zip(parts, turned, projected, strict=True)]
-        if len(heads) == 2:  # responses see their prompts too
-            prompts = (each.repeat_interleave(batch.shared, 0) if batch.shared > 1 else each for each in heads[0][1:])
-            keys, values = (torch.cat(both, 2) for both in zip(prompts, heads[1][1:], strict=True))
-            heads[1] = heads[1][0], keys, values
-        if layer is layers[-1]:  # nothing is asked of the prompt any more
-            rows, heads = rows[-sizes[-1] :], heads[-1:]
-        found = [
-            gathered(read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1), part.cells)
-            for part, each in zip(parts[-len(heads) :], heads, strict=True)
-        ]
-        rows = layer.out(torch.cat(found) if len(found) == 2 else found[0]) + rows
+        last = layer is layers[-1]
+        found = layer.out(_attended(layer, parts, turned, layer.before(rows), shared=batch.shared, last=last))
+        rows = found + (rows[-sizes[-1] :] if last else rows)
         rows = rows + layer.block(layer.between(rows))
     return spread(family.norm(trunk)(rows), parts[-1].cells).view(*parts[-1].ids.shape, -1)
+
+
+def _attended(
+    layer: Layer, parts: Sequence[Part], turned: Sequence[Any], rows: Tensor, *, shared: int, last: bool
+) -> Tensor:
+    """(N, heads · size): what a layer's tokens read, of both parts; in the last layer nothing is asked of the prompt.
+
+    Args:
+        layer: whose attention.
+        parts: prompts and responses, or one of them.
+        turned: by what each part's queries and keys are.
+        rows: (N, d), the tokens of all parts, normed.
+        shared: responses to one prompt.
+        last: whether it is the last layer.
+    """
+    sizes = [part.cells.size for part in parts]
+    projected = zip(*(each.tensor_split(sizes[:-1]) for each in layer.project(rows)), strict=True)
+    heads = [_heads(layer, *each) for each in zip(parts, turned, projected, strict=True)]
+    if len(heads) == 2:  # responses see their prompts too
+        prompts = (each.repeat_interleave(shared, 0) if shared > 1 else each for each in heads[0][1:])
+        keys, values = (torch.cat(both, 2) for both in zip(prompts, heads[1][1:], strict=True))
+        heads[1] = heads[1][0], keys, values
+    if last:
+        parts, heads = parts[-1:], heads[-1:]
+    found = [
+        gathered(read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1), part.cells)
+        for part, each in zip(parts, heads, strict=True)
+    ]
+    return torch.cat(found) if len(found) == 2 else found[0]
 
 
 def _parts(batch: Batch, start: int, stop: int) -> list[Part]:

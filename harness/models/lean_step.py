@@ -103,7 +103,7 @@ STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llam
 def read(attention: Any, queries: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
     """(B, Q, heads · size): what queries, (B, heads, Q, size), read from keys and values, (B, heads, T, size) each."""
     scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
-    if has_one(queries, seen[0]):
-        return attend_to(*seen, queries, mask, scaling).flatten(1).unsqueeze(1)
+    if has_one(queries, *seen):
+        return attend_to(*seen, queries, mask=mask, scaling=scaling).flatten(1).unsqueeze(1)
     found: Tensor = attend(attention, queries, *seen, mask, scaling=scaling)[0]
     return found.flatten(2)

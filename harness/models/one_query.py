@@ -7,8 +7,6 @@ of 64 numbers 0.34 ms on a core of Zen 4 against 0.19 (docs/performance.md).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,25 +15,26 @@ MOST_NUMBERS = 9216
 """From so many numbers of a matrix on OpenBLAS would use threads of its own for its product with a vector."""
 
 
-def has_one(queries: Tensor, keys: Tensor) -> bool:
-    """Whether queries, (B, heads, Q, size), are of one token, on a CPU, learn nothing, and numpy has such products.
+def has_one(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Whether queries, (B, heads, Q, size), are of one token, on a CPU, and learn nothing.
 
     Args:
         queries: in fp32 or bf16.
-        keys: (B, heads, T, size); fewer heads than queries have are not for this.
+        keys, values: (B, heads, T, size) in fp32, not too large; fewer heads than queries have are not for this.
     """
     return (
         queries.shape[2] == 1
         and queries.shape[1] == keys.shape[1]
         and keys.device.type == "cpu"
-        and keys.dtype == torch.float32
+        and keys.dtype == values.dtype == torch.float32
         and keys.shape[2] * keys.shape[3] < MOST_NUMBERS
         and not torch.is_grad_enabled()
-        and hasattr(np, "matvec")  # since numpy 2.2
     )
 
 
-def attend_to(keys: Tensor, values: Tensor, queries: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+def attend_to(
+    keys: Tensor, values: Tensor, queries: Tensor, *, mask: Tensor | None = None, scaling: float | None = None
+) -> Tensor:
     """(B, heads, 1, size), in the queries' precision: softmax(q kᵀ · scaling) v.
 
     Args:
@@ -45,12 +44,8 @@ def attend_to(keys: Tensor, values: Tensor, queries: Tensor, mask: Tensor | None
         scaling: None: size ** -0.5.
     """
     scaled = queries.float() * (queries.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = _by("matvec", keys, scaled.squeeze(2))
+    scores = torch.from_numpy(np.matvec(keys.numpy(), scaled.squeeze(2).numpy()))
     if mask is not None:
         scores.masked_fill_(~mask.squeeze(2), -torch.inf)
-    return _by("vecmat", torch.softmax(scores, -1), values).unsqueeze(2).to(queries.dtype)
-
-
-def _by(name: str, *factors: Tensor) -> Tensor:
-    product: Any = getattr(np, name)
-    return torch.from_numpy(product(*(factor.numpy() for factor in factors)))
+    found = torch.from_numpy(np.vecmat(torch.softmax(scores, -1).numpy(), values.numpy()))
+    return found.unsqueeze(2).to(queries.dtype)

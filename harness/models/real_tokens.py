@@ -33,18 +33,18 @@ def cells(real: Tensor) -> Cells:
     return Cells(len(found), found, tokens, (~flat).nonzero().squeeze(1))
 
 
-def spread(rows: Tensor, cells: Cells) -> Tensor:
+def spread(rows: Tensor, where: Cells) -> Tensor:
     """(N, d) -> (M, d): each token in its cell; a pad has a copy of another's, into which no gradient flows."""
-    return _Spread.apply(rows, cells) if len(cells.pads) else rows  # type: ignore[no-untyped-call]
+    return _Spread.apply(rows, where) if len(where.pads) else rows  # type: ignore[no-untyped-call]
 
 
-def gathered(filled: Tensor, cells: Cells) -> Tensor:
+def gathered(filled: Tensor, where: Cells) -> Tensor:
     """(M, …) -> (N, …): what the tokens' cells hold."""
-    if not len(cells.pads):
+    if not len(where.pads):
         return filled
     if not filled.requires_grad:
-        return filled.index_select(0, cells.real)
-    return _Gathered.apply(filled, cells)  # type: ignore[no-untyped-call,no-any-return]
+        return filled.index_select(0, where.real)
+    return _Gathered.apply(filled, where)  # type: ignore[no-untyped-call,no-any-return]
 
 
 # torch's own passes back add into zeros, one number at a time: here each is a copy.
@@ -52,23 +52,23 @@ def gathered(filled: Tensor, cells: Cells) -> Tensor:
 
 class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, cells: Cells) -> Tensor:
-        ctx.cells = cells
-        return rows.index_select(0, cells.tokens)
+    def forward(ctx: Any, rows: Tensor, where: Cells) -> Tensor:
+        ctx.where = where
+        return rows.index_select(0, where.tokens)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(0, ctx.cells.real), None
+        return grad.index_select(0, ctx.where.real), None
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, filled: Tensor, cells: Cells) -> Tensor:
-        ctx.cells = cells
-        return filled.index_select(0, cells.real)
+    def forward(ctx: Any, filled: Tensor, where: Cells) -> Tensor:
+        ctx.where = where
+        return filled.index_select(0, where.real)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(0, ctx.cells.tokens).index_fill_(0, ctx.cells.pads, 0.0), None
+        return grad.index_select(0, ctx.where.tokens).index_fill_(0, ctx.where.pads, 0.0), None

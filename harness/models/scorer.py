@@ -120,7 +120,7 @@ class Scorer:
                 result[rows] = sequence_scores(self.model, batch).cpu().double().numpy()
 
         works: list[tuple[Sequence[int], int]] = []
-        for shared, groups in alike(prompts, most=batch_size).items():
+        for shared, groups in alike(prompts, most=max(batch_size // pieces, 1)).items():
             groups.sort(key=lambda rows: len(prompts[rows[0]]) + max(len(responses[row]) for row in rows))
             order = [row for rows in groups for row in rows]
             works += [(rows, shared) for rows in batches(order, batch_size, pieces=pieces, group=shared)]

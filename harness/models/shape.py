@@ -47,7 +47,7 @@ class Shape(NamedTuple):
         copied: whether keys and values are copied out of what one matrix made of queries, keys and values.
         rotary: whether positions are rotations of queries and keys.
         biased: whether positions are a learned bias on attention scores, which must then be kept.
-        lean: whether it learns from prompts and responses in one pass.
+        lean: whether it reads prompts and responses in one pass.
         dense_head: whether a classifier has a layer more before its score, as T5's and BART's have.
         adapters: what is trained on it, while all that is counted above is frozen; None: it is trained itself.
         quantization: ``8bit`` or ``4bit`` where the matrices of its layers are loaded so.

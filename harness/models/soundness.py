@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from harness.errors import UserError
 from harness.models.decoding import start_decoding
-from harness.models.forward import make_batch, response_logits
+from harness.models.forward import Batch, make_batch, response_logits
+from harness.models.lean_pass import lean_family
 from harness.models.loading import LanguageModel
+from harness.training.masks import position_ids
+
+if TYPE_CHECKING:
+    import torch
 
 SHORT, LONG, RESPONSE = 3, 9, 4
 """Tokens of the prompts and of the responses that are looked at."""
@@ -17,6 +24,7 @@ def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
     """A short prompt gives the same logprobs alone, beside a longer one, where it is learned from, and step by step.
 
     An architecture whose positions do not follow the mask would be trained on other positions than it is used with.
+    What goes by its layers alone is compared with the model's own pass.
 
     Raises:
         UserError: naming ``key``: they differ, or the model cannot be run at all in the way that every stage runs it.
@@ -32,7 +40,7 @@ def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
     try:
         both = make_batch([short, long], [response, response], pad, device=device)
         with torch.inference_mode():
-            alone = response_logits(lm.model, make_batch([short], [response], pad, device=device))[0]
+            alone = _own_logits(lm.model, make_batch([short], [response], pad, device=device))[0]
             beside = response_logits(lm.model, both)[0]
             first = start_decoding(lm.model, [short, long], pad, tokens=1).logits()[0].float()
         learned = response_logits(lm.model, both)[0].detach()  # the pass that gradients flow through
@@ -48,3 +56,12 @@ def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
         found_out = f"whose logprobs move by {moved:.2g} when a prompt is padded, or learned from"
         rule = f"is a {type(lm.model).__name__}, {found_out}"
         raise UserError(key, name, rule, remedy)
+
+
+def _own_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """(B, R, V) float32: what responses are chosen from, by the model's own pass, whatever else there is for it."""
+    if model.config.is_encoder_decoder or lean_family(model) is None:
+        return response_logits(model, batch)
+    asked = {"attention_mask": batch.mask.long(), "position_ids": position_ids(batch.mask), "use_cache": False}
+    logits: torch.Tensor = model(input_ids=batch.ids, **asked).logits
+    return logits[:, -batch.response_mask.shape[1] - 1 : -1].float()

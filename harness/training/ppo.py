@@ -292,7 +292,7 @@ class PPO:
 
         A value network of its own shares nothing with the policy, so that both can learn at the same time. The one with
         more to compute, the policy with its output layer, has some minibatches left when the other is through: those it
-        learns from in halves, at the same time.
+        learns from in halves, at the same time, where ``micro_batch_size`` does not say otherwise.
         """
         orders = [torch.randperm(self.config.batch_size, generator=state.generator) for _ in range(self.config.epochs)]
         minibatches = [rows for order in orders for rows in order.split(self.config.minibatch_size)]  # type: ignore[no-untyped-call]
@@ -307,7 +307,7 @@ class PPO:
             for rows in some:
                 if failed.is_set():  # the other one, or Ctrl-C: nobody waits for the rest
                     break
-                steps.append(self._learn(learner, experience, rows, setup.hardware, halves=halves))
+                steps.append(self._learn(learner, experience, rows, hardware=setup.hardware, halves=halves))
             return steps
 
         works = [partial(learn, each, minibatches[:own], False) for each, own in zip(learners, alone, strict=True)]
@@ -346,11 +346,10 @@ class PPO:
         ]
 
     def _learn(
-        self, learner: Learner, experience: Experience, rows: torch.Tensor, hardware: Hardware, *, halves: bool = False
+        self, learner: Learner, experience: Experience, rows: torch.Tensor, *, hardware: Hardware, halves: bool = False
     ) -> dict[str, float]:
         """One optimiser step on a minibatch, in micro-batches whose losses add up to the minibatch's."""
         denominator = experience.batch.response_mask[rows].sum().clamp(min=1)
-        tokens = trim(experience.batch.rows(rows)).ids.shape[1]
 
         def learn(piece: Sequence[int]) -> dict[str, float]:
             measured = learner.loss(experience.rows(torch.tensor(piece)), denominator)
@@ -358,11 +357,12 @@ class PPO:
             return measured.metrics
 
         size, model = self.config.micro_batch_size, learner.model
+        tokens = 0 if size else trim(experience.batch.rows(rows)).ids.shape[1]
         if halves:
             pieces = accumulate(rows.tolist(), size, learn, model=model, hardware=hardware, tokens=tokens)
         else:
-            at_once = rows_per_pass(tokens, of=len(rows), model=model, hardware=hardware, beside=[learner.beside])
-            pieces = [learn(piece) for piece in micro_batches(rows.tolist(), size or at_once)]
+            size = size or rows_per_pass(tokens, of=len(rows), model=model, hardware=hardware, beside=[learner.beside])
+            pieces = [learn(piece) for piece in micro_batches(rows.tolist(), size)]
         return combined(pieces) | {"grad_norm": learner.updates.step()}
 
     def _policy_loss(
@@ -435,7 +435,7 @@ class PPO:
         return [f"gate skipped: {name}" for name in gates.GATES if name in skipped]
 
     def _check_ratio(self, setup: Setup, state: PPOState, batch: Batch, sampled: torch.Tensor) -> None:
-        """One step of the policy as the updates make it, at learning rate 0, on a rollout whose advantages are 1."""
+        """One step of the policy as most updates make it, at learning rate 0, on a rollout whose advantages are 1."""
         still = copy.deepcopy(self.config.optimizer)
         still.lr = 0.0
         modules = [state.policy] if state.value_head is None else [state.policy, state.value_head]
@@ -453,7 +453,7 @@ class PPO:
 
         every = torch.arange(len(batch.ids))
         gates.require_unit_ratio(
-            lambda: self._learn(learner, experience, every, setup.hardware), scored, setup.hardware
+            lambda: self._learn(learner, experience, every, hardware=setup.hardware), scored, setup.hardware
         )
 
     def _best(
@@ -490,7 +490,8 @@ def shares(costs: Sequence[int], *, of: int) -> list[int]:
     >>> shares([120, 100], of=24), shares([100, 100], of=24)
     ([20, 24], [24, 24])
     """
-    return [round(of * min(costs) / max(cost, 1)) for cost in costs]
+    known = [max(cost, 1) for cost in costs]
+    return [round(of * min(known) / cost) for cost in known]
 
 
 def combined(rows: Sequence[dict[str, float]], *, share: float = 1.0) -> dict[str, float]:

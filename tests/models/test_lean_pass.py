@@ -166,3 +166,27 @@ def test_logits_and_the_states_that_they_come_from_are_of_one_pass(
     assert len(asked) == 1
     assert torch.equal(logits, expected)
     assert torch.equal(model.get_output_embeddings()(states)[mask], logits[mask])
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(
+    ("prompts", "responses"),
+    [
+        (PROMPTS, [[3], [44], [1], [9]]),
+        (PROMPTS, [[]] * 4),
+        ([[5, 6], [7, 8]], RESPONSES[:2]),
+        ([[], [5, 6]], [[3]] * 2),
+    ],
+    ids=["one token", "no response", "prompts of two tokens", "an empty prompt"],
+)
+def test_parts_of_a_single_column_are_read_too(
+    make: Callable[[], Any], bf16: bool, prompts: Any, responses: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, batch = scorer(make()), make_batch(prompts, responses, 0)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
+        ours = sequence_scores(model, batch)
+        monkeypatch.setattr(lean_pass, "FAMILIES", {})
+        theirs = sequence_scores(model, batch)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02 * float(theirs.abs().max()) if bf16 else 1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig
+from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig, Qwen3NextConfig
 
 from harness.models.forward import make_batch, sequence_scores
 from harness.models.pair_forward import pair_scores
@@ -49,3 +49,31 @@ def test_pair_scores_equal_separate_scores_and_gradients(name: str, attention: s
     for key, value in model.named_parameters():
         if key in expected:
             torch.testing.assert_close(value.grad, expected[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_whose_states_cannot_be_repeated_computes_each_prompt_anew() -> None:
+    config = Qwen3NextConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        initializer_range=0.2,
+        **SIZES,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.inference_mode():
+        together = pair_scores(model, PROMPTS, CHOSEN, REJECTED, PAD)
+        for scores, side in zip(together, (CHOSEN, REJECTED), strict=True):
+            torch.testing.assert_close(scores, sequence_scores(model, make_batch(PROMPTS, side, PAD)))

@@ -55,6 +55,17 @@ def test_no_rows_no_scores(make_scorer, hardware):
     assert Scorer(*make_scorer(), hardware).scores([], []).shape == (0,)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_pairs_of_nothing_are_scored_on_a_pad(make_scorer, hardware, architecture):
+    scorer = Scorer(*make_scorer(architecture), hardware)
+    prompts, responses = [[5, 9], [7, 8, 9], [], []], [[3], [4], [], []]
+    scores = scorer.scores(prompts, responses)
+    assert scores[2] == scores[3] == pytest.approx(scorer.scores([[]], [[]])[0], abs=1e-5)
+    assert scores[:2] == pytest.approx(
+        [scorer.scores([p], [r])[0] for p, r in zip(prompts[:2], responses, strict=False)]
+    )
+
+
 def test_an_empty_response_is_scored_on_the_prompt(make_scorer, hardware):
     """An answer without EOS and without tokens, beside another one: its last real token is the prompt's."""
     scorer = Scorer(*make_scorer(), hardware)

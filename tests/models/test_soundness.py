@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.errors import UserError
+from harness.models import lean_pass
 from harness.models.loading import LanguageModel, load_language_model
 from harness.models.soundness import require_sound
 
@@ -30,6 +31,18 @@ def test_a_model_whose_positions_do_not_follow_the_mask_is_refused(codec: Any) -
     assert not model.config.is_encoder_decoder
     with pytest.raises(UserError, match=r"BartForCausalLM, whose logprobs move by .* when a prompt is padded"):
         require_sound(LanguageModel(model, codec), key="sft.path")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_model_whose_layers_alone_say_something_else_is_refused(
+    codec: Any, make_model: Any, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is done in a model's own pass, the one by its layers alone would leave out, everywhere alike."""
+    model, states_from = make_model(architecture), lean_pass.states_from
+    require_sound(LanguageModel(model, codec))
+    monkeypatch.setattr(lean_pass, "states_from", lambda *given: 1.5 * states_from(*given))
+    with pytest.raises(UserError, match="whose logprobs move"):
+        require_sound(LanguageModel(model, codec))
 
 
 def test_a_model_that_cannot_be_run_so_is_refused_with_the_reason(codec: Any, make_model: Any) -> None:

@@ -77,6 +77,21 @@ def test_logprobs_equal_one_scoring_pass(ending_model, codec, ragged, architectu
     assert (rollout.logprobs[:, size:] == 0).all()
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_an_empty_prompt_is_answered_as_it_is_scored(ending_model, codec, architecture):
+    """From the pad in its column, which alone it sees."""
+    prompts, eos = [[5, 9, 20], [], [12, 14]], codec.eos_id
+    rollout = run(ending_model(architecture), codec, prompts, Sampling(1))
+    batch = make_batch(prompts, rollout.tokens, codec.pad_id)
+    with torch.inference_mode():
+        scored = sequence_logprobs(response_logits(ending_model(architecture), batch), batch.response)
+    assert rollout.logprobs.isfinite().all()
+    torch.testing.assert_close(rollout.logprobs, scored, rtol=0, atol=1e-4)
+    longer = run(ending_model(architecture), codec, prompts, Sampling(6))
+    assert longer.logprobs.isfinite().all()
+    assert all(tokens[-1] == eos or len(tokens) == 6 for tokens in longer.tokens)
+
+
 @ARCHITECTURES
 def test_a_row_does_not_depend_on_its_neighbours_or_the_batch_size(ending_model, codec, ragged, architecture):
     model, prompts = ending_model(architecture), ragged[0] * 4

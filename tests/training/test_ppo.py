@@ -314,7 +314,8 @@ def test_micro_batches_add_up_to_the_minibatch(iteration, name):
             state.value_updates.step = lambda state=state, take=take: take(state.value_updates)
         rows = torch.tensor([6, 1, 3, 0, 7, 2])
         learned = [
-            algorithm._learn(each, experience, rows, setup.hardware) for each in algorithm._learners(setup, state)
+            algorithm._learn(each, experience, rows, hardware=setup.hardware)
+            for each in algorithm._learners(setup, state)
         ]
         metrics = together(learned)
         found[size] = (metrics, [gradient for part in taken for gradient in part])
@@ -343,7 +344,7 @@ def test_a_minibatch_with_a_large_graph_goes_in_micro_batches(iteration, monkeyp
                 return Measured(torch.ones((), requires_grad=True), {})
 
             still = SimpleNamespace(step=lambda: 0.0)
-            algorithm._learn(learner._replace(loss=loss, updates=still), experience, rows, setup.hardware)
+            algorithm._learn(learner._replace(loss=loss, updates=still), experience, rows, hardware=setup.hardware)
             assert seen == expected
 
 
@@ -374,9 +375,9 @@ def test_the_learner_with_more_to_compute_learns_from_its_last_minibatches_in_ha
         steps: list[tuple[str, bool]] = []
         learn = algorithm._learn
 
-        def learned(learner, *given, halves, learn=learn, policy=state.policy, steps=steps):
+        def learned(learner, *given, halves, hardware, learn=learn, policy=state.policy, steps=steps):
             steps.append(("policy" if learner.model is policy else "value", halves))
-            return learn(learner, *given, halves=halves)
+            return learn(learner, *given, hardware=hardware, halves=halves)
 
         monkeypatch.setattr(algorithm, "_learn", learned)
         found.append((algorithm._update(setup, state, experience), state.policy, state.value))
@@ -409,6 +410,39 @@ def test_a_learner_that_fails_stops_the_other_one(iteration, monkeypatch):
     with pytest.raises(RunFailed, match="nan"):
         algorithm._update(setup, state, experience)
     assert len(made) < 800, "it went on to the end"
+
+
+def test_a_half_that_fails_ends_the_update(iteration, monkeypatch):
+    algorithm, setup, state, experience = iteration({**VARIANTS["default"], "minibatch_size": 4})
+    setup.hardware = replace(setup.hardware, workers=2)
+    monkeypatch.setattr(ppo_module, "multiplications", lambda model, batch: 1 + (model is state.policy))
+    step, done = state.updates.step, []
+
+    def fails_the_second_time() -> float:
+        if done:
+            raise RunFailed("gradient norm is nan")
+        done.append(1)
+        return step()
+
+    state.updates.step = fails_the_second_time
+    with pytest.raises(RunFailed, match="nan"):
+        algorithm._update(setup, state, experience)
+    assert state.value_updates.done == 2
+
+
+@pytest.mark.parametrize("numbers", [1, 2**20])
+def test_halves_in_several_rounds_change_no_number_either(iteration, monkeypatch, numbers):
+    found = []
+    monkeypatch.setattr(updates, "GRAPH_NUMBERS", numbers)
+    monkeypatch.setattr(updates, "PARAMETERS_PER_GRAPH_NUMBER", 10**9)
+    for workers in (1, 2):
+        algorithm, setup, state, experience = iteration({**VARIANTS["default"], "minibatch_size": 4})
+        setup.hardware = replace(setup.hardware, workers=workers)
+        policy = state.policy
+        monkeypatch.setattr(ppo_module, "multiplications", lambda model, batch, policy=policy: 1 + (model is policy))
+        found.append((algorithm._update(setup, state, experience), [p.clone() for p in policy.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(one, two) for one, two in zip(found[0][1], found[1][1], strict=True))
 
 
 def test_trim_changes_no_number(iteration, monkeypatch):
