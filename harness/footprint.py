@@ -208,8 +208,8 @@ def packed_masks(shape: Shape, batch: Batch, most: int) -> float:
 def passing(shape: Shape, batch: Batch) -> float:
     """What a forward pass without gradient holds at once: of the prompt or of the responses, one feed-forward block.
 
-    Where both go in one pass it is of both. That is the residual stream, the normed and the attention's output, and what
-    is between the block's matrices; an adapter's output is added to that.
+    Where both go in one pass it is of both. That is the residual stream, the normed and the attention's output, and
+    what is between the block's matrices; an adapter's output is added to that.
     """
     each = batch.prompt_tokens, batch.response_tokens
     tokens = sum(each) if shape.lean else max(each)
