@@ -398,7 +398,7 @@ def test_a_larger_batch_is_learned_from_in_more_passes(
 def test_ppo_learns_from_a_larger_minibatch_in_more_passes(expected: Callable[..., dict[str, float]]) -> None:
     """85 rows of 96 tokens and 2 x 64 numbers are 2**20 numbers."""
     sizes = ["algorithm.episodes=680", "algorithm.batch_size=680", "rollout.batch_size=16"]
-    half, whole = (expected("ppo", *sizes, f"algorithm.minibatch_size={rows}") for rows in (340, 680))
+    half, whole = (expected("ppo", *sizes, f"algorithm.minibatch_size={rows}") for rows in (170, 340))
     assert whole["activations"] == half["activations"]
 
 

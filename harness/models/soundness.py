@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 from harness.models.decoding import start_decoding
 from harness.models.forward import Batch, make_batch, response_logits
-from harness.models.lean_pass import lean_family
 from harness.models.loading import LanguageModel
 from harness.training.masks import position_ids
 
@@ -60,6 +59,8 @@ def require_sound(lm: LanguageModel, *, key: str = "model.name") -> None:
 
 def _own_logits(model: Any, batch: Batch) -> torch.Tensor:
     """(B, R, V) float32: what responses are chosen from, by the model's own pass, whatever else there is for it."""
+    from harness.models.lean_pass import lean_family
+
     if model.config.is_encoder_decoder or lean_family(model) is None:
         return response_logits(model, batch)
     asked = {"attention_mask": batch.mask.long(), "position_ids": position_ids(batch.mask), "use_cache": False}
