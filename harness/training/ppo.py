@@ -43,7 +43,7 @@ from harness.training.limits import CollapseMonitor
 from harness.training.losses import masked_mean, policy_loss, value_loss
 from harness.training.schedule import is_hidden_matrix
 from harness.training.token_logprobs import logprobs_and_entropies, sequence_logprobs
-from harness.training.updates import Updates, accumulate, micro_batches, rows_per_pass
+from harness.training.updates import Updates, accumulate, rows_per_pass
 
 
 @dataclass
@@ -358,11 +358,9 @@ class PPO:
 
         size, model = self.config.micro_batch_size, learner.model
         tokens = 0 if size else trim(experience.batch.rows(rows)).ids.shape[1]
-        if halves:
-            pieces = accumulate(rows.tolist(), size, learn, model=model, hardware=hardware, tokens=tokens)
-        else:
+        if not halves:
             size = size or rows_per_pass(tokens, of=len(rows), model=model, hardware=hardware, beside=[learner.beside])
-            pieces = [learn(piece) for piece in micro_batches(rows.tolist(), size)]
+        pieces = accumulate(rows.tolist(), size, learn, model=model, hardware=hardware, tokens=tokens)
         return combined(pieces) | {"grad_norm": learner.updates.step()}
 
     def _policy_loss(
