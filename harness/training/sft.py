@@ -23,7 +23,7 @@ from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
 from harness.types import Example, Task
 
-VERSION = 8
+VERSION = 9
 VALIDATION_EXAMPLES = 500
 """Examples that the validation loss is measured on."""
 

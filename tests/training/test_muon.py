@@ -1,4 +1,4 @@
-"""Muon on a CPU against torch's own, and against the iteration written out in fp64."""
+"""Muon on a CPU: against its iteration written out in fp64, and against torch's own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,50 @@ from harness.training.muon import Muon, orthogonal
 SHAPES = [(8, 8), (8, 20), (20, 8), (1, 6), (128, 48)]
 
 
+STEPS = [(8.3837, -24.7659, 18.3571), (4.0434, -3.0114, 0.5695), (3.5056, -2.6267, 0.5257)]
+
+
 def written_out(matrix: torch.Tensor) -> torch.Tensor:
-    """X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, five times."""
+    """X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, three times."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).double()
-    x = x / x.norm()
-    for _ in range(5):
+    x = x / torch.linalg.svdvals(x).pow(4).sum() ** 0.25
+    for a, b, c in STEPS:
         gram = x @ x.T
-        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+        x = a * x + b * gram @ x + c * gram @ gram @ x
     return x.T if tall else x
+
+
+def exact(matrix: torch.Tensor, *_: object) -> torch.Tensor:
+    """The matrix nearest to this one whose singular values are all 1."""
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    return left @ right
+
+
+def test_each_step_is_the_polynomial_nearest_to_one() -> None:
+    """Chebyshev's alternation: with three numbers to choose, the largest error is met four times, with signs in turn."""
+    lowest, highest = 0.003, 1.0
+    for a, b, c in STEPS:
+        x = torch.linspace(lowest, highest, 200_001, dtype=torch.float64)
+        error = a * x + b * x**3 + c * x**5 - 1
+        largest = error.abs().max().item()
+        signs = error[error.abs() > 0.995 * largest].sign()
+        turns = int((signs.diff() != 0).sum())
+        assert (turns, signs[0].item()) == (3, -1.0)
+        lowest, highest = 1 - largest, 1 + largest
+    assert lowest == pytest.approx(0.354, abs=2e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_singular_values_come_near_one_and_their_vectors_stay(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    found = orthogonal([matrix])[0]
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.35 and values.max() < 1.65
+    along = exact(matrix).T @ found
+    torch.testing.assert_close(along, along.T, rtol=0, atol=1e-3)
+    assert torch.linalg.eigvalsh(along).min() > -1e-3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -53,7 +88,10 @@ def test_nothing_stays_nothing() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_steps_are_torchs_within_the_rounding_of_its_bf16(shape: tuple[int, int]) -> None:
+def test_all_but_the_direction_is_torchs(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    """Momentum, scale and decay: both are given the exact direction in place of what they iterate to."""
+    monkeypatch.setattr(muon, "orthogonal", lambda matrices: [exact(matrix) for matrix in matrices])
+    monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", exact)
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(shape))
     theirs = torch.nn.Parameter(ours.detach().clone())
@@ -67,10 +105,24 @@ def test_steps_are_torchs_within_the_rounding_of_its_bf16(shape: tuple[int, int]
             optimizer.step()
     moved = (theirs - start).norm()
     assert moved > 0.01 * start.norm()
-    assert (ours - theirs).norm() < 0.03 * moved
+    assert (ours - theirs).norm() < 1e-4 * moved
     torch.testing.assert_close(
         fast.state_dict()["state"][0]["momentum_buffer"], plain.state_dict()["state"][0]["momentum_buffer"]
     )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_direction_is_about_torchs(shape: tuple[int, int]) -> None:
+    """Torch's five steps, in bf16, leave singular values of 0.7 to 1.2."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    ours.grad = torch.randn(shape)
+    theirs.grad = ours.grad.clone()
+    Muon([ours], lr=0.1, weight_decay=0.0).step()
+    torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw").step()
+    one, two = ours.detach().flatten(), theirs.detach().flatten()
+    assert torch.nn.functional.cosine_similarity(one, two, dim=0) > 0.8
+    assert 0.3 < one.norm() / two.norm() < 2.5  # at most 1.65 or 0.35, of 0.7 to 1.2
 
 
 @pytest.mark.parametrize("stack", [1, 100, 2**20])
