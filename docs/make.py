@@ -293,7 +293,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "minibatch_size": "Responses per update; divides `batch_size`.",
         "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read; neither "
         "gradients nor these depend on it. null: `minibatch_size`, in updates on a CPU fewer where graphs are large.",
-        "epochs": "Passes over each rollout.",
+        "epochs": "Passes over each rollout: four where nothing says otherwise (two on controlled worlds).",
         "kl_coef": "β: what a nat of KL from the SFT policy costs.",
         "clip_range": "ε of the clipped ratio.",
         "entropy_coef": "Weight of the entropy bonus.",

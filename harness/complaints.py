@@ -47,8 +47,9 @@ def explain(error: BaseException, arguments: Sequence[str] = (), schemas: Mappin
         group, _, option = match.group(1).rpartition("/")
         options = re.findall(r"^\t(.+)$", text.partition("Config search path")[0], flags=re.MULTILINE)
         return f"{group}={option} is not a choice; choose {', '.join(options) or 'one that --help lists'}"
-    if match := re.search(r"Error resolving interpolation '\w*\$\{(\w+)\}'", text):
-        return f"{_shown(match.group(1), arguments)} names no single choice; give {match.group(1)}=NAME"
+    if match := re.search(r"Error resolving interpolation '([^']+)', possible interpolation keys: (.*)", text):
+        group = min(set(re.findall(r"\$\{(\w+)\}", match.group(1))) - set(re.split("[, ]+", match.group(2))))
+        return f"{_shown(group, arguments)} names no single choice; give {group}=NAME"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):
         return f"{match.group(1)} gives several values; add -m to run each, or write [a,b] for one list"
     if match := re.search(r"In '([^']+)': \w+ raised while composing config:\n(.*)", text, flags=re.DOTALL):

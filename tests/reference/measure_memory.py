@@ -2,7 +2,7 @@
 
 Run as a process of its own, since a peak is a process's: ``python measure_memory.py ARCHITECTURE STAGE [RANK]``, with
 adapters of that rank where one is given. Prints JSON: MB measured and expected, with and without what the libraries
-take.
+take. There is no data set in its memory, for which the plan's constant for libraries has room.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def main(architecture: str, stage: str, rank: str | None = None) -> dict[str, fl
         "expected": peak(phases) / 1e6,
         "measured_own": peak_memory_mb() - libraries,
         "expected_own": (peak(phases) - LIBRARIES) / 1e6,
-        **{role: round(size / 1e6) for role, size in by_role(phases).items()},
+        "roles": {role: round(size / 1e6) for role, size in by_role(phases).items()},
     }
 
 

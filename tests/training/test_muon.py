@@ -33,7 +33,7 @@ def exact(matrix: torch.Tensor, *_: object) -> torch.Tensor:
 
 
 def test_each_step_is_the_polynomial_nearest_to_one() -> None:
-    """Chebyshev's alternation: with three numbers to choose, the largest error is met four times, with signs in turn."""
+    """Chebyshev's alternation: of three numbers to choose, the largest error is met four times, with signs in turn."""
     lowest, highest = 0.003, 1.0
     for a, b, c in STEPS:
         x = torch.linspace(lowest, highest, 200_001, dtype=torch.float64)
@@ -52,7 +52,8 @@ def test_singular_values_come_near_one_and_their_vectors_stay(shape: tuple[int, 
     matrix = torch.randn(shape)
     found = orthogonal([matrix])[0]
     values = torch.linalg.svdvals(found)
-    assert values.min() > 0.35 and values.max() < 1.65
+    assert values.min() > 0.35
+    assert values.max() < 1.65
     along = exact(matrix).T @ found
     torch.testing.assert_close(along, along.T, rtol=0, atol=1e-3)
     assert torch.linalg.eigvalsh(along).min() > -1e-3
