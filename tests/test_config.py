@@ -24,7 +24,7 @@ GROUPS = [name for name in FOUND if name.split("/")[0] not in BENCH_GROUPS]
 OVERLAYS = [name for name in GROUPS if name.split("/")[0] in ("experiment", "sweep")]
 ALGORITHMS = [name for name in GROUPS if name.startswith("algorithm/")]
 EXPERIMENTS = group_options()["experiment"]
-SETTINGS = sorted(path for path in CONF.glob("settings/*/*.yaml") if path.parent.name != "passes")
+SETTINGS = sorted(path for path in CONF.glob("settings/*/*.yaml") if path.parent.name != "data")
 SFT = [name for name in GROUPS if name.startswith("sft/")]
 
 
@@ -119,8 +119,22 @@ def test_passes_of_sft_follow_the_world_unless_something_says_otherwise(override
         (["experiment=length_bias", "task=qa"], 4),
     ],
 )
-def test_passes_over_a_rollout_do_too(overrides: list[str], passes: int) -> None:
+def test_passes_over_a_rollout_do_so_too(overrides: list[str], passes: int) -> None:
     assert composed(*overrides).algorithm.epochs == passes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "passes"),
+    [
+        (["task=summarize"], 0.25),
+        (["task=translate"], 0.5),
+        (["task=qa", "data=local"], 0.5),
+        (["task=qa", "judge.sft_epochs=2"], 2),
+        (["task=qa", "judge=none"], 0.25),
+    ],
+)
+def test_so_do_those_of_the_judges_backbone(overrides: list[str], passes: float) -> None:
+    assert composed(*overrides).judge.sft_epochs == passes
 
 
 def test_every_store_gets_the_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
