@@ -140,7 +140,7 @@ def _sft(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stag
 
 
 def _sft_more(job: Job, parts: dict[str, Stage], environment: dict[str, Any], passes: int) -> Stage:
-    from harness.training.sft import VERSION, run_sft_more
+    from harness.training.sft import MORE_VERSION, run_sft_more
 
     sft = asdict(job.config.sft)
     for name in ("path", "epochs", "max_steps", "source"):
@@ -148,7 +148,7 @@ def _sft_more(job: Job, parts: dict[str, Stage], environment: dict[str, Any], pa
     config = {"sft": sft, "response_passes": passes}
     inputs = {"data": parts["data"], "sft": parts["sft"]}
     run = partial(run_sft_more, job=job, response_passes=passes)
-    return Stage("sft", VERSION, config, inputs, job.config.seed, environment, run)
+    return Stage("sft", MORE_VERSION, config, inputs, job.config.seed, environment, run)
 
 
 def _feedback(job: Job, parts: dict[str, Stage], environment: dict[str, Any]) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,11 @@ from harness.push import push_models, require_account
 from harness.recording import fail, record, refuse, write
 from harness.request import Request
 from harness.rollouts.engines import require_engine
-from harness.stages import StageRunner, all_stages
+from harness.stages import Stage, StageRunner, all_stages
 from harness.types import Task
+
+BESIDE = "sft-more"
+"""The row that is made last, or by a second process beside the algorithm: no other needs it, and it has to train."""
 
 
 def make_job(config: Config) -> Job:
@@ -151,8 +154,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
             runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
             if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
                 runner.run(graph.parts["answers"])
-            # The reward model's report card, best-of-n included, is complete before the algorithm may use it.
-            for row, stage in (*graph.rows.items(), (None, graph.candidate)):
+            for row, stage in _in_turn(graph):
                 finished = runner.run(stage)
                 made = record(request, job, graph, stage, finished, runner, row)
                 write(output_dir, made)
@@ -165,20 +167,39 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
         push_models(request, graph, runner, progress)
 
 
+def _in_turn(graph: Graph) -> Iterator[tuple[str | None, Stage]]:
+    """The rows, and the candidate as None, in the order in which they are made.
+
+    The reward model's report card, best-of-n included, is complete before the algorithm may use it.
+    """
+    yield from ((row, stage) for row, stage in graph.rows.items() if row != BESIDE)
+    yield None, graph.candidate
+    if BESIDE in graph.rows:
+        yield BESIDE, graph.rows[BESIDE]
+
+
 def _work_ahead(job: Job, graph: Graph, runner: StageRunner) -> Callable[[Progress], None] | None:
-    """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made."""
+    """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made.
+
+    Beside the algorithm, which uses them, it then continues SFT.
+    """
     last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
     if job.hardware.workers < 2 or last is None or job.config.rollout.engine == "vllm":  # one is enough
         return None
     own = {stage.fingerprint for stage in all_stages(graph.parts[last])}
+    if BESIDE in graph.rows:
+        own |= {graph.parts[BESIDE].fingerprint, graph.rows[BESIDE].fingerprint}
     missing = {stage.fingerprint for stage in planned_stages(graph) if runner.cached(stage) is None}
-    return partial(_run_part, job.config, last) if missing & own and missing - own else None
+    return partial(_run_ahead, job.config, last) if missing & own and missing - own else None
 
 
-def _run_part(config: Config, name: str, progress: Progress) -> None:
-    """Make one part of a job and what it needs."""
+def _run_ahead(config: Config, name: str, progress: Progress) -> None:
+    """Make one part of a job and what it needs, then SFT continued and its evaluation where they are asked for."""
     job = make_job(config)
-    StageRunner(Path(config.output_dir), progress).run(build_graph(job).parts[name])
+    runner, graph = StageRunner(Path(config.output_dir), progress), build_graph(job)
+    runner.run(graph.parts[name])
+    if BESIDE in graph.rows:
+        runner.run(graph.rows[BESIDE])
 
 
 def publish(config: Config, progress: Progress) -> None:

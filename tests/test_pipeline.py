@@ -290,6 +290,19 @@ def test_another_folder_and_process_give_the_same_numbers(finished: Callable[[st
         }
 
 
+def test_sft_continues_where_one_schedule_over_both_would_stand(finished: Callable[[str], Path]) -> None:
+    rates: dict[bool, list[float]] = {}
+    for manifest in finished("qa").glob("stages/sft-*/manifest.json"):
+        logged = (manifest.parent / "metrics.jsonl").read_text().splitlines()
+        more = "response_passes" in json.loads(manifest.read_text())["config"]
+        rates[more] = [json.loads(line)["lr"] for line in logged]
+        steps = json.loads(logged[-1])["step"] + 1
+        assert steps == (512 // 32 * 6, 64 * 2 // 32)[more]
+    share = (64 * 2 // 32) / (512 // 32 * 6 + 64 * 2 // 32)
+    assert max(rates[False]) > 0.7e-2
+    assert rates[True][0] == pytest.approx(1e-2 * share)
+
+
 # ---- sweeps
 
 

@@ -36,6 +36,13 @@ def cosine(step: int, total: int, warmup: int = 0) -> float:
     return _rise(step, warmup) if progress is None else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
+    """Factor of update ``step`` on a schedule by its name in the configuration: linear, cosine or constant."""
+    if schedule == "constant":
+        return 1.0
+    return (cosine if schedule == "cosine" else linear_to_zero)(step, total, warmup)
+
+
 def _rise(step: int, warmup: int) -> float:
     return (step + 1) / (warmup + 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from harness.models.soundness import require_sound
 from harness.needs import packed_tokens
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
+from harness.training.schedule import factor
 from harness.types import Example, Task
 
 VERSION = 9
+MORE_VERSION = 10
 VALIDATION_EXAMPLES = 500
 """Examples that the validation loss is measured on."""
 
@@ -54,7 +57,11 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
 
 
 def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[str, Any]:
-    """Continue SFT over as many responses as the algorithm trains on: what the same budget buys without feedback."""
+    """Continue SFT over as many responses as the algorithm trains on: what the same budget buys without feedback.
+
+    Its learning rate begins where one schedule over the updates of both would stand by then, not at the peak again,
+    from which a short run does not come back. A policy that was given has no updates to count: there it is the peak.
+    """
     data = job.data(workspace)
     policy = load_trainable_policy(
         workspace.inputs["sft"].directory,
@@ -64,6 +71,10 @@ def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[s
     )
     examples, _ = token_examples(job, data.splits["sft"], policy.codec)
     settings = imitation_settings(job.config, epochs=response_passes / len(examples))
+    if made := workspace.inputs["sft"].summary["steps"]:
+        total = made + total_steps(len(examples), settings)
+        lr = settings.optimizer.lr * factor(settings.optimizer.schedule, made, total)
+        settings = replace(settings, optimizer=replace(settings.optimizer, lr=lr))
     trained = _imitate(workspace, job, policy, examples, settings)
     return _finish(workspace, job, data, policy, trained)
 

@@ -10,7 +10,7 @@ from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware, batches
 from harness.models.shape import features
-from harness.training.schedule import cosine, is_hidden_matrix, linear_to_zero, optimizer
+from harness.training.schedule import factor, is_hidden_matrix, optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +66,7 @@ class Updates:
         if self.config.schedule == "constant" or self.total < 1:
             return self.peak
         warmup = min(int(self.config.warmup * self.total), self.total - 1)
-        factor = cosine if self.config.schedule == "cosine" else linear_to_zero
-        return self.peak * factor(self.done, self.total, warmup)
+        return self.peak * factor(self.config.schedule, self.done, self.total, warmup)
 
     def step(self) -> float:
         """Apply the accumulated gradients and clear them; returns their norm before clipping.

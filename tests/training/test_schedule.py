@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from harness.training.schedule import cosine, linear_to_zero, optimizer
+from harness.training.schedule import cosine, factor, linear_to_zero, optimizer
 
 
 def theirs(make, total: int, warmup: int) -> list[float]:
@@ -90,3 +90,9 @@ def test_frozen_parameters_stay_out_and_schedules_multiply_the_peak():
     assert rates == pytest.approx([0.2, 0.15, 0.1, 0.05])
     with pytest.raises(ValueError, match="trainable"):
         optimizer(model[0].parameters(), lr=0.1, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(("name", "at_three_quarters"), [("linear", 0.25), ("cosine", 0.1464), ("constant", 1.0)])
+def test_schedules_go_by_their_names(name, at_three_quarters):
+    assert factor(name, 0, 8) == 1.0
+    assert factor(name, 6, 8) == pytest.approx(at_three_quarters, abs=1e-4)
