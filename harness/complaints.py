@@ -47,14 +47,22 @@ def explain(error: BaseException, arguments: Sequence[str] = (), schemas: Mappin
         group, _, option = match.group(1).rpartition("/")
         options = re.findall(r"^\t(.+)$", text.partition("Config search path")[0], flags=re.MULTILINE)
         return f"{group}={option} is not a choice; choose {', '.join(options) or 'one that --help lists'}"
-    if match := re.search(r"Error resolving interpolation '([^']+)', possible interpolation keys: (.*)", text):
-        group = min(set(re.findall(r"\$\{(\w+)\}", match.group(1))) - set(re.split("[, ]+", match.group(2))))
+    if (group := _unresolved_group(text)) is not None:
         return f"{_shown(group, arguments)} names no single choice; give {group}=NAME"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):
         return f"{match.group(1)} gives several values; add -m to run each, or write [a,b] for one list"
     if match := re.search(r"In '([^']+)': \w+ raised while composing config:\n(.*)", text, flags=re.DOTALL):
         return f"{match.group(1)}.yaml: {_wrong_entry(match.group(2), schemas)}"
     return _wrong_value(error, arguments)
+
+
+def _unresolved_group(text: str) -> str | None:
+    """The group whose choice Hydra looked for in vain, in what it says of an interpolation in a defaults list."""
+    match = re.search(r"Error resolving interpolation '([^']+)', possible interpolation keys: (.*)", text)
+    if match is None:
+        return None
+    there = re.split("[, ]+", match.group(2))
+    return next((name for name in re.findall(r"\$\{(\w+)\}", match.group(1)) if name not in there), None)
 
 
 def unknown_key(key: str, arguments: Sequence[str] = (), schemas: Mapping[str, type] = SCHEMAS) -> str:

@@ -15,6 +15,9 @@ from harness.needs import needs_feedback, needs_reward_model, takes_finished_pol
 from harness.rollouts.engines import engine_identity
 from harness.stages import Stage, all_stages
 
+BESIDE = "sft-more"
+"""The row that is made last, or by a second process beside the algorithm: no other needs it, and it has to train."""
+
 
 class Graph(NamedTuple):
     """The candidate's last stage, its parts by name, and the fixed rows' evaluations in the table's order."""
@@ -24,9 +27,20 @@ class Graph(NamedTuple):
     rows: dict[str, Stage]
 
 
+def in_turn(graph: Graph) -> Iterator[tuple[str | None, Stage]]:
+    """The evaluations of the rows, and of the candidate as None, in the order in which they are made.
+
+    The reward model's report card, best-of-n included, is complete before the algorithm may use it.
+    """
+    yield from ((row, stage) for row, stage in graph.rows.items() if row != BESIDE)
+    yield None, graph.candidate
+    if BESIDE in graph.rows:
+        yield BESIDE, graph.rows[BESIDE]
+
+
 def planned_stages(graph: Graph) -> Iterator[Stage]:
-    """Every stage of a job; what several rows need comes more than once."""
-    return (stage for last in (*graph.rows.values(), graph.candidate) for stage in all_stages(last))
+    """Every stage of a job in the order of work; what several rows need comes more than once."""
+    return (stage for _, last in in_turn(graph) for stage in all_stages(last))
 
 
 def build_graph(job: Job) -> Graph:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from harness.context import Job
 from harness.data.checks import check_columns
 from harness.errors import UserError
 from harness.evaluation.registry import metrics_for
-from harness.graph import Graph, build_graph, planned_stages
+from harness.graph import BESIDE, Graph, build_graph, in_turn, planned_stages
 from harness.hardware import Hardware
 from harness.plan import plan_rows
 from harness.progress import Progress
@@ -25,9 +26,6 @@ from harness.request import Request
 from harness.rollouts.engines import require_engine
 from harness.stages import Stage, StageRunner, all_stages
 from harness.types import Task
-
-BESIDE = "sft-more"
-"""The row that is made last, or by a second process beside the algorithm: no other needs it, and it has to train."""
 
 
 def make_job(config: Config) -> Job:
@@ -154,11 +152,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
             runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
             if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
                 runner.run(graph.parts["answers"])
-            for row, stage in _in_turn(graph):
-                finished = runner.run(stage)
-                made = record(request, job, graph, stage, finished, runner, row)
-                write(output_dir, made)
-                write_cards(request, graph, runner, row, made)
+            _make_rows(request, job, graph, runner)
     except Exception as error:
         fail(request, job, graph, error)
         write_cards(request, graph, runner, None, None)
@@ -167,15 +161,36 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
         push_models(request, graph, runner, progress)
 
 
-def _in_turn(graph: Graph) -> Iterator[tuple[str | None, Stage]]:
-    """The rows, and the candidate as None, in the order in which they are made.
+def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner) -> None:
+    """The evaluations of all rows and of the candidate, each with its record.
 
-    The reward model's report card, best-of-n included, is complete before the algorithm may use it.
+    SFT continued, whose turn comes after the candidate's, is made all the same where that one fails but SFT stands.
     """
-    yield from ((row, stage) for row, stage in graph.rows.items() if row != BESIDE)
-    yield None, graph.candidate
+
+    def make(row: str | None, stage: Stage) -> None:
+        finished = runner.run(stage)
+        made = record(request, job, graph, stage, finished, runner, row)
+        write(Path(request.config.output_dir), made)
+        write_cards(request, graph, runner, row, made)
+
+    def make_last() -> None:
+        try:
+            make(BESIDE, graph.rows[BESIDE])
+        except Exception as error:  # the candidate has a record of its own by now
+            fail(request, job, graph, error, BESIDE)
+            raise
+
+    try:
+        for row, stage in in_turn(graph):
+            if row != BESIDE:
+                make(row, stage)
+    except Exception:
+        if BESIDE in graph.rows and runner.cached(graph.parts["sft"]) is not None:
+            with suppress(Exception):  # what failed first is what the job fails of
+                make_last()
+        raise
     if BESIDE in graph.rows:
-        yield BESIDE, graph.rows[BESIDE]
+        make_last()
 
 
 def _work_ahead(job: Job, graph: Graph, runner: StageRunner) -> Callable[[Progress], None] | None:

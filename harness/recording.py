@@ -129,9 +129,10 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
     }
 
 
-def fail(request: Request, job: Job, graph: Graph, error: BaseException) -> None:
-    """Give a failed job its place in the table."""
-    _write_failed(request, _identity(request, job, graph, graph.candidate, None), error)
+def fail(request: Request, job: Job, graph: Graph, error: BaseException, row: str | None = None) -> None:
+    """Give a failed job, or a row of it, its place in the table."""
+    stage = graph.candidate if row is None else graph.rows[row]
+    _write_failed(request, _identity(request, job, graph, stage, row), error)
 
 
 def refuse(request: Request, error: BaseException) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from stand_in_vllm import stand_in
 
+from harness import pipeline
 from harness.config import register_schemas
-from harness.graph import Graph, build_graph
+from harness.graph import Graph, build_graph, in_turn, planned_stages
 from harness.pipeline import make_job
+from harness.progress import Progress
 from harness.request import Request
 from harness.rollouts import engines
+from harness.stages import StageRunner
 
 
 def config(*overrides: str) -> Any:
@@ -131,3 +134,23 @@ class Length(evaluate.Metric):
 def test_what_a_candidate_is_called(overrides: list[str], name: str | None) -> None:
     expected = name or "data.pairs_path=pairs.jsonl,data.path=mine,data=local"
     assert Request(config(), overrides, "").candidate == expected
+
+
+def test_continued_sft_comes_after_the_candidate_and_best_of_n_before_it() -> None:
+    made = graph()
+    turns = [row for row, _ in in_turn(made)]
+    assert turns == ["references", "copy-input", "empty", "longest", "base", "sft", "best-of-n", None, "sft-more"]
+    work = [stage.fingerprint for stage in planned_stages(made)]
+    assert work.index(made.parts["algorithm"].fingerprint) < work.index(made.parts["sft-more"].fingerprint)
+    few = graph("evaluation.fixed_rows=[references,sft]")
+    assert [row for row, _ in in_turn(few)] == ["references", "sft", None]
+
+
+@pytest.mark.parametrize(("rows", "made"), [("[sft-more]", ["reward_model", "sft-more"]), ("[]", ["reward_model"])])
+def test_a_second_process_makes_the_candidates_models_and_then_the_last_row(
+    monkeypatch: pytest.MonkeyPatch, rows: str, made: list[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(StageRunner, "run", lambda _, stage: asked.append(stage.config.get("row") or stage.name))
+    pipeline._run_ahead(config(f"evaluation.fixed_rows={rows}"), "reward_model", Progress("quiet"))
+    assert asked == made

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from smoke_run import smoke_run
 
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.records import read_records
 from harness.stages import StageRunner
 
@@ -292,15 +292,17 @@ def test_another_folder_and_process_give_the_same_numbers(finished: Callable[[st
 
 def test_sft_continues_where_one_schedule_over_both_would_stand(finished: Callable[[str], Path]) -> None:
     rates: dict[bool, list[float]] = {}
+    first, more = 512 // 32 * 6, 64 * 2 // 32
     for manifest in finished("qa").glob("stages/sft-*/manifest.json"):
-        logged = (manifest.parent / "metrics.jsonl").read_text().splitlines()
-        more = "response_passes" in json.loads(manifest.read_text())["config"]
-        rates[more] = [json.loads(line)["lr"] for line in logged]
-        steps = json.loads(logged[-1])["step"] + 1
-        assert steps == (512 // 32 * 6, 64 * 2 // 32)[more]
-    share = (64 * 2 // 32) / (512 // 32 * 6 + 64 * 2 // 32)
+        logged = [json.loads(line) for line in (manifest.parent / "metrics.jsonl").read_text().splitlines()]
+        continued = "response_passes" in json.loads(manifest.read_text())["config"]
+        assert logged[-1]["step"] + 1 == (more if continued else first)
+        rates[continued] = [row["lr"] for row in logged]
+    total = first + more
+    warmup = int(0.05 * total)
     assert max(rates[False]) > 0.7e-2
-    assert rates[True][0] == pytest.approx(1e-2 * share)
+    assert rates[True][0] == pytest.approx(1e-2 * more / (total - warmup))
+    assert rates[True][-1] == pytest.approx(1e-2 * 1 / (total - warmup))
 
 
 # ---- sweeps
@@ -466,7 +468,7 @@ def test_a_gate_that_refuses_is_a_row_with_its_reason(begun: Callable[[str], Pat
         *(
             "task=summarize",
             f"output_dir={folder}",
-            FEW_ROWS,
+            "evaluation.fixed_rows=[references,sft,sft-more]",
             "reward_model.optimizer.lr=1e-9",
             "reward_model.epochs=0.1",
         ),
@@ -481,7 +483,30 @@ def test_a_gate_that_refuses_is_a_row_with_its_reason(begun: Callable[[str], Pat
     (row,) = [row for row in table(folder) if row["status"].startswith("failed")]
     assert row["status"] == f"failed: {candidate['reason']}"
     assert not [label for label in labels(folder, "ppo") if label not in labels(folder)]
-    assert {r["candidate"] for r in records(folder, fixed=True)} == {"references", "sft"}  # the controls stay
+    controls = records(folder, fixed=True)  # they stay, and the one whose turn comes last is made all the same
+    assert {r["candidate"]: r["status"] for r in controls} == dict.fromkeys(("references", "sft", "sft-more"), "ok")
+
+
+def test_a_control_that_fails_last_is_a_row_with_its_reason_beside_a_candidate_that_stands(
+    begun: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.training import sft
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RunFailed("as this test wants it")
+
+    folder = begun("qa")
+    for manifest in list(folder.glob("stages/*/manifest.json")):
+        made_of = json.loads(manifest.read_text())["config"]
+        if "response_passes" in made_of or made_of.get("row") == "sft-more":
+            shutil.rmtree(manifest.parent)
+    monkeypatch.setattr(sft, "run_sft_more", fail)
+    assert smoke_run("task=qa", f"output_dir={folder}") == 1
+    assert {r["status"] for r in candidates(folder)} == {"ok"}
+    (failed,) = records(folder, status="failed")
+    assert (failed["candidate"], failed["reason"]) == ("sft-more", "as this test wants it")
+    (row,) = [row for row in table(folder) if row["status"].startswith("failed")]
+    assert (row["candidate"], row["status"]) == ("sft-more", "failed: as this test wants it")
 
 
 def test_the_prompts_that_an_algorithm_uses_are_those_of_the_named_splits(

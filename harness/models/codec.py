@@ -45,7 +45,7 @@ class Codec:
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id == self.eos_id:
             self._choose_pad()
         self.pad_id = int(tokenizer.pad_token_id)
-        self._prompts: dict[str, list[int]] = {}
+        self._prompts: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
 
     def _choose_pad(self) -> None:
         """An unused special token where there is one (no weights change), else a new ``<|pad|>``."""
@@ -67,7 +67,6 @@ class Codec:
         if not getattr(self.tokenizer, "chat_template", None):
             rule = "needs a tokenizer with a chat template"
             raise UserError(f"{key}.chat", True, rule, "name a model that has one, or leave it out")
-        self._prompts.clear()
         self.chat = self.tokenizer.init_kwargs[CHAT] = {"system": system}
         if system is not None:
             messages = [{"role": "system", "content": system}, {"role": "user", "content": "a"}]
@@ -77,7 +76,6 @@ class Codec:
     def follow(self, other: Codec) -> None:
         """Word prompts as another codec with the same tokens does."""
         if other.chat is not None:
-            self._prompts.clear()
             self.tokenizer.chat_template = other.tokenizer.chat_template
             self.chat = self.tokenizer.init_kwargs[CHAT] = other.chat
 
@@ -101,16 +99,19 @@ class Codec:
         return len(self.tokenizer)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Prompt ids; those of up to ``REMEMBERED`` texts are kept for the next time."""
-        known = self._prompts
-        if len(known) + len(texts) > REMEMBERED:
-            known = self._prompts = {text: known[text] for text in texts if text in known}
-        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+        """Prompt ids. They are kept for the next time, and forgotten where there would be more than ``REMEMBERED``."""
+        kept = self._prompts[self.chat is not None]
+        found = {text: kept[text] for text in texts if text in kept}
+        if new := [text for text in dict.fromkeys(texts) if text not in found]:
             marks = {"add_special_tokens": self.chat is None}  # a template writes BOS itself
             encoded: list[list[int]] = self.tokenizer(new, truncation=False, verbose=False, **marks)["input_ids"]
             for text, ids in zip(new, encoded, strict=True):
-                known[text] = ids[:-1] if not self.apart and ids and ids[-1] == self.eos_id else ids
-        return [list(known[text]) for text in texts]
+                found[text] = ids[:-1] if not self.apart and ids and ids[-1] == self.eos_id else ids
+            if len(kept) + len(new) > REMEMBERED:
+                kept.clear()
+            if len(new) <= REMEMBERED:
+                kept.update((text, found[text]) for text in new)
+        return [list(found[text]) for text in texts]
 
     def encode_responses(
         self, texts: Sequence[str], *, max_tokens: int | None = None, ended: Sequence[bool] | None = None

@@ -43,6 +43,11 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
     return (cosine if schedule == "cosine" else linear_to_zero)(step, total, warmup)
 
 
+def warmup_updates(share: float, total: int) -> int:
+    """How many of ``total`` updates (at least one) are a rise that takes this share of them: never all."""
+    return min(int(share * total), total - 1)
+
+
 def _rise(step: int, warmup: int) -> float:
     return (step + 1) / (warmup + 1)
 

@@ -22,11 +22,12 @@ from harness.models.soundness import require_sound
 from harness.needs import packed_tokens
 from harness.stages import Workspace
 from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
-from harness.training.schedule import factor
+from harness.training.schedule import factor, warmup_updates
 from harness.types import Example, Task
 
 VERSION = 9
-MORE_VERSION = 10
+MORE_VERSION = 11
+"""Of SFT continued, whose meaning can change alone."""
 VALIDATION_EXAMPLES = 500
 """Examples that the validation loss is measured on."""
 
@@ -59,8 +60,8 @@ def run_sft(workspace: Workspace, job: Job) -> dict[str, Any]:
 def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[str, Any]:
     """Continue SFT over as many responses as the algorithm trains on: what the same budget buys without feedback.
 
-    Its learning rate begins where one schedule over the updates of both would stand by then, not at the peak again,
-    from which a short run does not come back. A policy that was given has no updates to count: there it is the peak.
+    Its learning rate begins where one schedule over the updates of both would stand by then, and falls to 0: a short
+    run does not come back from a second peak. A policy that was given has no updates to count: its run has its own.
     """
     data = job.data(workspace)
     policy = load_trainable_policy(
@@ -72,9 +73,9 @@ def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[s
     examples, _ = token_examples(job, data.splits["sft"], policy.codec)
     settings = imitation_settings(job.config, epochs=response_passes / len(examples))
     if made := workspace.inputs["sft"].summary["steps"]:
-        total = made + total_steps(len(examples), settings)
-        lr = settings.optimizer.lr * factor(settings.optimizer.schedule, made, total)
-        settings = replace(settings, optimizer=replace(settings.optimizer, lr=lr))
+        optimizer, total = settings.optimizer, made + total_steps(len(examples), settings)
+        lr = optimizer.lr * factor(optimizer.schedule, made, total, warmup_updates(optimizer.warmup, total))
+        settings = replace(settings, optimizer=replace(optimizer, lr=lr, warmup=0.0))
     trained = _imitate(workspace, job, policy, examples, settings)
     return _finish(workspace, job, data, policy, trained)
 

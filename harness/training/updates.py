@@ -10,7 +10,7 @@ from harness.config import OptimizerConfig
 from harness.errors import RunFailed
 from harness.hardware import Hardware, batches
 from harness.models.shape import features
-from harness.training.schedule import factor, is_hidden_matrix, optimizer
+from harness.training.schedule import factor, is_hidden_matrix, optimizer, warmup_updates
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ class Updates:
         """The learning rate of the next update."""
         if self.config.schedule == "constant" or self.total < 1:
             return self.peak
-        warmup = min(int(self.config.warmup * self.total), self.total - 1)
+        warmup = warmup_updates(self.config.warmup, self.total)
         return self.peak * factor(self.config.schedule, self.done, self.total, warmup)
 
     def step(self) -> float:

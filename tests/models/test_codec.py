@@ -236,3 +236,43 @@ class TestApart:
                 single="<s> $A </s>", pair=pair, special_tokens=marks
             )
             assert Codec(tokenizer, apart=True).between() == between
+
+
+def test_prompts_are_encoded_once_and_what_is_returned_is_the_callers(monkeypatch):
+    codec, asked = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>")), []
+    tokenizer = codec.tokenizer
+
+    def encode(texts, **options):
+        asked.append(list(texts))
+        return tokenizer(texts, **options)
+
+    monkeypatch.setattr(codec, "tokenizer", encode)
+    first = codec.encode_prompts(["a b", "c", "a b"])
+    assert first == [[0, 3, 4], [0, 5], [0, 3, 4]]
+    first[0].append(7)
+    assert codec.count("a b") == 3
+    assert codec.encode_prompts(["c", "b", "a b"]) == [[0, 5], [0, 4], [0, 3, 4]]
+    assert asked == [["a b", "c"], ["b"]]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_what_is_forgotten_is_encoded_again(monkeypatch, most):
+    from harness.models import codec as module
+
+    monkeypatch.setattr(module, "REMEMBERED", most)
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>"))
+    ids = {"a": [0, 3], "b": [0, 4], "c": [0, 5], "a b": [0, 3, 4]}
+    for texts in (["a"], ["a", "b"], ["c", "a b", "a"], ["b", "b"], list(ids)):
+        assert codec.encode_prompts(texts) == [ids[text] for text in texts]
+        assert len(codec._prompts[False]) <= most
+
+
+def test_a_conversation_is_encoded_anew(monkeypatch):
+    """Its template writes BOS; as a plain text the same words got one."""
+    codec = Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>"))
+    codec.tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    assert codec.encode_prompts(["a b"]) == [[0, 3, 4]]
+    codec.converse()
+    assert codec.encode_prompts(["a b"]) == [[3, 4]]
+    assert same_tokens(codec, Codec(word_tokenizer(eos_token="</s>", unk_token="<unk>")))
+    assert codec.encode_prompts(["a b"]) == [[3, 4]]
