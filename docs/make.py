@@ -25,7 +25,7 @@ new entry of a mapping as `data.columns.source=text`; write a list as `[a,b]` an
 with `-m` and commas. A key, type or value that does not fit is refused before any work, with exit status 2.
 
 The default is what `python -m harness task=…` uses where no group is chosen; "by task" where the tasks differ (see
-`conf/task/`). `python -m harness task=qa --help` shows the values of any set-up.
+`conf/task/`, and `conf/settings/data/` for what the controlled worlds set). `python -m harness task=qa --help` shows the values of any set-up.
 
 This page is made by `python docs/make.py`.
 """
@@ -220,7 +220,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "SFTConfig": {
         "source": "`train`, or `load` a finished policy.",
         "path": "load: folder of the policy.",
-        "epochs": "Passes over the demonstrations; may be a fraction.",
+        "epochs": "Passes over the demonstrations; may be a fraction. 3 but on controlled worlds.",
         "max_steps": "Most updates.",
         "batch_size": "Demonstrations per update.",
         "micro_batch_size": "Demonstrations per forward pass; the gradient does not depend on it. null: all; on a "
@@ -275,7 +275,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "max_pairs": "Pairs to train on.",
         "heldout_pairs": "Fresh pairs from validation prompts, for its report card.",
         "min_pairs": "With fewer there is no judge, and its cells stay empty.",
-        "sft_epochs": "Passes of its backbone over the judge split.",
+        "sft_epochs": "Passes of its backbone over the judge split. 0.5 but on controlled worlds.",
         "epochs": "Passes over the pairs.",
         "batch_size": "Pairs per update.",
     },
@@ -293,7 +293,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "minibatch_size": "Responses per update; divides `batch_size`.",
         "micro_batch_size": "Responses per forward pass, in updates and where reference and values are read; neither "
         "gradients nor these depend on it. null: `minibatch_size`, in updates on a CPU fewer where graphs are large.",
-        "epochs": "Passes over each rollout: four where nothing says otherwise (two on controlled worlds).",
+        "epochs": "Passes over each rollout: 2 on controlled worlds, else 4.",
         "kl_coef": "β: what a nat of KL from the SFT policy costs.",
         "clip_range": "ε of the clipped ratio.",
         "entropy_coef": "Weight of the entropy bonus.",
