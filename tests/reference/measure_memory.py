@@ -118,7 +118,8 @@ def reward_model(job: Any, architecture: str) -> Any:
         settings = comparison_settings(job.config.reward_model)
         learn_preferences(lm, pairs, settings, hardware=job.hardware, seed=0, log=ignore, advance=ignore)
         keep(job, lm.model)
-        Scorer(*lm, job.hardware).scores([[5] * PROMPT] * 256, [[6] * RESPONSE] * 256)
+        prompts = [[5 + row] * PROMPT for row in range(256)]  # of one prompt several responses would be scored together
+        Scorer(*lm, job.hardware).scores(prompts, [[6] * RESPONSE] * 256)
 
     return work
 
