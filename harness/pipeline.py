@@ -176,7 +176,7 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner) ->
     def make_last() -> None:
         try:
             make(BESIDE, graph.rows[BESIDE])
-        except Exception as error:  # the candidate has a record of its own by now
+        except Exception as error:  # the candidate has a record of its own, or gets one
             fail(request, job, graph, error, BESIDE)
             raise
 
