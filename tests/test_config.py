@@ -91,50 +91,35 @@ def test_where_a_policy_comes_from_overrides_no_number_of_passes(name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("overrides", "passes"),
+    ("key", "overrides", "passes"),
     [
-        (["task=summarize"], 1),
-        (["task=dialogue"], 1.5),
-        (["task=translate"], 3),
-        (["task=qa"], 2),
-        (["task=summarize", "data=local"], 3),
-        (["task=summarize", "sft.epochs=5"], 5),
-        (["experiment=dialogsum"], 3),
-        (["experiment=overoptimisation", "task=dialogue"], 3),
+        ("sft.epochs", ["task=summarize"], 1),
+        ("sft.epochs", ["task=dialogue"], 1.5),
+        ("sft.epochs", ["task=translate"], 3),
+        ("sft.epochs", ["task=qa"], 2),
+        ("sft.epochs", ["task=summarize", "data=local"], 3),
+        ("sft.epochs", ["task=summarize", "sft.epochs=5"], 5),
+        ("sft.epochs", ["experiment=dialogsum"], 3),
+        ("sft.epochs", ["experiment=overoptimisation", "task=dialogue"], 3),
+        ("algorithm.epochs", ["task=summarize"], 2),
+        ("algorithm.epochs", ["task=qa"], 2),
+        ("algorithm.epochs", ["task=qa", "data=local"], 4),
+        ("algorithm.epochs", ["task=qa", "algorithm.epochs=5"], 5),
+        ("algorithm.epochs", ["experiment=multi30k"], 4),
+        ("algorithm.epochs", ["experiment=overoptimisation", "task=dialogue"], 4),
+        ("algorithm.epochs", ["experiment=length_bias", "task=qa"], 4),
+        ("judge.sft_epochs", ["task=summarize"], 0.25),
+        ("judge.sft_epochs", ["task=dialogue"], 0.25),
+        ("judge.sft_epochs", ["task=translate"], 0.5),
+        ("judge.sft_epochs", ["task=qa", "data=local"], 0.5),
+        ("judge.sft_epochs", ["task=qa", "judge.sft_epochs=2"], 2),
+        ("judge.sft_epochs", ["task=qa", "judge=none"], 0.25),
+        ("judge.sft_epochs", ["experiment=length_bias", "task=qa"], 0.5),
     ],
 )
-def test_passes_of_sft_follow_the_world_unless_something_says_otherwise(overrides: list[str], passes: float) -> None:
-    assert composed(*overrides).sft.epochs == passes
-
-
-@pytest.mark.parametrize(
-    ("overrides", "passes"),
-    [
-        (["task=summarize"], 2),
-        (["task=qa"], 2),
-        (["task=qa", "data=local"], 4),
-        (["task=qa", "algorithm.epochs=5"], 5),
-        (["experiment=multi30k"], 4),
-        (["experiment=overoptimisation", "task=dialogue"], 4),
-        (["experiment=length_bias", "task=qa"], 4),
-    ],
-)
-def test_passes_over_a_rollout_do_so_too(overrides: list[str], passes: int) -> None:
-    assert composed(*overrides).algorithm.epochs == passes
-
-
-@pytest.mark.parametrize(
-    ("overrides", "passes"),
-    [
-        (["task=summarize"], 0.25),
-        (["task=translate"], 0.5),
-        (["task=qa", "data=local"], 0.5),
-        (["task=qa", "judge.sft_epochs=2"], 2),
-        (["task=qa", "judge=none"], 0.25),
-    ],
-)
-def test_so_do_those_of_the_judges_backbone(overrides: list[str], passes: float) -> None:
-    assert composed(*overrides).judge.sft_epochs == passes
+def test_passes_follow_the_world_unless_something_says_otherwise(key: str, overrides: list[str], passes: float) -> None:
+    group, name = key.split(".")
+    assert getattr(getattr(composed(*overrides), group), name) == passes
 
 
 def test_every_store_gets_the_schemas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ class Updates:
     @property
     def lr(self) -> float:
         """The learning rate of the next update."""
-        if self.config.schedule == "constant" or self.total < 1:
+        if self.total < 1:
             return self.peak
         warmup = warmup_updates(self.config.warmup, self.total)
         return self.peak * factor(self.config.schedule, self.done, self.total, warmup)
