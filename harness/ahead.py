@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from harness.fellows import join, leave
 from harness.progress import Progress, Stage
 
 SAID_EVERY_SECONDS = 0.25
@@ -34,17 +35,20 @@ def working_ahead(work: Callable[[Progress], None] | None, progress: Progress) -
         return
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_work_apart, args=(work, there), daemon=True)
+    marks = context.RawArray("b", 2)
+    process = context.Process(target=_work_apart, args=(work, there, marks), daemon=True)
     with _deaf_to_ctrl_c():
         process.start()
     there.close()  # so that the end of the other process is the end of the pipe
-    relay = threading.Thread(target=_show, args=(here, progress), daemon=True)
+    relay = threading.Thread(target=_show, args=(here, progress, marks), daemon=True)
     relay.start()
+    join(marks, 0)
     try:
         yield
     finally:
         process.terminate()
         process.join()
+        leave()
         relay.join()
         here.close()
 
@@ -62,8 +66,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _work_apart(work: Callable[[Progress], None], there: Connection) -> None:
+def _work_apart(work: Callable[[Progress], None], there: Connection, marks: Any) -> None:
     """The other process: it leaves Ctrl-C to the one that started it, and does not outlive that one."""
+    join(marks, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(Exception):  # what failed will be tried, and explained, where it is needed
@@ -120,8 +125,8 @@ class _Relayed(Progress):
             self._there.send(event)
 
 
-def _show(here: Connection, progress: Progress) -> None:
-    """Show what the other process tells, until it ends."""
+def _show(here: Connection, progress: Progress, marks: Any) -> None:
+    """Show what the other process tells, until it ends, however it does."""
     bars: dict[int, tuple[Any, Stage]] = {}
     with suppress(EOFError, OSError):
         while True:
@@ -137,5 +142,6 @@ def _show(here: Connection, progress: Progress) -> None:
                 bars.pop(told[0])[0].__exit__(None, None, None)
             else:
                 getattr(progress, kind)(*told)
+    marks[1] = 0
     for context, _ in bars.values():
         context.__exit__(None, None, None)

@@ -7,31 +7,34 @@ import math
 import os
 import platform
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
 from harness.config import HardwareConfig
 from harness.errors import UserError
+from harness.fellows import working_elsewhere
 from harness.memory import keep_freed_memory
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
+SECONDS_BETWEEN_LOOKS = 0.02
+"""How often a second thread that has no core looks for one."""
+
 
 @contextmanager
-def _setting(stop: Event | None) -> Iterator[None]:
+def _setting(stop: Event) -> Iterator[None]:
     """Set ``stop`` where what is inside, or the function that this decorates, fails or is interrupted."""
     try:
         yield
     except BaseException:
-        if stop is not None:
-            stop.set()
+        stop.set()
         raise
 
 
@@ -138,7 +141,7 @@ class Hardware:
         return torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=kind != "cpu")
 
     def beside(self, *works: Callable[[], Result], stop: Event | None = None) -> list[Result]:
-        """The results of independent pieces of work, on a CPU at the same time where it has the threads for it.
+        """The results of independent pieces of work, on a CPU at the same time where it has the cores for it.
 
         They share this process's threads evenly, whether they run at the same time or not, so that no number depends on
         that. What a thread takes from its surroundings (inference mode, autocast) each piece has to say itself.
@@ -147,21 +150,13 @@ class Hardware:
             works: each writes what no other reads, but for gradients, of which two add up to the same in either order.
             stop: set where one of them fails, and on Ctrl-C: the others, which are waited for, should end at once.
         """
-        if len(works) < 2 or self.device != "cpu":
-            return [work() for work in works]
-        import torch
+        found: dict[int, Result] = {}
 
-        each = max(self.threads // len(works), 1)
-        torch.set_num_threads(each)
-        try:
-            if not self.at_once(len(works)):
-                return [work() for work in works]
-            pool = ThreadPoolExecutor(len(works) - 1, initializer=torch.set_num_threads, initargs=(each,))
-            with pool as others, _setting(stop):  # of the first, and Ctrl-C while the others are waited for
-                later = [others.submit(_setting(stop)(work)) for work in works[1:]]
-                return [works[0](), *(future.result() for future in later)]
-        finally:
-            torch.set_num_threads(self.threads)
+        def work(index: int) -> None:
+            found[index] = works[index]()
+
+        self.share_out(work, range(len(works)), stop=stop)
+        return [found[index] for index in range(len(works))]
 
     @property
     def pieces(self) -> int:
@@ -172,27 +167,56 @@ class Hardware:
         """
         return 2 if self.device == "cpu" else 1
 
-    def share_out(self, work: Callable[[Item], None], items: Sequence[Item]) -> None:
-        """``work`` on every item, ``pieces`` of them at the same time; after a failure, or Ctrl-C, no other begins.
+    def share_out(self, work: Callable[[Item], None], items: Sequence[Item], *, stop: Event | None = None) -> None:
+        """``work`` on every item, in two threads for as long as a core is free for the second one.
 
-        Neighbours go to different pieces: where items are in the order of their size, all pieces take as long.
+        Whoever is through with one takes the next: where items are in the order of their size, both take as long. After
+        a failure, or Ctrl-C, no other begins.
+
+        Args:
+            work: on an item, like the works of ``beside``.
+            items: what to work on.
+            stop: of ``beside``.
         """
-        failed = Event()
-
-        def run(own: Sequence[Item]) -> None:
-            for item in own:
-                if failed.is_set():
-                    return
+        if len(items) < 2 or self.device != "cpu":
+            for item in items:
                 work(item)
+            return
+        import torch
 
-        shares = [items[piece :: self.pieces] for piece in range(self.pieces)]
-        self.beside(*(partial(run, share) for share in shares if share), stop=failed)
+        each, left, none_left, failed = max(self.threads // self.pieces, 1), deque(items), Event(), stop or Event()
 
-    def at_once(self, count: int) -> bool:
-        """Whether ``beside`` does so many pieces of work at the same time: it has a thread for each."""
+        @_setting(failed)
+        def take(second: bool) -> None:
+            while left and not failed.is_set():
+                if second and not self.at_once(self.pieces, elsewhere=working_elsewhere()):
+                    none_left.wait(SECONDS_BETWEEN_LOOKS)
+                    continue
+                try:
+                    item = left.popleft()
+                except IndexError:  # the other one was faster
+                    break
+                work(item)
+            none_left.set()
+
+        torch.set_num_threads(each)
+        try:
+            if not self.at_once(self.pieces):
+                take(False)
+                return
+            pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,))
+            with pool as other, _setting(failed):  # Ctrl-C too, while the other one is waited for
+                later = other.submit(take, True)
+                take(False)
+                later.result()
+        finally:
+            torch.set_num_threads(self.threads)
+
+    def at_once(self, count: int, *, elsewhere: int = 0) -> bool:
+        """Whether there are cores for so many pieces of work at the same time, with fellows at work ``elsewhere``."""
         each = max(self.threads // max(count, 1), 1)
         alone = count < 2 or self.device != "cpu"
-        return not alone and each * count <= self.threads * self.workers
+        return not alone and each * count <= self.threads * (self.workers - elsewhere)
 
     def environment(self) -> dict[str, Any]:
         """What changes numbers, for the stages' fingerprints."""

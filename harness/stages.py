@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.fellows import at_work
 from harness.memory import peak_memory_mb, reset_peak_memory
 from harness.progress import Progress
 
@@ -144,7 +145,10 @@ class StageRunner:
             lock.acquire()
         try:
             found = self.cached(stage)  # another process may have finished it while this one waited
-            return found if found is not None else self._execute(stage, inputs)
+            if found is not None:
+                return found
+            with at_work():
+                return self._execute(stage, inputs)
         finally:
             lock.release()
 

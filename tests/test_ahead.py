@@ -16,6 +16,7 @@ from pathlib import Path
 import work_apart as work
 
 from harness.ahead import working_ahead
+from harness.fellows import at_work, working_elsewhere
 from harness.progress import Progress
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -56,6 +57,28 @@ def test_it_ends_with_the_context(tmp_path: Path) -> None:
         work.until(tmp_path / "pid")
         raise KeyboardInterrupt
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_each_process_knows_whether_the_other_is_at_work(tmp_path: Path) -> None:
+    with working_ahead(partial(work.works, tmp_path), Progress("quiet")):
+        work.until(tmp_path / "begun")
+        with at_work():
+            assert working_elsewhere() == 1, "its own work is not elsewhere"
+        work.sign(tmp_path / "enough")
+        work.until(tmp_path / "idle")
+        assert working_elsewhere() == 0
+    assert working_elsewhere() == 0
+
+
+def test_who_dies_at_work_is_at_work_no_longer(tmp_path: Path) -> None:
+    with working_ahead(partial(work.dies_at_work, tmp_path), Progress("quiet")):
+        work.until(tmp_path / "begun")
+        assert working_elsewhere() == 1
+        work.sign(tmp_path / "enough")
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while working_elsewhere():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 ENDS_AT_ONCE = """

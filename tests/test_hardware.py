@@ -6,12 +6,14 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness import fellows
 from harness import hardware as module
 from harness.hardware import Hardware, batches, prefers_onednn
 
@@ -136,24 +138,74 @@ def test_after_a_failure_no_other_item_begins(workers, stop, failing):
         Hardware("cpu", "fp32", 1, workers).share_out(work, range(1000))
     if workers == 2:
         assert len(begun) < 500
-    else:  # the first piece, 500 items, comes before the other
-        assert len(begun) == (1 if failing == 0 else 501)
+    else:
+        assert len(begun) == failing + 1
 
 
-def test_ctrl_c_while_another_piece_is_waited_for_ends_that_one():
-    begun = []
+def test_ctrl_c_while_another_work_is_waited_for_stops_that_one():
+    begun, stop, ended = threading.Event(), threading.Event(), []
 
-    def work(item):
-        begun.append(item)
-        if item:
-            if item == 1:
-                threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-            time.sleep(0.2)
+    def work():
+        if threading.current_thread() is threading.main_thread():
+            begun.wait(30)
+            return
+        begun.set()
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        ended.append(stop.wait(30))
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            Hardware("cpu", "fp32", 1, 2).share_out(work, [item for number in range(1, 21) for item in (0, number)])
+            Hardware("cpu", "fp32", 1, 2).beside(work, work, stop=stop)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert max(begun) <= 3
+    assert ended == [True]
+
+
+@pytest.fixture
+def marks():
+    """Two processes of one job, of which this is the first."""
+    shared = [0, 0]
+    fellows.join(shared, 0)
+    yield shared
+    fellows.leave()
+
+
+def test_a_second_thread_begins_when_the_other_process_has_no_work_any_more(marks):
+    marks[1], done = 1, []
+
+    def work(item):
+        done.append((item, threading.current_thread()))
+        if item == 9:
+            marks[1] = 0
+        if item > 9:
+            time.sleep(0.05)
+
+    with fellows.at_work():
+        Hardware("cpu", "fp32", 1, 2).share_out(work, range(20))
+    assert sorted(item for item, _ in done) == list(range(20))
+    assert {thread for item, thread in done if item < 10} == {threading.main_thread()}
+    assert len({thread for item, thread in done if item >= 10}) == 2
+
+
+def test_while_the_other_process_works_threads_beyond_its_own_still_count(marks):
+    """Eight cores are four threads for each of two processes: two for each piece."""
+    marks[1], together, seen = 1, threading.Barrier(2, timeout=30), []
+
+    def work(item):
+        together.wait()
+        seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    try:
+        Hardware("cpu", "fp32", 4, 2).share_out(work, range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]
+
+
+def test_results_come_in_the_order_of_the_works_whoever_made_them(marks):
+    hardware = Hardware("cpu", "fp32", 1, 2)
+    for busy in (0, 1):
+        marks[1] = busy
+        assert hardware.beside(*(partial(int, number) for number in range(50))) == list(range(50))

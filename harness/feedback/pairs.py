@@ -8,18 +8,24 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator, Verdict
 from harness.training.preferences import TokenPair
 from harness.types import Example
 
+Value = TypeVar("Value")
 WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
-SPARE = 1.3
-"""Comparisons sampled at a time, as a multiple of the pairs still wanted: some will turn out uninformative."""
+INFORMATIVE = 0.8
+"""The share of comparisons that is expected to tell something, until the first have been made."""
+LEAST_INFORMATIVE = 0.1
+"""A share below it is not reckoned with: so many comparisons for one pair are more than a round should have."""
+MATCHINGS = {1: (((0, 1),),), 2: (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2)))}
+"""By the number of comparisons: how the responses to one prompt can be compared, each of them once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,16 @@ FIELDS = tuple(field.name for field in fields(LabelledPair))
 
 
 class Candidates(NamedTuple):
-    """Two responses to each of M prompts: texts and tokens."""
+    """Two responses for each comparison, to each of M prompts: texts and tokens."""
 
-    texts: list[tuple[str, str]]
-    tokens: list[tuple[list[int], list[int]]]
+    texts: list[tuple[str, ...]]
+    tokens: list[tuple[list[int], ...]]
+
+
+def candidates(texts: Sequence[str], tokens: Sequence[list[int]], count: int) -> Candidates:
+    """Of responses in a row, ``count`` to each prompt."""
+    starts = range(0, len(texts), count)
+    return Candidates(*([tuple(each[start : start + count]) for start in starts] for each in (texts, tokens)))  # type: ignore[arg-type]
 
 
 class Collected(NamedTuple):
@@ -75,55 +87,94 @@ def collect_pairs(
     prompts: Sequence[str],
     prompt_tokens: Sequence[list[int]],
     *,
-    respond: Callable[[list[int], int], Candidates],
+    respond: Callable[[list[int], int, int], Candidates],
     annotator: Annotator,
     rng: Random,
     per_prompt: int,
     max_pairs: int,
     attempts: int,
+    at_once: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> Collected:
-    """Sample two responses at a time, drop uninformative comparisons and try those again, label the rest.
+    """Sample responses, drop uninformative comparisons and try those again, label the rest.
+
+    Where two comparisons are made of four responses, these are matched so that as many as can be are informative.
 
     Args:
         examples, prompts, prompt_tokens: N of each.
-        respond: (row numbers, attempt) -> two responses to each of those rows.
+        respond: (row numbers, attempt, comparisons) -> two responses for each comparison, to each of those rows.
         annotator: who labels.
         rng: of the labels and of the order in which prompts are taken.
         per_prompt: comparisons per prompt.
         max_pairs: enough pairs.
         attempts: rounds of sampling at most.
+        at_once: comparisons of one prompt in a round, 1 or 2.
         advance: told after each round how many pairs it gave.
     """
-    slots = [row for _ in range(per_prompt) for row in rng.sample(range(len(examples)), len(examples))]
+    left = _slots(len(examples), per_prompt, at_once, rng)
     pairs: list[LabelledPair] = []
     equal_tokens = equal_value = 0
     for attempt in range(attempts):
-        needed = math.ceil(SPARE * (max_pairs - len(pairs)))
-        now, later = slots[:needed], slots[needed:]
+        before, tried = len(pairs), len(pairs) + equal_tokens + equal_value
+        share = max(before / tried, LEAST_INFORMATIVE) if tried else INFORMATIVE
+        now, left = _first(left, math.ceil((max_pairs - before) / share))
         if not now:
             break
-        again: list[int] = []
-        before = len(pairs)
-        candidates = respond(now, attempt)
-        for row, texts, tokens in zip(now, candidates.texts, candidates.tokens, strict=True):
-            if len(pairs) == max_pairs:
-                break
-            if tokens[0] == tokens[1]:
-                equal_tokens += 1
-                again.append(row)
-                continue
-            first, second = annotator.utility(examples[row], texts)
-            if annotator.ties(texts, (first, second)):
-                equal_value += 1
-                again.append(row)
-                continue
-            verdict = annotator.judge(texts, (first, second), rng)
-            pairs.append(_labelled(examples[row].id, prompts[row], prompt_tokens[row], texts, tokens, verdict))
+        for size in sorted({size for _, size in now}, reverse=True):
+            rows = [row for row, wanted in now if wanted == size]
+            for row, texts, tokens in zip(rows, *respond(rows, attempt, size), strict=True):
+                if len(pairs) == max_pairs:
+                    break
+                compared = _compared(annotator, examples[row], texts, tokens)
+                for pair, utilities in compared.informative:
+                    verdict = annotator.judge(_two(texts, pair), utilities, rng)
+                    given = prompts[row], prompt_tokens[row], _two(texts, pair), _two(tokens, pair), verdict
+                    pairs.append(_labelled(examples[row].id, *given))
+                equal_tokens, equal_value = equal_tokens + compared.equal_tokens, equal_value + compared.equal_value
+                if missing := compared.equal_tokens + compared.equal_value:
+                    left.append((row, missing))
+        del pairs[max_pairs:]
         if advance is not None:
             advance(len(pairs) - before)
-        slots = later + again
     return Collected(pairs, equal_tokens, equal_value)
+
+
+def _slots(rows: int, per_prompt: int, at_once: int, rng: Random) -> list[tuple[int, int]]:
+    """Row numbers, each with how many comparisons to make of it; every row once before any twice."""
+    sizes = [at_once] * (per_prompt // at_once) + ([per_prompt % at_once] if per_prompt % at_once else [])
+    return [(row, size) for size in sizes for row in rng.sample(range(rows), rows)]
+
+
+def _first(slots: list[tuple[int, int]], comparisons: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The first slots that come to so many comparisons, or all; and the others."""
+    before = accumulate((size for _, size in slots), initial=0)
+    count = next((index for index, total in enumerate(before) if total >= comparisons), len(slots))
+    return slots[:count], slots[count:]
+
+
+class _Compared(NamedTuple):
+    """One prompt's comparisons: those that tell something, with the utilities of both responses, and the others."""
+
+    informative: list[tuple[tuple[int, int], tuple[float, float]]]
+    equal_tokens: int
+    equal_value: int
+
+
+def _compared(annotator: Annotator, example: Example, texts: Sequence[str], tokens: Sequence[list[int]]) -> _Compared:
+    """The responses to one prompt in the first of the matchings of which most comparisons are informative."""
+    utilities = annotator.utility(example, texts)
+
+    def compare(matching: Sequence[tuple[int, int]]) -> _Compared:
+        different = [pair for pair in matching if tokens[pair[0]] != tokens[pair[1]]]
+        worths = [(pair, _two(utilities, pair)) for pair in different]
+        informative = [(pair, worth) for pair, worth in worths if not annotator.ties(_two(texts, pair), worth)]
+        return _Compared(informative, len(matching) - len(different), len(different) - len(informative))
+
+    return max(map(compare, MATCHINGS[len(texts) // 2]), key=lambda compared: len(compared.informative))
+
+
+def _two(values: Sequence[Value], pair: tuple[int, int]) -> tuple[Value, Value]:
+    return values[pair[0]], values[pair[1]]
 
 
 def _labelled(

@@ -15,6 +15,7 @@ from harness.feedback.pairs import (
     Candidates,
     Collected,
     LabelledPair,
+    candidates,
     collect_pairs,
     examinable,
     require_pairs,
@@ -28,7 +29,9 @@ from harness.rollouts.sampler import sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 6
+VERSION = 7
+COMPARISONS = 2
+"""Comparisons of one prompt at a time: four responses share its computation, and fewer comparisons are ties."""
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
@@ -93,24 +96,20 @@ def sample_pairs(
         sampled += responses
         bar.update(0, sampled=sampled)
 
-    def respond(rows: list[int], attempt: int) -> Candidates:
-        twice = [prompt_tokens[row] for row in rows for _ in range(2)]
+    def respond(rows: list[int], attempt: int, comparisons: int) -> Candidates:
+        count = 2 * comparisons
         rollout = sample(
             policy.model,
-            twice,
+            [prompt_tokens[row] for row in rows for _ in range(count)],
             settings,
             eos_id=policy.codec.eos_id,
             pad_id=policy.codec.pad_id,
-            seed=workspace.seed_for(f"{purpose}/{attempt}"),
+            seed=workspace.seed_for(f"{purpose}/{attempt}/{comparisons}"),
             hardware=job.hardware,
-            shared=2,
+            shared=count,
             advance=tell,
         )
-        texts = policy.codec.decode(rollout.tokens)
-        return Candidates(
-            list(zip(texts[::2], texts[1::2], strict=True)),
-            list(zip(rollout.tokens[::2], rollout.tokens[1::2], strict=True)),
-        )
+        return candidates(policy.codec.decode(rollout.tokens), rollout.tokens, count)
 
     return collect_pairs(
         examples,
@@ -122,6 +121,7 @@ def sample_pairs(
         per_prompt=max(config.samples_per_prompt // 2, math.ceil(max_pairs / max(len(examples), 1))),
         max_pairs=max_pairs,
         attempts=config.max_attempts,
+        at_once=COMPARISONS,
         advance=bar.update,
     )
 

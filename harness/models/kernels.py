@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.activations import ACT2FN
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from harness.hardware import prefers_onednn
+from harness.models.gelu import TanhGELU
 
 FEWEST_ROWS = 32
 """A product of fewer rows is over sooner in MKL, whose calls cost less (measured at 8: 16 µs against 21)."""
@@ -29,8 +29,8 @@ MOST_ROWS = 8192
 SMALL = 192
 """Matrices of at most so many rows and columns are multiplied many at once, whatever the library: calls to oneDNN cost
 more than it saves (twelve of 128 x 128 on a core of Zen 4: 0.54 ms in one call of torch, 0.95 in twelve)."""
-TANH_GELUS = ("NewGELUActivation", "FastGELUActivation")
-"""What transformers calls GELU's approximation by tanh where it is computed step by step."""
+TANH_GELUS = ("NewGELUActivation", "FastGELUActivation", "GELUTanh")
+"""What transformers calls GELU's approximation by tanh."""
 
 
 def use_fast_kernels(model: Any) -> Any:
@@ -48,7 +48,7 @@ def use_fast_kernels(model: Any) -> Any:
             module.__class__ = FAST[type(module)]
         for name, child in module.named_children():
             if type(child).__name__ in TANH_GELUS:
-                setattr(module, name, ACT2FN["gelu_pytorch_tanh"])
+                setattr(module, name, TanhGELU())
     return model
 
 

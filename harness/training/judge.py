@@ -15,7 +15,7 @@ from harness.context import Job, model_directory
 from harness.data.prepared import PreparedData
 from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator, gold_utility, metric_utility
-from harness.feedback.pairs import Candidates, Collected, LabelledPair, collect_pairs, examinable
+from harness.feedback.pairs import Candidates, Collected, LabelledPair, candidates, collect_pairs, examinable
 from harness.feedback.stage import encode_pairs, own_pairs
 from harness.models.adapters import dropping, is_adapted
 from harness.models.kept import keep, start_scorer
@@ -139,12 +139,12 @@ def _pairs(
     prompt_tokens = codec.encode_prompts(prompts)
     rng = Random(workspace.seed_for(f"{split}/responses"))
 
-    def from_mixture(rows: list[int], attempt: int) -> Candidates:
+    def from_mixture(rows: list[int], attempt: int, _comparisons: int) -> Candidates:
         foils = FOIL_SHARE if split == "judge" else 0.0
         texts = [text for row in rows for text in mixture_pair(_world(job), examples, row, rng, foils=foils)]
-        return _candidates(texts, codec.encode_responses(texts, max_tokens=job.config.task.max_response_tokens))
+        return candidates(texts, codec.encode_responses(texts, max_tokens=job.config.task.max_response_tokens), 2)
 
-    def from_samples(rows: list[int], attempt: int) -> Candidates:
+    def from_samples(rows: list[int], attempt: int, _comparisons: int) -> Candidates:
         settings = Sampling(max_new_tokens=job.config.task.max_response_tokens)
         rollout = sample(
             backbone.model,
@@ -156,7 +156,7 @@ def _pairs(
             hardware=job.hardware,
             shared=2,
         )
-        return _candidates(codec.decode(rollout.tokens), rollout.tokens)
+        return candidates(codec.decode(rollout.tokens), rollout.tokens, 2)
 
     manner = asdict(config.annotator)
     metric = manner.pop("metric") or job.smooth_metric()
@@ -204,12 +204,6 @@ def _foil(response: str, examples: Sequence[Example], rng: Random) -> str:
     if kind == 3:
         return " ".join(words[: rng.randrange(len(words))])
     return " ".join([response] * rng.randint(2, 4))
-
-
-def _candidates(texts: list[str], tokens: list[list[int]]) -> Candidates:
-    return Candidates(
-        list(zip(texts[::2], texts[1::2], strict=True)), list(zip(tokens[::2], tokens[1::2], strict=True))
-    )
 
 
 def _train_judge(

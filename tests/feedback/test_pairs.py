@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from random import Random
 from typing import Any
@@ -38,15 +39,16 @@ class Policy:
     """Answers from a script by (row, time asked), and remembers what it was asked."""
 
     def __init__(self, answer: Any) -> None:
-        self.answer, self.asked, self.rounds = answer, [], []
+        self.answer, self.asked, self.rounds, self.sizes = answer, [], [], []
 
-    def __call__(self, rows: list[int], attempt: int) -> Candidates:
+    def __call__(self, rows: list[int], attempt: int, comparisons: int) -> Candidates:
         self.rounds.append((attempt, list(rows)))
+        self.sizes.append(comparisons)
         texts = []
         for row in rows:
             texts.append(self.answer(row, self.asked.count(row)))
             self.asked.append(row)
-        tokens = [tuple([*map(ord, text)] for text in pair) for pair in texts]
+        tokens = [tuple([*map(ord, text)] for text in each) for each in texts]
         return Candidates(texts, tokens)
 
 
@@ -138,7 +140,44 @@ def test_after_the_last_attempt_it_gives_up():
 def test_what_is_asked_for_is_little_more_than_what_is_wanted():
     policy = Policy(lambda row, _: ("a 0", "b 1"))
     collect(policy, count=1000, max_pairs=100)
-    assert len(policy.asked) == 130
+    assert len(policy.asked) == 125
+
+
+def test_the_next_round_asks_for_as_many_as_the_share_so_far_calls_for():
+    """A quarter of the comparisons tells something: 125 give 32 pairs or so, and each pair missing takes four."""
+    policy = Policy(lambda row, _: ("a 0", "b 1") if row % 4 == 0 else ("a 0", "b 0"))
+    collect(policy, count=4000, max_pairs=100, attempts=2)
+    told = sum(row % 4 == 0 for row in policy.rounds[0][1])
+    assert len(policy.rounds[0][1]) == 125
+    assert len(policy.rounds[1][1]) == math.ceil((100 - told) / (told / 125))
+
+
+def test_four_responses_are_matched_so_that_most_comparisons_tell_something():
+    """Worths 1, 1, 2, 2: as they come neither comparison would."""
+    policy = Policy(lambda row, _: ("a 1", "b 1", "c 2", "d 2"))
+    collected = collect(policy, count=5, at_once=2, per_prompt=2)
+    assert collected.counts() == {"pairs": 10, "equal_tokens": 0, "equal_value": 0}
+    assert {(pair.chosen, pair.rejected) for pair in collected.pairs} == {("c 2", "a 1"), ("d 2", "b 1")}
+    assert policy.rounds == [(0, policy.rounds[0][1])]
+
+
+def test_a_comparison_of_two_that_tells_nothing_is_tried_again_alone():
+    def answer(row: int, time: int) -> tuple[str, ...]:
+        return ("a 1", "a 1", "b 1", "c 2") if time == 0 else ("d 3", "e 4")
+
+    policy = Policy(answer)
+    collected = collect(policy, count=5, at_once=2, per_prompt=2)
+    assert policy.sizes == [2, 1]
+    assert collected.counts() == {"pairs": 10, "equal_tokens": 5, "equal_value": 0}, "of 1, 1, 1, 2 one stays"
+    assert Counter(pair.chosen for pair in collected.pairs) == {"c 2": 5, "e 4": 5}
+
+
+def test_an_odd_number_of_comparisons_leaves_one_to_be_made_alone():
+    four_or_two = {2: ("a 1", "b 2", "c 3", "d 4"), 1: ("e 5", "f 6")}
+    policy = Policy(lambda row, time: four_or_two[2 if time == 0 else 1])
+    collected = collect(policy, count=4, at_once=2, per_prompt=3, max_pairs=12)
+    assert policy.sizes == [2, 1]
+    assert Counter(pair.id for pair in collected.pairs) == {f"x{row}": 3 for row in range(4)}
 
 
 def test_the_seed_decides_order_and_labels():

@@ -107,7 +107,7 @@ def test_samples_of_the_policy_are_compared_and_their_tokens_are_kept(make_lm, c
     assert len(collected.pairs) == 10
     assert sum(found) == 10
     assert drawn[-1] >= 20, "two responses each"
-    assert {"train/labels", "train/0"} <= set(seeds)
+    assert {"train/labels", "train/0/2"} <= set(seeds)
     for labelled in collected.pairs:
         assert len(labelled.chosen) > len(labelled.rejected)
         assert labelled.prompt == f"the fox {labelled.id[1:]}"

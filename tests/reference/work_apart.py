@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from harness.fellows import at_work
 from harness.progress import Progress
 
 DEADLINE_SECONDS = 60.0
@@ -37,6 +38,21 @@ def shows(folder: Path, progress: Progress) -> None:
     progress.waiting("data-5678")
     progress.finished("data-5678", 2.0, "rows", cached=True)
     sign(folder / "done", str(os.getpid()))
+
+
+def works(folder: Path, progress: Progress) -> None:
+    with at_work():
+        sign(folder / "begun")
+        until(folder / "enough")
+    sign(folder / "idle")
+    until(folder / "never")
+
+
+def dies_at_work(folder: Path, progress: Progress) -> None:
+    with at_work():
+        sign(folder / "begun")
+        until(folder / "enough")
+        os._exit(9)
 
 
 def fails(folder: Path, progress: Progress) -> None:
