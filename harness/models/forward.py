@@ -117,11 +117,10 @@ def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
     if model.config.is_encoder_decoder:
         pooled = encoder_decoder.last_states(model, batch)
     else:
-        hidden = _after_prompt(model, model.base_model, batch)
-        mask = batch.mask[:, -hidden.shape[1] :]
+        mask = batch.mask[:, _start(batch) :]
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (columns * mask).argmax(-1)  # the prompt's last column where the response is empty
-        pooled = hidden[torch.arange(len(last), device=last.device), last]
+        pooled = _after_prompt(model, model.base_model, batch, at=last)
     scores: torch.Tensor = score_head(model)(pooled).squeeze(-1).float()
     return scores - float(getattr(model.config, "reward_shift", 0.0))
 
@@ -145,7 +144,14 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
     return values
 
 
-def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None) -> torch.Tensor:
+def _start(batch: Batch) -> int:
+    """The prompt's last column, from which the response's first token is chosen."""
+    return max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
+
+
+def _after_prompt(
+    model: Any, run: Any, batch: Batch, *, stop: int | None = None, at: torch.Tensor | None = None
+) -> torch.Tensor:
     """What ``run`` (the model, or its trunk) puts out from the prompt's last column on, (B, R + 1 or fewer, …).
 
     All that the response needs of the prompt is its keys and values. So the prompt runs first, into a cache that
@@ -157,12 +163,15 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
         run: what is asked for the response.
         batch: prompts and responses.
         stop: columns from here on are left out; None: none.
+        at: (B,) long, the one column of each row that is wanted, counted from the first: (B, …) then.
     """
+    import torch
+
     from harness.models.lean_pass import lean_family, states_from
 
-    start = max(batch.ids.shape[1] - batch.response_mask.shape[1] - 1, 0)
+    start = _start(batch)
     if (family := lean_family(model)) is not None:
-        states = states_from(model, family, batch, start, batch.ids[:, :stop].shape[1])
+        states = states_from(model, family, batch, start, batch.ids[:, :stop].shape[1], at=at)
         return states if run is model.base_model else model.get_output_embeddings()(states)
     ids, mask = batch.ids[:, :stop], batch.mask[:, :stop]
     positions = position_ids(batch.mask)[:, :stop]
@@ -174,7 +183,7 @@ def _after_prompt(model: Any, run: Any, batch: Batch, *, stop: int | None = None
         past_key_values=cache,
         use_cache=True,
     )[0]
-    return out
+    return out if at is None else out[torch.arange(len(at), device=at.device), at]
 
 
 def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, shared: int = 1) -> Any:

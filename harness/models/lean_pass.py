@@ -92,7 +92,7 @@ def lean_family(model: Any) -> Family | None:
     return family if plain else None
 
 
-def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int) -> Tensor:
+def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int, *, at: Tensor | None = None) -> Tensor:
     """(B, stop - start, d): the trunk's output for the columns from ``start`` on; a pad's is another token's.
 
     Args:
@@ -100,6 +100,8 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int)
         family: of ``lean_family``.
         batch: prompts and responses; columns before ``start`` are the prompt's.
         start, stop: the columns whose output is wanted.
+        at: (B,) long, one token of each row, counted from ``start``: the output is its alone, (B, d), and the last
+            layer asks for nothing else. None: all.
     """
     trunk, layers = model.base_model, family.layers(model.base_model)
     parts = _parts(batch, start, stop)
@@ -109,14 +111,26 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int)
     turned = [family.turned(trunk, rows, part.positions) for part in parts]
     for layer in layers:
         last = layer is layers[-1]
-        found = layer.out(_attended(layer, parts, turned, layer.before(rows), shared=batch.shared, last=last))
-        rows = found + (rows[-sizes[-1] :] if last else rows)
+        asking = at if last else None
+        read_by_all = _attended(layer, parts, turned, layer.before(rows), shared=batch.shared, last=last, at=asking)
+        if last:
+            rows = rows[-sizes[-1] :]
+            rows = rows if at is None else rows[_each(parts[-1].cells.tokens.view(parts[-1].ids.shape), at)]
+        rows = layer.out(read_by_all) + rows
         rows = rows + layer.block(layer.between(rows))
-    return spread(family.norm(trunk)(rows), parts[-1].cells).view(*parts[-1].ids.shape, -1)
+    states = family.norm(trunk)(rows)
+    return spread(states, parts[-1].cells).view(*parts[-1].ids.shape, -1) if at is None else states
 
 
 def _attended(
-    layer: Layer, parts: Sequence[Part], turned: Sequence[Any], rows: Tensor, *, shared: int, last: bool
+    layer: Layer,
+    parts: Sequence[Part],
+    turned: Sequence[Any],
+    rows: Tensor,
+    *,
+    shared: int,
+    last: bool,
+    at: Tensor | None,
 ) -> Tensor:
     """(N, heads · size): what a layer's tokens read, of both parts; in the last layer nothing is asked of the prompt.
 
@@ -127,6 +141,7 @@ def _attended(
         rows: (N, d), the tokens of all parts, normed.
         shared: responses to one prompt.
         last: whether it is the last layer.
+        at: (B,) long, the one token of each response that reads, (B, heads · size) then; None: all do.
     """
     sizes = [part.cells.size for part in parts]
     projected = zip(*(each.tensor_split(sizes[:-1]) for each in layer.project(rows)), strict=True)
@@ -137,11 +152,19 @@ def _attended(
         heads[1] = heads[1][0], keys, values
     if last:
         parts, heads = parts[-1:], heads[-1:]
+    if at is not None:
+        queries, sees = (_each(each.transpose(1, 2), at).unsqueeze(2) for each in (heads[-1][0], parts[-1].sees))
+        return read(layer.attention, queries, heads[-1][1:], sees).flatten(0, 1)
     found = [
         gathered(read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1), part.cells)
         for part, each in zip(parts, heads, strict=True)
     ]
     return torch.cat(found) if len(found) == 2 else found[0]
+
+
+def _each(columns: Tensor, at: Tensor) -> Tensor:
+    """(B, T, …) -> (B, …): one column of each row."""
+    return columns[torch.arange(len(at), device=at.device), at]
 
 
 def _parts(batch: Batch, start: int, stop: int) -> list[Part]:

@@ -111,6 +111,18 @@ def test_each_layer_sees_all_tokens_at_once_and_the_last_the_responses_alone(
     assert seen == [6 + 1 + 3 + 6 + 2 + 5, 3 + 6 + 2 + 5]
 
 
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_for_a_score_the_last_layer_has_one_token_of_each_response(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch, seen = scorer(make()), BATCHES["shared prompts"](), []
+    blocks = [block.mlp for block in (model.transformer.h if make is gpt2 else model.model.layers)]
+    forward = type(blocks[0]).forward
+    monkeypatch.setattr(type(blocks[0]), "forward", lambda self, rows: (seen.append(len(rows)), forward(self, rows))[1])
+    sequence_scores(model, batch)
+    assert seen == [6 + 1 + 3 + 7 + 2 + 5, 4]
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_not_known_goes_through_the_model(name: str) -> None:
     assert lean_family(OTHERS[name]()) is None
@@ -161,7 +173,7 @@ def test_logits_and_the_states_that_they_come_from_are_of_one_pass(
     model, batch, mask = make(), BATCHES["padded"](), BATCHES["padded"]().response_mask
     expected = response_logits(model, batch)
     asked, states_from = [], lean_pass.states_from
-    monkeypatch.setattr(lean_pass, "states_from", lambda *given: (asked.append(1), states_from(*given))[1])
+    monkeypatch.setattr(lean_pass, "states_from", lambda *given, **at: (asked.append(1), states_from(*given, **at))[1])
     logits, states = logits_and_states(model, batch)
     assert len(asked) == 1
     assert torch.equal(logits, expected)

@@ -40,7 +40,7 @@ def test_a_model_whose_layers_alone_say_something_else_is_refused(
     """Whatever else is done in a model's own pass, the one by its layers alone would leave out, everywhere alike."""
     model, states_from = make_model(architecture), lean_pass.states_from
     require_sound(LanguageModel(model, codec))
-    monkeypatch.setattr(lean_pass, "states_from", lambda *given: 1.5 * states_from(*given))
+    monkeypatch.setattr(lean_pass, "states_from", lambda *given, **at: 1.5 * states_from(*given, **at))
     with pytest.raises(UserError, match="whose logprobs move"):
         require_sound(LanguageModel(model, codec))
 
