@@ -10,13 +10,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.fellows import join, leave
-from harness.progress import Progress, Stage
+from harness.progress import PlanRow, Progress, Stage
 
 SAID_EVERY_SECONDS = 0.25
 """How often a stage in the other process tells of its progress at most."""
@@ -93,6 +93,9 @@ class _Relayed(Progress):
     def finished(self, name: str, seconds: float, summary: str = "", cached: bool = False) -> None:
         if not cached:  # the other process says so when it comes there
             self._send("finished", name, seconds, summary)
+
+    def plan(self, rows: Sequence[PlanRow]) -> None:
+        self._send("plan", rows)
 
     def message(self, text: str) -> None:
         self._send("message", text)

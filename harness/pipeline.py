@@ -145,10 +145,12 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     progress.message(f"{config.task.name} · {request.candidate} · seed {config.seed} · {job.hardware.description()}")
     if (caution := job.hardware.caution()) is not None:
         progress.warning(caution)
-    if progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph)):
+    announced = progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph))
+    ahead = _work_ahead(job, graph, runner, announced)
+    if announced and ahead is None:
         progress.plan(plan_rows(job, graph, runner))
     try:
-        with working_ahead(_work_ahead(job, graph, runner), progress):  # it starts up while the data is made
+        with working_ahead(ahead, progress):  # it starts up, and shows the plan, while the data is made
             runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
             if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
                 runner.run(graph.parts["answers"])
@@ -193,10 +195,11 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner) ->
         make_last()
 
 
-def _work_ahead(job: Job, graph: Graph, runner: StageRunner) -> Callable[[Progress], None] | None:
+def _work_ahead(job: Job, graph: Graph, runner: StageRunner, announced: bool) -> Callable[[Progress], None] | None:
     """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made.
 
-    Beside the algorithm, which uses them, it then continues SFT.
+    Beside the algorithm, which uses them, it then continues SFT. Where the plan is to be announced it does that too:
+    seconds of imports, which this process can have while it waits for the data.
     """
     last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
     if job.hardware.workers < 2 or last is None or job.config.rollout.engine == "vllm":  # one is enough
@@ -205,13 +208,15 @@ def _work_ahead(job: Job, graph: Graph, runner: StageRunner) -> Callable[[Progre
     if BESIDE in graph.rows:
         own |= {graph.parts[BESIDE].fingerprint, graph.rows[BESIDE].fingerprint}
     missing = {stage.fingerprint for stage in planned_stages(graph) if runner.cached(stage) is None}
-    return partial(_run_ahead, job.config, last) if missing & own and missing - own else None
+    return partial(_run_ahead, job.config, last, announced) if missing & own and missing - own else None
 
 
-def _run_ahead(config: Config, name: str, progress: Progress) -> None:
+def _run_ahead(config: Config, name: str, announced: bool, progress: Progress) -> None:
     """Make one part of a job and what it needs, then SFT continued and its evaluation where they are asked for."""
     job = make_job(config)
     runner, graph = StageRunner(Path(config.output_dir), progress), build_graph(job)
+    if announced:
+        progress.plan(plan_rows(job, graph, runner))
     runner.run(graph.parts[name])
     if BESIDE in graph.rows:
         runner.run(graph.rows[BESIDE])

@@ -54,15 +54,19 @@ def best_of_n_curve(
     gold = gold_scores(job, repeated, responses)
     if gold:
         series["bon_gold"] = gold["gold"]
-    if judge is not None:
-        texts, _ = job.prompts(examples, judge.codec)
-        series["bon_judge"] = judge.score_texts(
-            [text for text in texts for _ in range(most)], responses, ended=rollout.ended
-        )
     proxy = series["bon_proxy"].reshape(-1, most)
+    chosen_of = {count: np.arange(len(proxy)) * most + proxy[:, :count].argmax(1) for count in counts}
+    if judge is not None:  # of the responses that are some count's best, the others have no place in the curve
+        rows = np.unique(np.concatenate(list(chosen_of.values())))
+        texts, _ = job.prompts(examples, judge.codec)
+        series["bon_judge"] = np.full(len(responses), np.nan)
+        series["bon_judge"][rows] = judge.score_texts(
+            [texts[row // most] for row in rows],
+            [responses[row] for row in rows],
+            ended=[rollout.ended[row] for row in rows],
+        )
     points: list[Point] = []
-    for count in counts:
-        chosen = np.arange(len(proxy)) * most + proxy[:, :count].argmax(1)
+    for count, chosen in chosen_of.items():
         root = math.sqrt(math.log(count) - (count - 1) / count)
         points += [point(name, root, float(values[chosen].mean())) for name, values in series.items()]
     return points

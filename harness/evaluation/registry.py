@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,8 +70,7 @@ def metrics_for(columns: Sequence[str], extra_metrics: Sequence[str] = ()) -> li
             )
     modules = dict.fromkeys(known[column] for column in columns)
     metrics: list[Metric] = [
-        Narrowed(_built_in(module), tuple(column for column in columns if known[column] == module))
-        for module in modules
+        BuiltIn(module, tuple(column for column in columns if known[column] == module)) for module in modules
     ]
     taken = set(columns)
     for name in extra_metrics:
@@ -97,16 +97,22 @@ def metric_identity(name_or_path: str) -> str:
 
 
 @dataclass(slots=True)
-class Narrowed:
-    """A metric of which only some columns are wanted."""
+class BuiltIn:
+    """A built-in metric of which only some columns are wanted."""
 
-    metric: Metric
+    module: str
     columns: tuple[str, ...]
 
     def scored(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Scored]:
         """The wanted columns alone."""
-        scored = self.metric.scored(outputs, references)
+        scored = _scored(self.module, tuple(outputs), tuple(map(tuple, references)))
         return {column: scored[column] for column in self.columns}
+
+
+@lru_cache(maxsize=8)
+def _scored(module: str, outputs: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> Mapping[str, Scored]:
+    """What a built-in metric says: each candidate is compared with the same SFT policy, which was just scored."""
+    return _built_in(module).scored(outputs, references)
 
 
 def _built_in(module: str) -> Metric:

@@ -71,11 +71,13 @@ class Answers(NamedTuple):
         outputs: one response per test prompt.
         prompts: as the row's model read them; None for a row without a model.
         extra: what else its evaluation measured, for the summary.
+        scored: the outputs with their scores, where these are known already.
     """
 
     outputs: Outputs
     prompts: list[str] | None = None
     extra: Mapping[str, Any] = MappingProxyType({})
+    scored: Scored | None = None
 
 
 def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
             answers = _model_answers(workspace, job, row, data, judge)
         outputs = answers.outputs
         bar.update(1)
-        scored = score(job, examples, outputs, judge)
+        scored = answers.scored or score(job, examples, outputs, judge)
         before = Scored.read(workspace.inputs["sft_row"]) if row is None and "sft_row" in workspace.inputs else None
         references = Scored.read(workspace.inputs["references_row"]) if row != "references" else scored
         bar.update(1)
@@ -222,7 +224,7 @@ def _model_answers(
         clusters = _prompt_labels(job, examples)
         best, first = (score(job, examples, each, judge) for each in reranked)
         extra["best_of_n_gain"] = _gain(job, best, first, clusters)
-        return Answers(reranked.best, prompts, extra)
+        return Answers(reranked.best, prompts, extra, best)
     if row == "sft" and job.world is not None:
         extra["gold_bleu_correlation"] = _gold_bleu_correlation(job, policy, examples[:CORRELATION_EXAMPLES], seed)
     return Answers(policy_answers(job, policy, examples, seed=seed), prompts, extra)

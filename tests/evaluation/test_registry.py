@@ -15,6 +15,7 @@ import pytest
 
 import harness.evaluation
 from harness.errors import UserError
+from harness.evaluation import registry
 from harness.evaluation.registry import BUILT_IN, load_metric, metrics_for
 
 WriteModule = Callable[..., str]
@@ -99,6 +100,19 @@ def test_metrics_for_gives_each_column_once_in_order() -> None:
     metrics = metrics_for(["rouge1", "bleu", "rougeLsum", "exact_match"])
     assert [metric.columns for metric in metrics] == [("rouge1", "rougeLsum"), ("bleu",), ("exact_match",)]
     assert list(metrics[0].scored(["cat"], [["cat"]])) == ["rouge1", "rougeLsum"]
+
+
+def test_the_same_texts_are_scored_once_whichever_columns_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, built_in = [], registry._built_in
+    monkeypatch.setattr(registry, "_built_in", lambda module: (asked.append(module), built_in(module))[1])
+    (first,), (second,) = metrics_for(["rougeL"]), metrics_for(["rouge1"])
+    outputs, references = ["the cat sat once"], [["a cat sat once", "no dog"]]
+    scores = [metric.scored(outputs, references) for metric in (first, second, first)]
+    assert asked == ["rouge"]
+    assert [list(each) for each in scores] == [["rougeL"], ["rouge1"], ["rougeL"]]
+    other = first.scored(outputs, [["a cat", "no dog"]])["rougeL"].score()[0]
+    assert other != scores[0]["rougeL"].score()[0]
+    assert asked == ["rouge", "rouge"]
 
 
 def test_a_column_that_is_not_built_in_is_refused() -> None:
