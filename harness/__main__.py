@@ -1,6 +1,6 @@
 """``python -m harness``."""
 
-from harness.cli import main
+from harness.cli import end, main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    end(main())

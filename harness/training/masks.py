@@ -98,10 +98,10 @@ def _pad(sequences: Sequence[Sequence[int]], pad_id: int, width: int | None, *, 
     columns = longest if width is None else width
     if longest > columns:
         raise ValueError(f"a sequence of {longest} tokens does not fit width={columns}")
-    ids = torch.full((len(sequences), columns), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(sequences), columns), dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        filled = slice(columns - len(sequence), columns) if left else slice(0, len(sequence))
-        ids[row, filled] = torch.tensor(list(sequence), dtype=torch.long)
-        mask[row, filled] = True
+    fill = [[pad_id] * (columns - len(sequence)) for sequence in sequences]
+    rows = [[*pads, *ids] if left else [*ids, *pads] for pads, ids in zip(fill, sequences, strict=True)]
+    ids = torch.tensor(rows, dtype=torch.long).view(len(rows), columns)
+    pads = torch.tensor([len(each) for each in fill], dtype=torch.long)[:, None]
+    column = torch.arange(columns)
+    mask = column >= pads if left else column < columns - pads
     return Padded(ids, mask)
