@@ -9,7 +9,7 @@ import platform
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,6 @@ from harness.memory import keep_freed_memory
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
-
-SECONDS_BETWEEN_LOOKS = 0.02
-"""How often a second thread that has no core looks for one."""
 
 
 @contextmanager
@@ -170,8 +167,8 @@ class Hardware:
     def share_out(self, work: Callable[[Item], None], items: Sequence[Item], *, stop: Event | None = None) -> None:
         """``work`` on every item, in two threads for as long as a core is free for the second one.
 
-        Whoever is through with one takes the next: where items are in the order of their size, both take as long. After
-        a failure, or Ctrl-C, no other begins.
+        Whoever is through with one takes the next, so both take about as long; the second begins only beside another.
+        After a failure, or Ctrl-C, no other begins.
 
         Args:
             work: on an item, like the works of ``beside``.
@@ -184,31 +181,35 @@ class Hardware:
             return
         import torch
 
-        each, left, none_left, failed = max(self.threads // self.pieces, 1), deque(items), Event(), stop or Event()
+        each, left, failed = max(self.threads // self.pieces, 1), deque(items), stop or Event()
 
-        @_setting(failed)
-        def take(second: bool) -> None:
-            while left and not failed.is_set():
-                if second and not self.at_once(self.pieces, elsewhere=working_elsewhere()):
-                    none_left.wait(SECONDS_BETWEEN_LOOKS)
-                    continue
+        def is_free() -> bool:
+            return len(left) > 0 and self.at_once(self.pieces, elsewhere=working_elsewhere())
+
+        def taken(wanted: Callable[[], bool]) -> Iterator[Item]:
+            while wanted() and not failed.is_set():
                 try:
                     item = left.popleft()
                 except IndexError:  # the other one was faster
-                    break
+                    return
+                yield item
+
+        @_setting(failed)
+        def help_out() -> None:
+            for item in taken(is_free):
                 work(item)
-            none_left.set()
 
         torch.set_num_threads(each)
         try:
-            if not self.at_once(self.pieces):
-                take(False)
-                return
             pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,))
             with pool as other, _setting(failed):  # Ctrl-C too, while the other one is waited for
-                later = other.submit(take, True)
-                take(False)
-                later.result()
+                later: Future[None] | None = None
+                for item in taken(lambda: True):
+                    if is_free() and (later is None or later.done()):
+                        later = other.submit(help_out)
+                    work(item)
+                if later is not None:
+                    later.result()
         finally:
             torch.set_num_threads(self.threads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,7 @@ def test_all_that_was_said_arrives_and_threads_are_waited_for(status: int, befor
 
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
-    code = "import os; from harness.cli import end; r, w = os.pipe(); os.dup2(w, 1); os.close(r); print('x'); end(1)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = "import os; from harness.cli import end; r, w = os.pipe(); os.dup2(w, 1); os.close(r); print(1); end(1)"
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=buffered)
     assert (done.returncode, done.stderr) == (1, "")
