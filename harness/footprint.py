@@ -122,7 +122,7 @@ def read_copies(shape: Shape, compute: int) -> float:
     return copies(matrices + adapters + shape.vocab_size * shape.width, compute)
 
 
-def activations(shape: Shape, batch: Batch) -> float:
+def activations(shape: Shape, batch: Batch, *, scored: bool = False) -> float:
     """What a forward pass keeps for the gradient.
 
     A layer keeps, of each token, with width d and inner width f: with layer norms 3 d in fp32 (the residual stream
@@ -133,11 +133,18 @@ def activations(shape: Shape, batch: Batch) -> float:
     too, in fp32.
 
     With adapters, a norm whose scale is frozen does not keep what it scaled, and each adapted layer keeps its rank.
+
+    Args:
+        scored: one token of each response is read, for which GPT-2 and Llama ask the last layer for nothing else: of
+            all others it has a norm, keys and values.
     """
     d, c = shape.width, batch.compute
     layer = _layer(shape, c)
     if not shape.encoder_layers:
-        kept = shape.layers * layer * (batch.prompt_tokens + batch.response_tokens)
+        layers = shape.layers * layer
+        if scored and shape.lean:
+            layers += FULL * (4 if shape.rms else 1) * d + c * (d + 2 * shape.keys * (2 if shape.copied else 1)) - layer
+        kept = layers * (batch.prompt_tokens + batch.response_tokens)
         # A shared prompt's keys and values stand before each of its responses.
         again = 2 * shape.keys * batch.rows * batch.prompt * c * shape.layers if batch.shared > 1 else 0
         return float(kept + again + _adapted(shape, batch))

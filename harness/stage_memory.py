@@ -327,7 +327,8 @@ class Memory:
     def _comparison(self, shape: Shape, held: Phase, config: OptimizerConfig, learning: Learning) -> list[Phase]:
         """Updates of a classifier on pairs of responses to one prompt."""
         batch = self.batch(2 * learning.rows, shared=2)
-        forward = {"activations": activations(shape, batch) + self._attended(shape, batch) + dropped(shape, batch)}
+        graph = activations(shape, batch, scored=True) + self._attended(shape, batch) + dropped(shape, batch)
+        forward = {"activations": graph}
         cast = self._copies(shape, shape.scorer_trained, at_once=learning.at_once, output=False)
         return self._trained(shape, held, config, shape.scorer_trained, {**forward, "bf16 copies": cast}, learning)
 

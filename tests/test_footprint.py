@@ -36,7 +36,7 @@ from harness.footprint import (
 )
 from harness.models import kernels
 from harness.models.adapters import Base, add_adapter, dropping, merged, scorer_on, trainable
-from harness.models.forward import make_batch, prompt_cache, response_logits
+from harness.models.forward import make_batch, prompt_cache, response_logits, sequence_scores
 from harness.models.kernels import use_fast_kernels
 from harness.models.loading import LanguageModel
 from harness.models.packed_forward import make_packed, packed_logits
@@ -121,6 +121,22 @@ def kept_bytes(model: Any, forward: Any, compute: int) -> int:
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Autocast casts weights, and attention is in bf16: as it is everywhere but on a CPU."""
     monkeypatch.setattr(kernels, "is_half", lambda *_: False)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@PRECISIONS
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_for_a_score_the_last_layer_keeps_keys_and_values(kind: str, compute: int) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    batch, tokens = Batch(8, 2, 54, compute), make_batch([[5] * 2] * 8, [[6] * 54] * 8, 0)
+    model = causal(kind, 2)
+    model.config.num_labels = 1
+    scorer = use_fast_kernels(AutoModelForSequenceClassification.from_config(model.config).eval())
+    shape = measured(model)
+    saved = kept_bytes(scorer, lambda: sequence_scores(scorer, tokens), compute) - copies(shape.matrices, compute)
+    assert saved == pytest.approx(activations(shape, batch, scored=True), rel=0.15)
+    assert activations(shape, batch, scored=True) < 0.75 * activations(shape, batch)
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
