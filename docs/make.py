@@ -235,7 +235,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "FeedbackConfig": {
         "kind": "`gold`, `metric` or `pairs`.",
-        "samples_per_prompt": "Responses per prompt, two to a comparison; more where prompts are few.",
+        "samples_per_prompt": "Responses per prompt, two to a comparison; more where prompts are few. Where more pairs "
+        "are wanted than there are prompts, four are drawn at a time and matched into two comparisons.",
         "sampling_temperature": "Of those responses.",
         "max_pairs": "Pairs to train on.",
         "heldout_pairs": "Fresh pairs from validation prompts, for the report card.",
@@ -358,7 +359,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "the last digits.",
         "workers": "Stages at a time, each in a process of its own; null: 2 on a CPU of two cores or more whose jobs "
         "run one after the other, else 1. Above 1, PPO's value network learns beside the policy, and halves of other "
-        "batches run beside each other. Results do not depend on it.",
+        "batches run beside each other, while no other stage has the cores. Results do not depend on it.",
     },
     "HubConfig": {
         "push": "Push the models when the job is done. The token is the one of `hf auth login` or HF_TOKEN.",

@@ -103,9 +103,14 @@ def end(status: int) -> NoReturn:
     if threading.active_count() > 1:
         raise SystemExit(status)
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it any more
-            stream.flush()
+    try:
+        with suppress(BrokenPipeError):  # nobody reads it any more
+            sys.stdout.flush()
+    except OSError as error:
+        print(f"what was to be shown could not be written ({error})", file=sys.stderr)
+        status = status or FAILED
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(status)
 
 

@@ -140,7 +140,7 @@ class Hardware:
     def beside(self, *works: Callable[[], Result], stop: Event | None = None) -> list[Result]:
         """The results of independent pieces of work, on a CPU at the same time where it has the cores for it.
 
-        They share this process's threads evenly, whether they run at the same time or not, so that no number depends on
+        Each has half of this process's threads, whether they run at the same time or not, so that no number depends on
         that. What a thread takes from its surroundings (inference mode, autocast) each piece has to say itself.
 
         Args:
@@ -206,6 +206,8 @@ class Hardware:
                 later: Future[None] | None = None
                 for item in taken(lambda: True):
                     if is_free() and (later is None or later.done()):
+                        if later is not None:
+                            later.result()  # it had no core any more, unless it failed
                         later = other.submit(help_out)
                     work(item)
                 if later is not None:

@@ -21,7 +21,7 @@ from harness.hardware import Hardware
 from harness.plan import plan_rows
 from harness.progress import Progress
 from harness.push import push_models, require_account
-from harness.recording import fail, record, refuse, write
+from harness.recording import fail, reason, record, refuse, write
 from harness.request import Request
 from harness.rollouts.engines import require_engine
 from harness.stages import Stage, StageRunner, all_stages
@@ -137,18 +137,20 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     config = request.config
     output_dir = Path(config.output_dir)
     runner = StageRunner(output_dir, progress)
+    stages = {stage.fingerprint: stage for stage in planned_stages(graph)}
+    finished = frozenset(name for name, stage in stages.items() if runner.cached(stage) is not None)
     if config.plan:
-        rows = plan_rows(job, graph, runner)
+        rows = plan_rows(job, graph, finished)
         progress.plan(rows)
         progress.memory(rows)
         return
     progress.message(f"{config.task.name} · {request.candidate} · seed {config.seed} · {job.hardware.description()}")
     if (caution := job.hardware.caution()) is not None:
         progress.warning(caution)
-    announced = progress.mode != "quiet" and any(runner.cached(stage) is None for stage in planned_stages(graph))
-    ahead = _work_ahead(job, graph, runner, announced)
+    announced = progress.mode != "quiet" and len(finished) < len(stages)
+    ahead = _work_ahead(job, graph, finished, announced)
     if announced and ahead is None:
-        progress.plan(plan_rows(job, graph, runner))
+        progress.plan(plan_rows(job, graph, finished))
     try:
         with working_ahead(ahead, progress):  # it starts up, and shows the plan, while the data is made
             runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
@@ -195,11 +197,11 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner) ->
         make_last()
 
 
-def _work_ahead(job: Job, graph: Graph, runner: StageRunner, announced: bool) -> Callable[[Progress], None] | None:
+def _work_ahead(job: Job, graph: Graph, finished: frozenset[str], announced: bool) -> Callable[[Progress], None] | None:
     """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made.
 
     Beside the algorithm, which uses them, it then continues SFT. Where the plan is to be announced it does that too:
-    seconds of imports, which this process can have while it waits for the data.
+    it takes seconds of imports, in which this process makes the data.
     """
     last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
     if job.hardware.workers < 2 or last is None or job.config.rollout.engine == "vllm":  # one is enough
@@ -207,16 +209,28 @@ def _work_ahead(job: Job, graph: Graph, runner: StageRunner, announced: bool) ->
     own = {stage.fingerprint for stage in all_stages(graph.parts[last])}
     if BESIDE in graph.rows:
         own |= {graph.parts[BESIDE].fingerprint, graph.rows[BESIDE].fingerprint}
-    missing = {stage.fingerprint for stage in planned_stages(graph) if runner.cached(stage) is None}
-    return partial(_run_ahead, job.config, last, announced) if missing & own and missing - own else None
+    missing = {stage.fingerprint for stage in planned_stages(graph)} - finished
+    if not (missing & own and missing - own):
+        return None
+    return partial(_run_ahead, job.config, last, finished if announced else None)
 
 
-def _run_ahead(config: Config, name: str, announced: bool, progress: Progress) -> None:
-    """Make one part of a job and what it needs, then SFT continued and its evaluation where they are asked for."""
+def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progress: Progress) -> None:
+    """Make one part of a job and what it needs, then SFT continued and its evaluation where they are asked for.
+
+    Args:
+        config: of the job.
+        name: of the part.
+        finished: the stages that were cached when the job began, for the plan; None: it is not to be shown.
+        progress: shows all of that.
+    """
     job = make_job(config)
     runner, graph = StageRunner(Path(config.output_dir), progress), build_graph(job)
-    if announced:
-        progress.plan(plan_rows(job, graph, runner))
+    if finished is not None:
+        try:
+            progress.plan(plan_rows(job, graph, finished))
+        except Exception as error:  # the work is what it is here for
+            progress.warning(f"no plan can be shown: {reason(error)}")
     runner.run(graph.parts[name])
     if BESIDE in graph.rows:
         runner.run(graph.rows[BESIDE])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from harness.config import Config, LocalDataConfig, ModelConfig, PPOConfig
 from harness.context import Job
@@ -12,27 +12,29 @@ from harness.models.shape import Shape, shape_of
 from harness.needs import loaded_paths, takes_finished_policy
 from harness.progress import PlanRow
 from harness.stage_memory import Memory
-from harness.stages import Stage, StageRunner
+from harness.stages import Stage
 from harness.types import TRAIN_SPLITS
 
 
-def plan_rows(job: Job, graph: Graph, runner: StageRunner) -> list[PlanRow]:
+def plan_rows(job: Job, graph: Graph, finished: Container[str]) -> list[PlanRow]:
     """One row per stage in the order of work. Memory and tokens are upper estimates, from sizes and limits alone.
 
+    Args:
+        job, graph: what would run.
+        finished: fingerprints of the stages that are cached.
     Raises:
         UserError: the configuration of a model that is named cannot be read.
     """
     ordered: dict[str, Stage] = {}
     for stage in planned_stages(graph):
         ordered.setdefault(stage.fingerprint, stage)
-    return [_row(job, stage, runner) for stage in ordered.values()]
+    return [_row(job, stage, stage.fingerprint in finished) for stage in ordered.values()]
 
 
-def _row(job: Job, stage: Stage, runner: StageRunner) -> PlanRow:
+def _row(job: Job, stage: Stage, cached: bool) -> PlanRow:
     name = f"evaluation of {stage.config['row'] or 'candidate'}" if stage.name == "evaluation" else stage.name
     if stage.name == "sft" and "response_passes" in stage.config:
         name = "sft (more)"
-    cached = runner.cached(stage) is not None
     if stage.name == "data":
         return PlanRow(name, stage.fingerprint, cached, None, None, None)
     judge = None if job.config.judge.source == "none" else _shape(job.config, "judge.path", job.config.judge.model)

@@ -39,6 +39,7 @@ def test_what_it_says_is_shown_here(tmp_path: Path) -> None:
     assert int((tmp_path / "done").read_text()) != os.getpid()
     said = screen.getvalue()
     assert "a message" in said
+    assert "0123abcd" in said
     assert "warning: a warning" in said
     assert "+ sft-1234" in said
     assert "data-5678" not in said  # this process tells of a stage that is there, or being made, when it comes to it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,5 +153,23 @@ def test_a_second_process_makes_the_candidates_models_and_then_the_last_row(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(StageRunner, "run", lambda _, stage: asked.append(stage.config.get("row") or stage.name))
-    pipeline._run_ahead(config(f"evaluation.fixed_rows={rows}"), "reward_model", Progress("quiet"))
+    pipeline._run_ahead(config(f"evaluation.fixed_rows={rows}"), "reward_model", None, Progress("quiet"))
     assert asked == made
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_second_process_shows_the_plan_and_works_on_where_it_cannot(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    asked, screen = [], io.StringIO()
+    monkeypatch.setattr(StageRunner, "run", lambda _, stage: asked.append(stage.name))
+    if fails:
+        monkeypatch.setattr(pipeline, "plan_rows", lambda *_: 1 / 0)
+    made, data = config("evaluation.fixed_rows=[]"), graph().parts["data"].fingerprint
+    pipeline._run_ahead(made, "reward_model", frozenset({data}), Progress("plain", stream=screen))
+    said = screen.getvalue()
+    assert ("no plan can be shown: ZeroDivisionError: division by zero" in said) == fails
+    rows = [line.split() for line in said.splitlines()]
+    assert ([row[2] for row in rows if row[:2] == ["data", data]] == ["yes"]) != fails
+    assert any(row[:1] == ["reward_model"] and row[2] == "no" for row in rows) != fails
+    assert asked == ["reward_model"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.evaluation.scored import mean_scored
-from harness.evaluation.statistics import bootstrap, paired_bootstrap
+from harness.evaluation.statistics import Contrast, bootstraps
 from harness.types import Interval, Metric, Outputs, Scored
 
 Row = dict[str, float | str | None]
@@ -59,13 +59,21 @@ def compare(
     for name, (values_before, values_after) in (extra or {}).items():
         first = None if values_before is None else mean_scored(name, values_before, signature="agg:mean")
         _add(pairs, name, first, mean_scored(name, values_after, signature="agg:mean"))
-    seed = int(generator.integers(2**63))
+    has_interval = (len(after.responses) if clusters is None else len(set(clusters))) > 1
+    contrasts: dict[tuple[str, str], Contrast] = {}
+    for name, (scored_before, scored_after) in pairs.items() if has_interval else ():
+        contrasts[name, "after"] = [(1.0, scored_after)]
+        if scored_before is not None:
+            contrasts[name, "change"] = [(1.0, scored_after), (-1.0, scored_before)]
+    drawing: dict[str, Any] = {"clusters": clusters, "resamples": resamples, "confidence": confidence}
+    draws = np.random.default_rng(int(generator.integers(2**63)))
+    intervals = dict(zip(contrasts, bootstraps(list(contrasts.values()), generator=draws, **drawing), strict=True))
     rows, per_example = {}, {}
     for name, (scored_before, scored_after) in pairs.items():
         if len(scored_after.per_example) != len(after.responses):
             raise ValueError(f"{name}: {len(scored_after.per_example)} values for {len(after.responses)} prompts")
-        drawing: dict[str, Any] = {"clusters": clusters, "resamples": resamples, "confidence": confidence}
-        rows[name] = _row(scored_before, scored_after, seed=seed, **drawing)
+        found = intervals.get((name, "change")), intervals.get((name, "after"))
+        rows[name] = _row(scored_before, scored_after, *found)
         per_example[name] = {
             "before": None if scored_before is None else [float(value) for value in scored_before.per_example],
             "after": [float(value) for value in scored_after.per_example],
@@ -90,34 +98,17 @@ def _add(pairs: dict[str, tuple[Scored | None, Scored]], name: str, before: Scor
     pairs[name] = (before, after)
 
 
-def _row(
-    before: Scored | None,
-    after: Scored,
-    *,
-    clusters: Sequence[object] | None,
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> Row:
-    none: tuple[None, None] = (None, None)
-    has_interval = (len(after.per_example) if clusters is None else len(set(clusters))) > 1
-
-    def interval(*scoreds: Scored) -> Interval:
-        method = bootstrap if len(scoreds) == 1 else paired_bootstrap
-        generator = np.random.default_rng(seed)
-        return method(*scoreds, clusters=clusters, resamples=resamples, confidence=confidence, generator=generator)
-
+def _row(before: Scored | None, after: Scored, change: Interval | None, alone: Interval | None) -> Row:
+    """One metric's cells; intervals are None where a single prompt has none, or there is nothing before."""
     value_after = float(after.score()[0])
     value_before = None if before is None else float(before.score()[0])
-    low, high = interval(before, after)[1:] if before is not None and has_interval else none
-    after_low, after_high = interval(after)[1:] if has_interval else none
     return {
         "before": value_before,
         "after": value_after,
         "delta": None if value_before is None else value_after - value_before,
-        "low": low,
-        "high": high,
-        "after_low": after_low,
-        "after_high": after_high,
+        "low": None if change is None else change.low,
+        "high": None if change is None else change.high,
+        "after_low": None if alone is None else alone.low,
+        "after_high": None if alone is None else alone.high,
         "signature": after.signature,
     }

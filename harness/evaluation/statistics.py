@@ -26,6 +26,8 @@ from harness.evaluation.scored import SummedScored, finite, ratio_of_sums
 from harness.types import Interval, Scored
 
 Labels = Sequence[object] | np.ndarray
+Contrast = Sequence[tuple[float, Scored]]
+"""Corpus scores, each with its sign."""
 WEIGHTS_AT_ONCE = 2**21
 """Numbers in a block of resampling weights (16 MiB): memory does not grow with resamples times prompts."""
 
@@ -69,9 +71,9 @@ def bootstrap(
     generator: np.random.Generator,
 ) -> Interval:
     """A corpus score with its interval over prompts; ``clusters`` are those of ``mean_interval``."""
-    return _contrast(
-        [scored], [1.0], clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
-    )
+    return bootstraps(
+        [[(1.0, scored)]], clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
+    )[0]
 
 
 def paired_bootstrap(
@@ -89,34 +91,49 @@ def paired_bootstrap(
 
     Source: Koehn 2004, section 4 (paired bootstrap resampling).
     """
-    return _contrast(
-        [after, before], [1.0, -1.0], clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
-    )
+    contrasts = [[(1.0, after), (-1.0, before)]]
+    return bootstraps(contrasts, clusters=clusters, resamples=resamples, confidence=confidence, generator=generator)[0]
 
 
-def _contrast(
-    scoreds: Sequence[Scored],
-    signs: Sequence[float],
+def bootstraps(
+    contrasts: Sequence[Contrast],
     *,
-    clusters: Labels | None,
-    resamples: int,
-    confidence: float,
+    clusters: Labels | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
     generator: np.random.Generator,
-) -> Interval:
-    """The signed sum of corpus scores with its interval."""
-    groups = _first_seen(clusters, len(scoreds[0].per_example))
+) -> list[Interval]:
+    """Signed sums of corpus scores with their intervals, all on the same resamples; ``clusters`` as above."""
+    scoreds = {id(scored): scored for contrast in contrasts for _, scored in contrast}
+    if not scoreds:
+        return []
+    groups = _first_seen(clusters, len(next(iter(scoreds.values())).per_example))
     size = int(groups.max(initial=-1)) + 1
     if size < 2:
         raise ValueError("an interval needs at least two prompts or clusters")
-    estimate = float(sum(sign * scored.score()[0] for sign, scored in zip(signs, scoreds, strict=True)))
-    plug_in = all(is_plug_in(scored) for scored in scoreds)
-    samples = resample_weights(size, resamples, generator) if plug_in else leave_one_out_weights(size)
-    if clusters is not None:  # an example weighs as much as its cluster
-        samples = (weights[:, groups] for weights in samples)
-    replicates = np.array(signs) @ scores_of_samples(scoreds, samples)
-    if plug_in:
-        return percentile_interval(estimate, replicates, size=size, confidence=confidence)
-    return jackknife_interval(estimate, replicates, confidence=confidence)
+    resampled = {key for key, scored in scoreds.items() if is_plug_in(scored)}
+    on_resamples = [all(id(scored) in resampled for _, scored in contrast) for contrast in contrasts]
+
+    def replicated(plug_in: bool) -> dict[int, np.ndarray]:
+        chosen = [each for each, plug in zip(contrasts, on_resamples, strict=True) if plug == plug_in]
+        wanted = {id(scored): scored for contrast in chosen for _, scored in contrast}
+        if not wanted:
+            return {}
+        samples = resample_weights(size, resamples, generator) if plug_in else leave_one_out_weights(size)
+        if clusters is not None:  # an example weighs as much as its cluster
+            samples = (weights[:, groups] for weights in samples)
+        return dict(zip(wanted, scores_of_samples(list(wanted.values()), samples), strict=True))
+
+    replicates = {plug_in: replicated(plug_in) for plug_in in (True, False)}
+    intervals: list[Interval] = []
+    for contrast, plug_in in zip(contrasts, on_resamples, strict=True):
+        estimate = float(sum(sign * scored.score()[0] for sign, scored in contrast))
+        drawn = np.sum([sign * replicates[plug_in][id(scored)] for sign, scored in contrast], axis=0)
+        if plug_in:
+            intervals.append(percentile_interval(estimate, drawn, size=size, confidence=confidence))
+        else:
+            intervals.append(jackknife_interval(estimate, drawn, confidence=confidence))
+    return intervals
 
 
 def is_plug_in(scored: Scored) -> bool:

@@ -122,8 +122,10 @@ def collect_pairs(
             break
         for size in sorted({size for _, size in now}, reverse=True):
             rows = [row for row, wanted in now if wanted == size]
+            if len(pairs) >= max_pairs:
+                break
             for row, texts, tokens in zip(rows, *respond(rows, attempt, size), strict=True):
-                if len(pairs) == max_pairs:
+                if len(pairs) >= max_pairs:
                     break
                 compared = _compared(annotator, examples[row], texts, tokens)
                 for pair, utilities in compared.informative:
@@ -140,7 +142,7 @@ def collect_pairs(
 
 
 def _slots(rows: int, per_prompt: int, at_once: int, rng: Random) -> list[tuple[int, int]]:
-    """Row numbers, each with how many comparisons to make of it; every row once before any twice."""
+    """Row numbers, each with how many comparisons to make of it at once; every row comes once before any twice."""
     sizes = [at_once] * (per_prompt // at_once) + ([per_prompt % at_once] if per_prompt % at_once else [])
     return [(row, size) for size in sizes for row in rng.sample(range(rows), rows)]
 

@@ -31,7 +31,8 @@ from harness.types import Example, PairExample
 
 VERSION = 7
 COMPARISONS = 2
-"""Comparisons of one prompt at a time: four responses share its computation, and fewer comparisons are ties."""
+"""Comparisons of one prompt at a time, where there are fewer prompts than pairs are wanted: four responses share its
+computation, and fewer comparisons are ties. Else each pair has a prompt of its own."""
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def sample_pairs(
         per_prompt=max(config.samples_per_prompt // 2, math.ceil(max_pairs / max(len(examples), 1))),
         max_pairs=max_pairs,
         attempts=config.max_attempts,
-        at_once=COMPARISONS,
+        at_once=COMPARISONS if max_pairs > len(examples) else 1,
         advance=bar.update,
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from harness.models.kernels import is_half
 from harness.models.lean_step import goes_by_its_layers, read
 from harness.models.real_tokens import Cells, cells, gathered, spread
 from harness.training.masks import position_ids
@@ -154,7 +155,10 @@ def _attended(
         parts, heads = parts[-1:], heads[-1:]
     if at is not None:
         queries, sees = (_each(each.transpose(1, 2), at).unsqueeze(2) for each in (heads[-1][0], parts[-1].sees))
-        return read(layer.attention, queries, heads[-1][1:], sees).flatten(0, 1)
+        keys, values = heads[-1][1:]
+        if is_half(queries):  # a single query is read in the precision of its keys
+            keys, values = keys.float(), values.float()
+        return read(layer.attention, queries, (keys, values), sees).flatten(0, 1)
     found = [
         gathered(read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1), part.cells)
         for part, each in zip(parts, heads, strict=True)

@@ -103,6 +103,7 @@ def test_metrics_for_gives_each_column_once_in_order() -> None:
 
 
 def test_the_same_texts_are_scored_once_whichever_columns_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry._scored.cache_clear()
     asked, built_in = [], registry._built_in
     monkeypatch.setattr(registry, "_built_in", lambda module: (asked.append(module), built_in(module))[1])
     (first,), (second,) = metrics_for(["rougeL"]), metrics_for(["rouge1"])

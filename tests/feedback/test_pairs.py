@@ -172,6 +172,18 @@ def test_a_comparison_of_two_that_tells_nothing_is_tried_again_alone():
     assert Counter(pair.chosen for pair in collected.pairs) == {"c 2": 5, "e 4": 5}
 
 
+def test_enough_is_enough_also_where_two_pairs_come_at_once():
+    """Three prompts give two pairs each, of which the last is one too many; what follows counts for nothing."""
+    policy = Policy(lambda row, _: ("a 1", "b 2", "c 3", "d 4"))
+    first = collect(policy, count=9, at_once=2, per_prompt=2, max_pairs=5)
+    assert first.counts() == {"pairs": 5, "equal_tokens": 0, "equal_value": 0}
+    (_, order), *_ = policy.rounds
+    mixed = Policy(lambda row, _: ("a 1", "b 2", "c 3", "d 4") if order.index(row) < 3 else ("a 1", "b 1") * 2)
+    assert collect(mixed, count=9, at_once=2, per_prompt=2, max_pairs=5).counts() == first.counts()
+    assert mixed.rounds == [(0, order)]
+    assert len(order) == 4
+
+
 def test_an_odd_number_of_comparisons_leaves_one_to_be_made_alone():
     four_or_two = {2: ("a 1", "b 2", "c 3", "d 4"), 1: ("e 5", "f 6")}
     policy = Policy(lambda row, time: four_or_two[2 if time == 0 else 1])

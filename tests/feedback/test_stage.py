@@ -116,3 +116,7 @@ def test_samples_of_the_policy_are_compared_and_their_tokens_are_kept(make_lm, c
             assert codec.decode([tokens]) == [text], "the tokens are those that were sampled"
             assert 1 <= len(tokens) <= 6
     assert run(10).pairs == collected.pairs
+    seeds.clear()
+    assert len({pair.id for pair in run(4).pairs}) == 4, "as many prompts as pairs: each has its own"
+    assert {"train/labels", "train/0/1"} <= set(seeds)
+    assert not any(seed.endswith("/2") for seed in seeds)

@@ -121,14 +121,11 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
     from harness.hub import resolve_commit
     from harness.pipeline import make_job
     from harness.plan import plan_rows
-    from harness.progress import Progress
-    from harness.stages import StageRunner
 
     resolve_commit.cache_clear()
     made = composed(config["typed"])
     job = make_job(made)
-    runner = StageRunner(Path(made.output_dir), Progress("quiet"))
-    return {"rows": [row._asdict() for row in plan_rows(job, build_graph(job), runner)]}
+    return {"rows": [row._asdict() for row in plan_rows(job, build_graph(job), ())]}
 
 
 def rows(config: dict[str, Any]) -> dict[str, Any]:

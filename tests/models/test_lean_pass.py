@@ -15,6 +15,7 @@ from harness.config import LoraConfig
 from harness.models import lean_pass
 from harness.models.adapters import Base, add_adapter, dropping, trainable
 from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, sequence_scores, token_values
+from harness.models.kernels import use_fast_kernels
 from harness.models.lean_pass import lean_family
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14]]
@@ -74,6 +75,26 @@ def test_so_are_a_classifiers_scores_and_values(
     mask = batch.response_mask if ask is token_values else None
     for ours, theirs in zip(*both_ways(monkeypatch, scorer(make()), batch, ask, mask), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_in_bf16_a_score_and_its_gradient_are_those_of_two_passes(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    seen, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def note(query: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        seen.append(query.dtype)
+        return attention(query, *given, **named)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        ways = both_ways(monkeypatch, use_fast_kernels(scorer(make())), BATCHES["padded"](), sequence_scores, None)
+        for ours, theirs in zip(*ways, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.02 * float(theirs.abs().max()))
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+        sequence_scores(use_fast_kernels(scorer(make())), BATCHES["padded"]())
+    assert set(seen) == {torch.float32}
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])

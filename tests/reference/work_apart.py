@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from harness.fellows import at_work
-from harness.progress import Progress
+from harness.progress import PlanRow, Progress
 
 DEADLINE_SECONDS = 60.0
 
@@ -32,6 +32,7 @@ def shows(folder: Path, progress: Progress) -> None:
         bar.update(3, loss=1.5)
         time.sleep(0.3)
         bar.update(7, loss=0.5)
+    progress.plan([PlanRow("reward_model", "0123abcd", False, 1000, 2.0, None)])
     progress.message("a message")
     progress.warning("a warning")
     progress.finished("sft-1234", 2.0, "loss 0.5")
