@@ -201,6 +201,10 @@ class Hardware:
 
         torch.set_num_threads(each)
         try:
+            if not self.at_once(self.pieces):
+                for item in taken(lambda: True):
+                    work(item)
+                return
             pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,))
             with pool as other, _setting(failed):  # Ctrl-C too, while the other one is waited for
                 later: Future[None] | None = None
