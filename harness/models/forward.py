@@ -165,9 +165,7 @@ def _after_prompt(
         stop: columns from here on are left out; None: none.
         at: (B,) long, the one column of each row that is wanted, counted from the first: (B, …) then.
     """
-    import torch
-
-    from harness.models.lean_pass import lean_family, states_from
+    from harness.models.lean_pass import lean_family, one_of_each, states_from
 
     start = _start(batch)
     if (family := lean_family(model)) is not None:
@@ -183,7 +181,7 @@ def _after_prompt(
         past_key_values=cache,
         use_cache=True,
     )[0]
-    return out if at is None else out[torch.arange(len(at), device=at.device), at]
+    return out if at is None else one_of_each(out, at)
 
 
 def prompt_cache(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, *, shared: int = 1) -> Any:

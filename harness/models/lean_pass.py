@@ -116,7 +116,7 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int,
         read_by_all = _attended(layer, parts, turned, layer.before(rows), shared=batch.shared, last=last, at=asking)
         if last:
             rows = rows[-sizes[-1] :]
-            rows = rows if at is None else rows[_each(parts[-1].cells.tokens.view(parts[-1].ids.shape), at)]
+            rows = rows if at is None else rows[one_of_each(parts[-1].cells.tokens.view(parts[-1].ids.shape), at)]
         rows = layer.out(read_by_all) + rows
         rows = rows + layer.block(layer.between(rows))
     states = family.norm(trunk)(rows)
@@ -154,7 +154,7 @@ def _attended(
     if last:
         parts, heads = parts[-1:], heads[-1:]
     if at is not None:
-        queries, sees = (_each(each.transpose(1, 2), at).unsqueeze(2) for each in (heads[-1][0], parts[-1].sees))
+        queries, sees = (one_of_each(each.transpose(1, 2), at).unsqueeze(2) for each in (heads[-1][0], parts[-1].sees))
         keys, values = heads[-1][1:]
         if is_half(queries):  # a single query is read in the precision of its keys
             keys, values = keys.float(), values.float()
@@ -166,7 +166,7 @@ def _attended(
     return torch.cat(found) if len(found) == 2 else found[0]
 
 
-def _each(columns: Tensor, at: Tensor) -> Tensor:
+def one_of_each(columns: Tensor, at: Tensor) -> Tensor:
     """(B, T, …) -> (B, …): one column of each row."""
     return columns[torch.arange(len(at), device=at.device), at]
 
