@@ -394,8 +394,8 @@ class EvaluationConfig:
 
 @dataclass
 class HardwareConfig:
-    """Where it runs. ``precision=auto``: fp32 on a CPU, bf16 autocast on CUDA. A CPU with AVX512-BF16 took
-    0.8 of the time in bf16 (docs/performance.md), which rounds more: gates allow for that, and refuse what goes beyond.
+    """Where it runs. ``precision=auto``: bf16 autocast on CUDA and on a CPU with instructions for it (AVX512-BF16,
+    AMX), else fp32; weights are fp32 in both. bf16 rounds more: gates allow for that, and refuse what goes beyond.
 
     ``workers``: how many stages may run at a time, each in a process of its own; null: two on a CPU with two cores or
     more whose jobs run one after the other, else one. ``threads``: of each; null: half of the cores on a CPU, so that

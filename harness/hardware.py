@@ -61,6 +61,8 @@ def batches(rows: Sequence[Item], most: int, *, pieces: int, group: int = 1) -> 
 
 AMD_IN_ONE_STEP = 26
 """The family of AMD's processors (Zen 5) from which on servers compute 512 bits in one step; before, in two of 256."""
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""What Linux calls the instructions for products in bf16."""
 
 
 @functools.cache
@@ -73,6 +75,12 @@ def prefers_onednn() -> bool:
 
     has = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return has and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _amd_family() >= AMD_IN_ONE_STEP
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for products in bf16 (AVX512-BF16 or AMX), which take less time than fp32."""
+    return not BF16_FLAGS.isdisjoint(_processor().split())
 
 
 def _amd_family() -> int:
@@ -118,10 +126,9 @@ class Hardware:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError("hardware.device", device, "needs a GPU that torch can see", "set it to cpu or auto")
-        precision = config.precision
+        on_cpu, precision = device == "cpu", config.precision
         if precision == "auto":
-            precision = "bf16" if device.startswith("cuda") else "fp32"
-        on_cpu = device == "cpu"
+            precision = "bf16" if not on_cpu or multiplies_bf16() else "fp32"
         if on_cpu:
             keep_freed_memory()
         threads = config.threads or max(cores() // (2 if on_cpu else 1), 1)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from harness import fellows
 from harness import hardware as module
-from harness.hardware import Hardware, batches, prefers_onednn
+from harness.config import HardwareConfig
+from harness.hardware import Hardware, batches, multiplies_bf16, prefers_onednn
 
 AMD, INTEL = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "vendor_id\t: GenuineIntel\ncpu family\t: 6\n"
 ZEN_4 = AMD.replace("26", "25")
@@ -30,11 +31,15 @@ def processor(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
         monkeypatch.setattr(module, "_processor", lambda: maker)
         monkeypatch.setattr(module.platform, "machine", lambda: machine)
+        forget()
+
+    def forget() -> None:
         prefers_onednn.cache_clear()
+        multiplies_bf16.cache_clear()
 
     yield be
     monkeypatch.undo()
-    prefers_onednn.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,26 @@ def test_bf16_that_would_be_emulated_is_cautioned_against(processor, hardware, c
     found = hardware.caution()
     assert (found is not None) == cautioned
     assert found is None or found.startswith("hardware.precision=bf16: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fma avx2 avx512f avx512_bf16 avx512_vbmi2", "bf16"),
+        ("avx512f amx_bf16 amx_tile", "bf16"),
+        ("fma avx2 avx512f avx512_vnni", "fp32"),
+        ("fma avx2", "fp32"),
+    ],
+)
+def test_precision_is_half_by_default_where_the_processor_has_products_in_it(processor, flags, expected):
+    threads = torch.get_num_threads()
+    processor("AVX512", f"{ZEN_4}flags\t\t: {flags}\n")
+    try:
+        assert Hardware.resolve(HardwareConfig(device="cpu")).precision == expected
+        assert Hardware.resolve(HardwareConfig(device="cpu", precision="fp32")).precision == "fp32"
+        assert Hardware.resolve(HardwareConfig(device="cpu", precision="bf16")).precision == "bf16"
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_processors_maker_is_read_from_the_system():

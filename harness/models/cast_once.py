@@ -54,13 +54,14 @@ def cast_once(model: Any, precision: str, *, keep: bool = False) -> Iterator[Non
 
 
 def _linear_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Those whose products autocast computes in bf16; quantised layers and others' are none."""
+    """Those whose products are in bf16 under autocast: no quantised ones, no others', and no heads' (``read_head``)."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    from harness.models.heads import HEADS
     from harness.models.kernels import FAST
 
     kinds = {nn.Linear, Conv1D, *FAST.values()}
     for name, module in model.named_modules():
-        if type(module) in kinds:
+        if type(module) in kinds and not set(HEADS) & set(name.split(".")):
             yield name, module

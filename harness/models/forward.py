@@ -112,7 +112,7 @@ def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
     """
     import torch
 
-    from harness.models.heads import score_head
+    from harness.models.heads import read_head, score_head
 
     if model.config.is_encoder_decoder:
         pooled = encoder_decoder.last_states(model, batch)
@@ -121,8 +121,7 @@ def sequence_scores(model: Any, batch: Batch) -> torch.Tensor:
         columns = torch.arange(mask.shape[1], device=mask.device)
         last = (columns * mask).argmax(-1)  # the prompt's last column where the response is empty
         pooled = _after_prompt(model, model.base_model, batch, at=last)
-    scores: torch.Tensor = score_head(model)(pooled).squeeze(-1).float()
-    return scores - float(getattr(model.config, "reward_shift", 0.0))
+    return read_head(score_head(model), pooled) - float(getattr(model.config, "reward_shift", 0.0))
 
 
 def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
@@ -133,15 +132,14 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
         batch: prompts and responses.
         head: a linear layer from hidden states to one number, on ``model``'s trunk.
     """
-    from harness.models.heads import score_head
+    from harness.models.heads import read_head, score_head
 
     if model.config.is_encoder_decoder:
         before = encoder_decoder.states_before(model, batch)
     else:
         size = batch.response_mask.shape[1]
         before = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
-    values: torch.Tensor = (head if head is not None else score_head(model))(before).squeeze(-1).float()
-    return values
+    return read_head(head if head is not None else score_head(model), before)
 
 
 def _start(batch: Batch) -> int:

@@ -1,11 +1,14 @@
-"""The part of a classifier that turns a hidden state into a score: found, and drawn anew."""
+"""The part of a classifier that turns a hidden state into a score: found, read in full precision, and drawn anew."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 HEADS = ("score", "classification_head")
 """What classifiers call the part that turns the last token's hidden state into a score: causal ones and ours; BART's
@@ -19,6 +22,23 @@ def score_head(model: Any) -> Any:
             return getattr(model, name)
     remedy = "use a GPT-2, Llama, Qwen, NeoX, T5, BART or Marian model"
     raise UserError("model.name", type(model).__name__, "has no score head that we know", remedy)
+
+
+def read_head(head: Any, states: torch.Tensor) -> torch.Tensor:
+    """(…, H) -> (…) float32: what a head of one output makes of each state, in full precision under autocast too.
+
+    Two scores, or two values, are told apart by what a number in bf16 has no digits for.
+
+    Args:
+        head: of ``score_head``, or a linear layer.
+        states: the trunk's output.
+    """
+    import torch
+
+    kind = next(head.parameters()).dtype  # a quantised trunk's head may be in half precision
+    with torch.autocast(states.device.type, enabled=False):
+        found: torch.Tensor = head(states.to(kind)).squeeze(-1).float()
+    return found
 
 
 def head_layers(model: Any) -> list[Any]:

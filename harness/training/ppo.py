@@ -26,6 +26,7 @@ from harness.memory import peak_memory_mb
 from harness.models.adapters import trainable, twin
 from harness.models.cast_once import cast_once
 from harness.models.forward import Batch, logits_and_states, make_batch, response_logits, token_values
+from harness.models.heads import read_head
 from harness.rollouts.sampler import sample
 from harness.training import gates
 from harness.training.advantages import explained_variance, gae, whiten
@@ -332,7 +333,7 @@ class PPO:
         def joint(piece: Experience, denominator: torch.Tensor) -> Measured:
             with setup.hardware.autocast():
                 logits, states = logits_and_states(state.policy, piece.batch)
-                values = state.value_head(states).squeeze(-1).float()
+                values = read_head(state.value_head, states)
             ours = self._policy_loss(setup, piece, denominator, logits)
             theirs = self._value_loss(piece, denominator, values.masked_fill(~piece.batch.response_mask, 0.0))
             return Measured(ours.loss + theirs.loss, ours.metrics | theirs.metrics)

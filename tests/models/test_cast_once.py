@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 
 from harness.models.cast_once import cast_once
+from harness.models.heads import read_head, score_head
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
 
@@ -39,6 +41,23 @@ def test_logits_are_those_of_autocast(make_model: Callable[..., Any], architectu
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     tied = model.config.tie_word_embeddings
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_head_is_read_in_full_precision(make_scorer: Callable[..., Any], architecture: str) -> None:
+    """Nearly equal scores stay apart: bf16 would have 1/128 between numbers above 1."""
+    model = make_scorer(architecture, width=32)[0]
+    head, states = score_head(model), 1 + torch.rand(64, 32)
+    expected = (states.double() @ head.weight[0].double()).float()
+    for inside in (nullcontext(), cast_once(model, "bf16")):
+        with inside, torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            found = read_head(head, states)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    grown = states.bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        read_head(head, grown).sum().backward()
+    torch.testing.assert_close(grown.grad, head.weight.detach().bfloat16().expand_as(grown))
 
 
 def test_kept_copies_stay_where_they_are(make_model: Callable[..., Any]) -> None:
