@@ -17,14 +17,12 @@ PHASES = ("rollout", "scoring", "update")
 
 def load() -> Mapping[str, Prepare]:
     """Import what the stages run on."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: F401
 
     import harness.training.language_model
     import harness.training.ppo
     import harness.training.preferences  # noqa: F401
 
-    torch.set_num_threads(int(os.environ["HARNESS_BENCHMARK_THREADS"]))
     return {"sft": sft, "reward_model": reward_model, "ppo": ppo}
 
 

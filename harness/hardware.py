@@ -132,8 +132,9 @@ class Hardware:
         if on_cpu:
             keep_freed_memory()
         threads = config.threads or max(cores() // (2 if on_cpu else 1), 1)
-        torch.set_num_threads(threads)
-        return cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))
+        resolved = cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))
+        torch.set_num_threads(resolved.threads_each)
+        return resolved
 
     def autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -171,6 +172,12 @@ class Hardware:
         """
         return 2 if self.device == "cpu" else 1
 
+    @property
+    def threads_each(self) -> int:
+        """The threads of each piece. On a CPU torch has no more beside the pieces either: a team of more would go on
+        waiting busily for its next work, on the core that the next piece needs."""
+        return max(self.threads // self.pieces, 1)
+
     def share_out(self, work: Callable[[Item], None], items: Sequence[Item], *, stop: Event | None = None) -> None:
         """``work`` on every item, in two threads for as long as a core is free for the second one.
 
@@ -188,7 +195,7 @@ class Hardware:
             return
         import torch
 
-        each, left, failed = max(self.threads // self.pieces, 1), deque(items), stop or Event()
+        each, left, failed = self.threads_each, deque(items), stop or Event()
 
         def is_free() -> bool:
             return len(left) > 0 and self.at_once(self.pieces, elsewhere=working_elsewhere())
@@ -206,6 +213,7 @@ class Hardware:
             for item in taken(is_free):
                 work(item)
 
+        before = torch.get_num_threads()
         torch.set_num_threads(each)
         try:
             if not self.at_once(self.pieces):
@@ -224,7 +232,7 @@ class Hardware:
                 if later is not None:
                     later.result()
         finally:
-            torch.set_num_threads(self.threads)
+            torch.set_num_threads(before)
 
     def at_once(self, count: int, *, elsewhere: int = 0) -> bool:
         """Whether there are cores for so many pieces of work at the same time, with fellows at work ``elsewhere``."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from harness.models.kernels import is_half
+from harness.models.kernels import is_half, more_rows
 from harness.models.lean_step import goes_by_its_layers, read
 from harness.models.real_tokens import Cells, cells, gathered, spread
+from harness.models.token_heads import Columns, Heads, Layout, Sizes, to_heads, to_rows
 from harness.training.masks import position_ids
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ class Layer(NamedTuple):
 
     Args:
         before: the norm before attention.
-        project: (N, d) -> queries, keys and values, (N, heads · size) each.
+        project: (N, d) -> (N, heads · size): queries, keys and values, one after the other.
+        sizes: of the heads.
         attention: the module, which attention functions ask for its settings.
         out: the linear layer after attention.
         between: the norm before the feed-forward block.
@@ -36,7 +38,8 @@ class Layer(NamedTuple):
     """
 
     before: nn.Module
-    project: Callable[[Tensor], Sequence[Tensor]]
+    project: Callable[[Tensor], Tensor]
+    sizes: Sizes
     attention: Any
     out: nn.Module
     between: nn.Module
@@ -48,15 +51,13 @@ class Family(NamedTuple):
 
     Args:
         embed: trunk, ids and positions (N,) -> (N, d).
-        layers: of the trunk.
-        turned: trunk, states, positions (B, T) -> what queries and keys are turned by; None: they are not.
+        layers: of the trunk, for states (N, d), whose positions come in parts, one after the other.
         norm: of the trunk, after its layers.
         dropouts: of the trunk, those that no layer's own modules make.
     """
 
     embed: Callable[[Any, Tensor, Tensor], Tensor]
-    layers: Callable[[Any], list[Layer]]
-    turned: Callable[[Any, Tensor, Tensor], Any]
+    layers: Callable[[Any, Tensor, Sequence[Tensor]], list[Layer]]
     norm: Callable[[Any], nn.Module]
     dropouts: Callable[[Any], Sequence[nn.Dropout]]
 
@@ -75,9 +76,10 @@ class Part(NamedTuple):
     sees: Tensor
     cells: Cells
 
-
-Heads = tuple[Tensor, Tensor, Tensor]
-"""Queries, keys and values: (B, heads, T, size), (B, heads, K, size) twice."""
+    @property
+    def columns(self) -> Columns:
+        rows, columns = self.ids.shape
+        return Columns(rows, columns, self.cells)
 
 
 def lean_family(model: Any) -> Family | None:
@@ -104,66 +106,51 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int,
         at: (B,) long, one token of each row, counted from ``start``: the output is its alone, (B, d), and the last
             layer asks for nothing else. None: all.
     """
-    trunk, layers = model.base_model, family.layers(model.base_model)
-    parts = _parts(batch, start, stop)
-    ids = torch.cat([gathered(part.ids.flatten(), part.cells) for part in parts])
-    positions = torch.cat([gathered(part.positions.flatten(), part.cells) for part in parts])
-    rows, sizes = family.embed(trunk, ids, positions), [part.cells.size for part in parts]
-    turned = [family.turned(trunk, rows, part.positions) for part in parts]
+    trunk, half = model.base_model, is_half(next(model.base_model.parameters()))
+    *prompts, rest = parts = _parts(batch, start, stop)
+    layout = Layout(prompts[0].columns if prompts else None, rest.columns, batch.shared)
+    spare = more_rows(layout.stop) - layout.stop if half else 0
+    positions = _of_tokens(parts, [part.positions for part in parts], spare)
+    rows = family.embed(trunk, _of_tokens(parts, [part.ids for part in parts], spare), positions)
+    *layers, last = family.layers(trunk, rows, [each for each in positions.tensor_split([layout.start]) if len(each)])
+
+    def heads(layer: Layer, **asking: Any) -> list[Heads]:
+        projected = layer.project(layer.before(rows))
+        kind = torch.float32 if half else projected.dtype
+        return to_heads(projected, layout, layer.sizes, kind=kind, **asking)
+
     for layer in layers:
-        last = layer is layers[-1]
-        asking = at if last else None
-        read_by_all = _attended(layer, parts, turned, layer.before(rows), shared=batch.shared, last=last, at=asking)
-        if last:
-            rows = rows[-sizes[-1] :]
-            rows = rows if at is None else rows[one_of_each(parts[-1].cells.tokens.view(parts[-1].ids.shape), at)]
-        rows = layer.out(read_by_all) + rows
-        rows = rows + layer.block(layer.between(rows))
-    states = family.norm(trunk)(rows)
-    return spread(states, parts[-1].cells).view(*parts[-1].ids.shape, -1) if at is None else states
-
-
-def _attended(
-    layer: Layer,
-    parts: Sequence[Part],
-    turned: Sequence[Any],
-    rows: Tensor,
-    *,
-    shared: int,
-    last: bool,
-    at: Tensor | None,
-) -> Tensor:
-    """(N, heads · size): what a layer's tokens read, of both parts; in the last layer nothing is asked of the prompt.
-
-    Args:
-        layer: whose attention.
-        parts: prompts and responses, or one of them.
-        turned: by what each part's queries and keys are.
-        rows: (N, d), the tokens of all parts, normed.
-        shared: responses to one prompt.
-        last: whether it is the last layer.
-        at: (B,) long, the one token of each response that reads, (B, heads · size) then; None: all do.
-    """
-    sizes = [part.cells.size for part in parts]
-    projected = zip(*(each.tensor_split(sizes[:-1]) for each in layer.project(rows)), strict=True)
-    heads = [_heads(layer, *each) for each in zip(parts, turned, projected, strict=True)]
-    if len(heads) == 2:  # responses see their prompts too
-        prompts = (each.repeat_interleave(shared, 0) if shared > 1 else each for each in heads[0][1:])
-        keys, values = (torch.cat(both, 2) for both in zip(prompts, heads[1][1:], strict=True))
-        heads[1] = heads[1][0], keys, values
-    if last:
-        parts, heads = parts[-1:], heads[-1:]
+        given = zip(heads(layer), parts, strict=True)
+        read_by_all = to_rows(
+            [read(layer.attention, *each, part.sees) for each, part in given], [part.cells for part in parts], spare
+        )
+        rows = _after_attention(layer, rows, read_by_all)
     if at is not None:
-        queries, sees = (one_of_each(each.transpose(1, 2), at).unsqueeze(2) for each in (heads[-1][0], parts[-1].sees))
-        keys, values = heads[-1][1:]
-        if is_half(queries):  # a single query is read in the precision of its keys
-            keys, values = keys.float(), values.float()
-        return read(layer.attention, queries, (keys, values), sees).flatten(0, 1)
-    found = [
-        gathered(read(layer.attention, each[0], each[1:], part.sees).flatten(0, 1), part.cells)
-        for part, each in zip(parts, heads, strict=True)
-    ]
-    return torch.cat(found) if len(found) == 2 else found[0]
+        at_rows = layout.start + one_of_each(rest.cells.tokens.view(rest.ids.shape), at)
+        sees = one_of_each(rest.sees.transpose(1, 2), at).unsqueeze(2)
+        (alone,) = heads(last, last=True, at=at_rows)
+        rows = _after_attention(last, rows[at_rows], read(last.attention, *alone, sees).flatten(0, 1))
+        states: Tensor = family.norm(trunk)(rows)
+        return states
+    spare = more_rows(rest.cells.size) - rest.cells.size if half else 0
+    (responses,) = heads(last, last=True)
+    read_by_all = to_rows([read(last.attention, *responses, rest.sees)], [rest.cells], spare)
+    rows = nn.functional.pad(rows[layout.start : layout.stop], (0, 0, 0, spare))
+    states = family.norm(trunk)(_after_attention(last, rows, read_by_all))
+    return spread(states[: rest.cells.size], rest.cells).view(*rest.ids.shape, -1)
+
+
+def _of_tokens(parts: Sequence[Part], numbers: Sequence[Tensor], spare: int) -> Tensor:
+    """(N,): of (B, T) numbers of each part those of its tokens, then so many zeros."""
+    found = [gathered(each.flatten(), part.cells) for each, part in zip(numbers, parts, strict=True)]
+    return torch.cat([*found, found[0].new_zeros(spare)])
+
+
+def _after_attention(layer: Layer, rows: Tensor, found: Tensor) -> Tensor:
+    """(N, d): what a layer makes of its tokens, which have read (N, heads · size)."""
+    rows = layer.out(found) + rows
+    done: Tensor = rows + layer.block(layer.between(rows))
+    return done
 
 
 def one_of_each(columns: Tensor, at: Tensor) -> Tensor:
@@ -196,26 +183,11 @@ def _sees(mask: Tensor, start: int) -> Tensor:
     return (columns <= own) & mask[:, None, None] | (columns == own)
 
 
-def _heads(layer: Layer, part: Part, turned: Any, projected: Sequence[Tensor]) -> Heads:
-    """(N, heads · size) of each -> (B, heads, T, size); queries and keys are turned."""
-    shape = (*part.ids.shape, -1, layer.attention.head_dim)
-    queries, keys, values = (spread(each, part.cells).view(shape).transpose(1, 2) for each in projected)
-    if turned is not None:
-        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-        queries, keys = apply_rotary_pos_emb(queries, keys, *turned)
-    return queries, keys, values
-
-
-def _gpt2_layers(trunk: Any) -> list[Layer]:
+def _gpt2_layers(trunk: Any, states: Tensor, positions: Sequence[Tensor]) -> list[Layer]:
     def layer(block: Any) -> Layer:
         attention = block.attn
-
-        def project(rows: Tensor) -> Sequence[Tensor]:
-            found: Sequence[Tensor] = attention.c_attn(rows).split(attention.split_size, dim=-1)
-            return found
-
-        return Layer(block.ln_1, project, attention, attention.c_proj, block.ln_2, block.mlp)
+        sizes = Sizes(attention.num_heads, attention.num_heads, attention.head_dim)
+        return Layer(block.ln_1, attention.c_attn, sizes, attention, attention.c_proj, block.ln_2, block.mlp)
 
     return [layer(block) for block in trunk.h]
 
@@ -225,16 +197,26 @@ def _gpt2_dropouts(trunk: Any) -> list[nn.Dropout]:
     return [trunk.drop, *(drop for each in attentions for drop in (each.attn_dropout, each.resid_dropout))]
 
 
-def _llama_layers(trunk: Any) -> list[Layer]:
+def _llama_layers(trunk: Any, states: Tensor, positions: Sequence[Tensor]) -> list[Layer]:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    # Each token is a row of one column. A rule of turning that looks for the last position does so in each part.
+    parts = (trunk.rotary_emb(states, position_ids=part[:, None]) for part in positions)
+    turns = [torch.cat(each) for each in zip(*parts, strict=True)]
+
     def layer(block: Any) -> Layer:
         attention = block.self_attn
+        sizes = Sizes(attention.config.num_attention_heads, attention.config.num_key_value_heads, attention.head_dim)
 
-        def project(rows: Tensor) -> Sequence[Tensor]:
-            return attention.q_proj(rows), attention.k_proj(rows), attention.v_proj(rows)
+        def project(rows: Tensor) -> Tensor:
+            queries, keys = (
+                weights(rows).view(len(rows), -1, 1, sizes.size) for weights in (attention.q_proj, attention.k_proj)
+            )
+            turned = apply_rotary_pos_emb(queries, keys, *turns)
+            return torch.cat([*(each.flatten(1) for each in turned), attention.v_proj(rows)], 1)
 
-        return Layer(
-            block.input_layernorm, project, attention, attention.o_proj, block.post_attention_layernorm, block.mlp
-        )
+        norms = block.input_layernorm, block.post_attention_layernorm
+        return Layer(norms[0], project, sizes, attention, attention.o_proj, norms[1], block.mlp)
 
     return [layer(block) for block in trunk.layers]
 
@@ -243,14 +225,12 @@ FAMILIES = {
     "GPT2Model": Family(
         lambda trunk, ids, positions: trunk.wte(ids) + trunk.wpe(positions),
         _gpt2_layers,
-        lambda trunk, states, positions: None,
         lambda trunk: trunk.ln_f,
         _gpt2_dropouts,
     ),
     "LlamaModel": Family(
         lambda trunk, ids, positions: trunk.embed_tokens(ids),
         _llama_layers,
-        lambda trunk, states, positions: trunk.rotary_emb(states, position_ids=positions),
         lambda trunk: trunk.norm,
         lambda trunk: [],
     ),

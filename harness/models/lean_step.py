@@ -54,7 +54,8 @@ def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tens
         attention = block.attn
         projected = attention.c_attn(block.ln_1(states)).split(attention.split_size, dim=2)
         queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
-        states = attention.c_proj(read(attention, queries, cache.update(keys, values), mask)) + states
+        keys, values = cache.update(keys, values)
+        states = attention.c_proj(read(attention, queries, keys, values, mask)) + states
         states = states + block.mlp(block.ln_2(states))
     logits: Tensor = model.lm_head(trunk.ln_f(states))
     return logits[:, -1]
@@ -72,7 +73,8 @@ def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Ten
         projected = (project(given) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
         queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
         queries, keys = apply_rotary_pos_emb(queries, keys, *turns)
-        states = states + attention.o_proj(read(attention, queries, cache.update(keys, values), mask))
+        keys, values = cache.update(keys, values)
+        states = states + attention.o_proj(read(attention, queries, keys, values, mask))
         states = states + block.mlp(block.post_attention_layernorm(states))
     logits: Tensor = model.lm_head(trunk.norm(states))
     return logits[:, -1]
@@ -100,10 +102,10 @@ def _is_watched(module: Any) -> bool:
 STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llama_step}
 
 
-def read(attention: Any, queries: Tensor, seen: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+def read(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """(B, Q, heads · size): what queries, (B, heads, Q, size), read from keys and values, (B, heads, T, size) each."""
     scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
-    if has_one(queries, *seen):
-        return attend_to(*seen, queries, mask=mask, scaling=scaling).flatten(1).unsqueeze(1)
-    found: Tensor = attend(attention, queries, *seen, mask, scaling=scaling)[0]
+    if has_one(queries, keys, values):
+        return attend_to(keys, values, queries, mask=mask, scaling=scaling).flatten(1).unsqueeze(1)
+    found: Tensor = attend(attention, queries, keys, values, mask, scaling=scaling)[0]
     return found.flatten(2)

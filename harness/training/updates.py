@@ -25,6 +25,10 @@ PARAMETERS_PER_GRAPH_NUMBER = 6
 """Where more weights are held, more of those: each pass adds to all gradients, which takes as long as the products of
 some 30 tokens."""
 
+WORTH_A_PASS = {"fp32": 2**17, "bf16": 2**18}
+"""Hidden numbers from which on half of a batch is worth a pass of its own: each costs some 5 ms of calls, whatever it
+computes, on one core of a processor that computes so many in 8 to 10 ms, both ways (docs/performance.md)."""
+
 
 class Updates:
     """The optimisers of one model, their schedule and the number of updates made.
@@ -153,9 +157,9 @@ def accumulate(
     """What ``learn`` returns for each piece of a batch, whose gradients it adds to the model's.
 
     A batch that is not cut into micro-batches goes in pieces of ``rows_per_pass``, two at the same time where
-    ``hardware`` has use for that. A gradient is then a sum of two, which is the same in either order, and with more
-    pieces a sum of such sums, in their order. Dropout, which draws from one stream of random numbers, keeps the batch
-    whole.
+    ``hardware`` has use for that and they are ``WORTH_A_PASS``. A gradient is then a sum of two, which is the same in
+    either order, and with more pieces a sum of such sums, in their order. Dropout, which draws from one stream of
+    random numbers, keeps the batch whole.
 
     Args:
         rows: of the batch.
@@ -194,6 +198,8 @@ def _dealt(rows: Sequence[int], model: Any, hardware: Hardware, tokens: int, gro
     """
     groups = [rows[start : start + group] for start in range(0, len(rows), group)]
     count = min(hardware.pieces, len(groups))
+    if tokens and tokens * len(groups) * features(model.config) < count * WORTH_A_PASS[hardware.precision]:
+        count = 1
     if tokens:
         most = rows_per_pass(tokens, of=len(groups), model=model, hardware=hardware, at_once=count)
         count = min(count * math.ceil(len(groups) / (most * count)), len(groups))

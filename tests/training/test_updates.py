@@ -211,6 +211,19 @@ def test_a_batch_with_a_large_graph_goes_in_several_rounds(rows, group, expected
     assert len(found) == math.ceil(rows / group / 8) * min(2, rows // group)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("tokens", "precision", "passes"), [(1023, "fp32", 1), (1024, "fp32", 2), (2047, "bf16", 1), (2048, "bf16", 2)]
+)
+def test_halves_that_are_no_work_to_speak_of_stay_together(
+    tokens, precision, passes, workers, halves_of_any_size, monkeypatch
+):
+    """Whatever else is at work: numbers must not depend on that."""
+    monkeypatch.setattr(updates_module, "WORTH_A_PASS", halves_of_any_size)
+    given = {"model": learner(), "hardware": Hardware("cpu", precision, 1, workers), "tokens": tokens}
+    assert len(accumulate(range(2), None, list, **given)) == passes
+
+
 def test_groups_longer_than_a_graph_go_one_by_one(monkeypatch):
     monkeypatch.setattr(updates_module, "GRAPH_NUMBERS", 1)
     given = {"model": learner(), "hardware": Hardware("cpu", "fp32", 1, 2), "tokens": 512}
