@@ -42,8 +42,7 @@ def lean_step(model: Any, layers: Sequence[Any]) -> Step | None:
         model: a causal language model.
         layers: of its cache.
     """
-    step = STEPS.get(type(model).__name__)
-    return step if step is not None and _is_plain(model, layers) else None
+    return STEPS[type(model).__name__] if is_plain(model) and _are_plain(layers) else None
 
 
 def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
@@ -54,8 +53,7 @@ def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tens
         attention = block.attn
         projected = attention.c_attn(block.ln_1(states)).split(attention.split_size, dim=2)
         queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
-        keys, values = cache.update(keys, values)
-        states = attention.c_proj(read(attention, queries, keys, values, mask)) + states
+        states = attention.c_proj(_read_with(cache, attention, queries, keys, values, mask)) + states
         states = states + block.mlp(block.ln_2(states))
     logits: Tensor = model.lm_head(trunk.ln_f(states))
     return logits[:, -1]
@@ -73,16 +71,19 @@ def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Ten
         projected = (project(given) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
         queries, keys, values = (each.view(len(ids), 1, -1, attention.head_dim).transpose(1, 2) for each in projected)
         queries, keys = apply_rotary_pos_emb(queries, keys, *turns)
-        keys, values = cache.update(keys, values)
-        states = states + attention.o_proj(read(attention, queries, keys, values, mask))
+        states = states + attention.o_proj(_read_with(cache, attention, queries, keys, values, mask))
         states = states + block.mlp(block.post_attention_layernorm(states))
     logits: Tensor = model.lm_head(trunk.norm(states))
     return logits[:, -1]
 
 
-def _is_plain(model: Any, layers: Sequence[Any]) -> bool:
-    """Whether nothing but the layers' modules takes part in such a model's forward pass."""
-    return not model.training and all(type(layer) is RoomyLayer for layer in layers) and goes_by_its_layers(model)
+def is_plain(model: Any) -> bool:
+    """Whether it is such a model, and nothing but its layers' modules takes part in its forward pass."""
+    return type(model).__name__ in STEPS and not model.training and goes_by_its_layers(model)
+
+
+def _are_plain(layers: Sequence[Any]) -> bool:
+    return all(type(layer) is RoomyLayer for layer in layers)
 
 
 def goes_by_its_layers(model: Any) -> bool:
@@ -100,6 +101,20 @@ def _is_watched(module: Any) -> bool:
 
 
 STEPS: dict[str, Step] = {"GPT2LMHeadModel": gpt2_step, "LlamaForCausalLM": llama_step}
+
+
+def _read_with(
+    cache: Any, attention: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
+    """(B, 1, heads · size): what a token reads whose keys and values join the cache; all are (B, heads, 1, size)."""
+    if not isinstance(cache, RoomyLayer):  # one that several responses have in common knows how it is read
+        found: Tensor = cache.read(queries, keys, values, _scaling(attention, queries))
+        return found
+    return read(attention, queries, *cache.update(keys, values), mask=mask)
+
+
+def _scaling(attention: Any, queries: Tensor) -> float:
+    return float(getattr(attention, "scaling", queries.shape[-1] ** -0.5))
 
 
 def read(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -317,7 +317,7 @@ def test_dropout_is_off_even_in_training_mode(family: str, family_folder: Folder
     batch = make_batch([[5, 9, 20], [12]], [[30, 31], [7, 8]], 0)
     for model in (load_language_model(folder).model, load_scorer(folder, head_seed=0).model):
         model.train()
-        head = torch.nn.LazyLinear(1)
+        head = torch.nn.Linear(model.get_input_embeddings().embedding_dim, 1)
         assert torch.equal(token_values(model, batch, head), token_values(model, batch, head))
         first, second = (token_values(model, batch, lambda hidden: hidden[..., :1]) for _ in range(2))
         assert torch.equal(first, second)

@@ -1,0 +1,163 @@
+"""Several responses to each prompt, token by token: what a prompt left in the cache is read once for all of them.
+
+Of what a step of a small model takes, reading keys and values is half, and those of the prompts are most of them. Here
+a prompt's lie in memory once; the queries of its responses read them in one product of matrices, and each its own
+response's by products of a matrix and a vector. Both are numpy's, which autocast leaves in fp32 (see ``one_query``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.models.forward import prompt_cache
+from harness.models.lean_step import is_plain, lean_step
+from harness.models.one_query import MOST_NUMBERS
+from harness.models.roomy_cache import RoomyLayer, roomy
+from harness.training.masks import left_pad, position_ids
+
+
+def shared_decoding(
+    model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, tokens: int, shared: int
+) -> SharedDecoding | None:
+    """Read the prompts; None: this model, or this device, is not for it.
+
+    Args:
+        model: a causal language model.
+        prompts: B lists of token ids, of which every ``shared`` consecutive ones are the same.
+        pad_id: fills up shorter prompts.
+        tokens: that may follow.
+        shared: more than 1.
+    """
+    ids, mask = left_pad(prompts[::shared], pad_id)
+    on_cpu = model.device.type == "cpu" and not torch.is_grad_enabled()
+    if not on_cpu or ids.shape[1] < 2 or not is_plain(model):
+        return None
+    positions = position_ids(mask)
+    cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1])
+    layers = roomy(cache.layers, tokens=0)
+    if not all(type(layer) is RoomyLayer and _is_for_vectors(model, layer, tokens) for layer in layers):
+        return None
+    return SharedDecoding(model, layers, ids, mask, positions, tokens, shared)
+
+
+def _is_for_vectors(model: Any, layer: RoomyLayer, tokens: int) -> bool:
+    """Whether as many heads have keys as have queries, and a response's are not too many for one thread."""
+    alike = layer.keys.shape[1] == model.config.num_attention_heads
+    return alike and layer.keys.dtype == torch.float32 and tokens * layer.keys.shape[-1] < MOST_NUMBERS
+
+
+class SharedDecoding:
+    """A ``Decoding``. A prompt's last token is run with its responses' first step."""
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[RoomyLayer],
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        tokens: int,
+        shared: int,
+    ) -> None:
+        self.model, self.places = model, Places(len(ids), shared)
+        step = lean_step(model, layers)
+        assert step is not None
+        self.step = step
+        seen = None if bool(mask.all()) else mask[:, None, None, :-1]
+        self.layers = [SharedLayer(layer, self.places, seen, tokens) for layer in layers]
+        self.ids = ids[:, -1:].repeat_interleave(shared, 0)
+        self.positions = positions[:, -1:].repeat_interleave(shared, 0)
+
+    def logits(self) -> Tensor:
+        return self.step(self.model, self.layers, ids=self.ids, positions=self.positions, mask=None)
+
+    def keep(self, rows: Tensor) -> None:
+        self.positions = self.positions[rows]
+        prompts = self.places.keep(rows)
+        for layer in self.layers:
+            layer.keep(rows, prompts)
+
+    def append(self, tokens: Tensor) -> None:
+        self.ids = tokens[:, None]
+        self.positions = self.positions + 1
+
+
+class Places:
+    """Where B rows stand among the n responses to each of G prompts, of which some have ended."""
+
+    def __init__(self, prompts: int, shared: int) -> None:
+        self.prompts, self.shared = prompts, shared
+        self._rows: Tensor | None = None  # (B,) long, of G · n places; None: every one has its row
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """(B, …) -> (G, n, …), with zeros for those that have ended."""
+        filled = rows
+        if self._rows is not None:
+            filled = rows.new_zeros(self.prompts * self.shared, *rows.shape[1:]).index_copy_(0, self._rows, rows)
+        return filled.view(self.prompts, self.shared, *rows.shape[1:])
+
+    def taken(self, filled: Tensor) -> Tensor:
+        """(G, n, …) -> (B, …)."""
+        flat = filled.flatten(0, 1)
+        return flat if self._rows is None else flat.index_select(0, self._rows)
+
+    def keep(self, rows: Tensor) -> Tensor | None:
+        """Go on with these rows alone; returns the prompts that still have some, (H,) long, or None: all have."""
+        places = rows if self._rows is None else self._rows[rows]
+        left, prompt = torch.unique(places // self.shared, return_inverse=True)
+        self._rows = prompt * self.shared + places % self.shared
+        if len(left) == self.prompts:
+            return None
+        self.prompts = len(left)
+        found: Tensor = left
+        return found
+
+
+class SharedLayer:
+    """One layer's keys and values: (G, heads, P, size) of prompts, and of each response its own.
+
+    Args:
+        prompts: what the prompts left.
+        places: of the rows, the same for all layers.
+        seen: (G, 1, 1, P) bool, False on pads; None: there are none.
+        tokens: that a response may have.
+    """
+
+    def __init__(self, prompts: RoomyLayer, places: Places, seen: Tensor | None, tokens: int) -> None:
+        self.keys, self.values, self.places, self.seen = prompts.keys, prompts.values, places, seen
+        empty = self.keys.new_empty(places.prompts * places.shared, self.keys.shape[1], 0, self.keys.shape[-1])
+        self.own = RoomyLayer(empty, empty, room=tokens)
+
+    def keep(self, rows: Tensor, prompts: Tensor | None) -> None:
+        """Go on with these rows, and with these prompts; None: with all of them."""
+        self.own.batch_select_indices(rows)
+        if prompts is not None:
+            self.keys, self.values = self.keys.index_select(0, prompts), self.values.index_select(0, prompts)
+            self.seen = None if self.seen is None else self.seen.index_select(0, prompts)
+
+    def read(self, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        """(B, 1, heads · size): what each row's token reads, whose own keys and values, (B, heads, 1, size), join.
+
+        Args:
+            queries: (B, heads, 1, size).
+            keys, values: of the same token.
+            scaling: of the queries.
+        """
+        own_keys, own_values = self.own.update(keys, values)
+        asking = queries.squeeze(2).float() * scaling
+        of_prompts = torch.from_numpy(
+            np.matmul(self.places.spread(asking).transpose(1, 2).numpy(), self.keys.mT.numpy())
+        )
+        if self.seen is not None:
+            of_prompts.masked_fill_(~self.seen, -torch.inf)
+        own = torch.from_numpy(np.matvec(own_keys.numpy(), asking.numpy()))
+        weights = torch.softmax(torch.cat((self.places.taken(of_prompts.transpose(1, 2)), own), -1), -1)
+        to_prompts, to_own = weights.tensor_split([self.keys.shape[2]], -1)
+        found = np.matmul(self.places.spread(to_prompts).transpose(1, 2).numpy(), self.values.numpy())
+        read_there = self.places.taken(torch.from_numpy(found).transpose(1, 2))
+        return (read_there + torch.from_numpy(np.vecmat(to_own.numpy(), own_values.numpy()))).flatten(1).unsqueeze(1)
