@@ -25,8 +25,8 @@ new entry of a mapping as `data.columns.source=text`; write a list as `[a,b]` an
 with `-m` and commas. A key, type or value that does not fit is refused before any work, with exit status 2.
 
 The default is what `python -m harness task=…` uses where no group is chosen; "by task" where the tasks differ (see
-`conf/task/`, and `conf/settings/data/` for what the controlled worlds set). `python -m harness task=qa --help` shows
-the values of any set-up.
+`conf/task/`, `conf/settings/data/` for what the controlled worlds set, and `conf/settings/model/` for `nano`).
+`python -m harness task=qa --help` shows the values of any set-up.
 
 This page is made by `python docs/make.py`.
 """

@@ -24,7 +24,7 @@ GROUPS = [name for name in FOUND if name.split("/")[0] not in BENCH_GROUPS]
 OVERLAYS = [name for name in GROUPS if name.split("/")[0] in ("experiment", "sweep")]
 ALGORITHMS = [name for name in GROUPS if name.startswith("algorithm/")]
 EXPERIMENTS = group_options()["experiment"]
-SETTINGS = sorted(path for path in CONF.glob("settings/*/*.yaml") if path.parent.name != "data")
+SETTINGS = sorted(path for path in CONF.glob("settings/*/*.yaml") if path.parent.name not in ("data", "model"))
 SFT = [name for name in GROUPS if name.startswith("sft/")]
 
 

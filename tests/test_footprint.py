@@ -375,6 +375,7 @@ def expected() -> Callable[..., dict[str, float]]:
 
     register_schemas()
     limits = ["task.max_prompt_tokens=64", "task.max_response_tokens=32", "judge=none", "hardware.device=cpu"]
+    limits.append("hardware.precision=fp32")
     shape = measured(causal("llama"))._replace(vocab_size=50_000)
 
     def roles(stage: str, *overrides: str) -> dict[str, float]:

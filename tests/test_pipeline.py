@@ -32,7 +32,8 @@ FEW_ROWS = "evaluation.fixed_rows=[references,sft]"
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "harness", "experiment=smoke", "hardware.threads=1", *arguments]
+    smoke = ("experiment=smoke", "hardware.threads=1", "hardware.precision=fp32")
+    return [sys.executable, "-m", "harness", *smoke, *arguments]
 
 
 def run_apart(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -108,6 +109,16 @@ def test_two_stages_at_a_time_make_the_same_numbers(finished: Callable[[str], Pa
     assert one["metrics"] == other["metrics"]
     samples = [next(folder.glob(f"stages/{labels(folder, 'ppo').pop()}/probes.jsonl")) for folder in (alone, tmp_path)]
     assert samples[0].read_text() == samples[1].read_text()
+
+
+@pytest.mark.extended
+def test_the_loop_in_half_precision(tmp_path: Path) -> None:
+    """The gates, which compare two ways to compute the same, allow for its rounding."""
+    given = ("task=qa", f"output_dir={tmp_path}", FEW_ROWS, "hardware.precision=bf16")
+    assert smoke_run(*given) == 0
+    (record,) = candidates(tmp_path)
+    assert record["status"] in ("ok", "unchanged", "collapsed")
+    assert record["metrics"]["f1"]["after"] is not None
 
 
 def test_a_second_process_starts_before_the_data_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

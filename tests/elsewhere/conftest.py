@@ -164,8 +164,8 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     def run(*arguments: str) -> int:
         environment = dict(os.environ)
-        given = ["harness", "hardware.threads=1", "tracker=plain", "evaluation.resamples=100", *arguments]
-        monkeypatch.setattr(sys, "argv", given)
+        given = ["hardware.threads=1", "hardware.precision=fp32", "tracker=plain", "evaluation.resamples=100"]
+        monkeypatch.setattr(sys, "argv", ["harness", *given, *arguments])
         try:
             return cli.main()
         finally:
@@ -182,7 +182,8 @@ def our_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("our-run")
     given, environment = sys.argv, dict(os.environ)
-    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", f"output_dir={folder}", "hub.license=mit"]
+    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", "hardware.precision=fp32", "hub.license=mit"]
+    sys.argv += [f"output_dir={folder}"]
     sys.argv += ["evaluation.fixed_rows=[references,sft]", "candidate=ours", "sft.epochs=1", "algorithm.episodes=32"]
     try:
         assert cli.main() == 0

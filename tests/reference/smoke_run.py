@@ -1,4 +1,7 @@
-"""The command ``python -m harness experiment=smoke …``, typed into this process by tests of several files."""
+"""The command ``python -m harness experiment=smoke …``, typed into this process by tests of several files.
+
+In fp32 on every processor, whatever its default: what tests compare must not depend on where they run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ def smoke_run(*arguments: str) -> int:
     from harness import cli
 
     given, environment = sys.argv, dict(os.environ)
-    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", *arguments]
+    precision = [] if any(each.startswith("hardware.precision=") for each in arguments) else ["hardware.precision=fp32"]
+    sys.argv = ["harness", "experiment=smoke", "hardware.threads=1", *precision, *arguments]
     try:
         return cli.main()
     finally:
