@@ -353,8 +353,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     },
     "HardwareConfig": {
         "device": "`auto`, `cpu`, `cuda` or `cuda:0`.",
-        "precision": "`fp32`, `bf16` (autocast; weights stay fp32) or `auto`: fp32 on a CPU, bf16 on CUDA. A CPU with "
-        "AVX512-BF16 is faster in bf16 too.",
+        "precision": "`fp32`, `bf16` (autocast; weights stay fp32) or `auto`: bf16 on CUDA and on a CPU "
+        "with instructions for it (AVX512-BF16, AMX), else fp32.",
         "threads": "CPU threads of each process; null: half of the cores, beside a GPU all. Results depend on it in "
         "the last digits.",
         "workers": "Stages at a time, each in a process of its own; null: 2 on a CPU of two cores or more whose jobs "

@@ -25,7 +25,7 @@ from harness.training.language_model import Imitation, TokenExample, imitate, to
 from harness.training.schedule import factor, warmup_updates
 from harness.types import Example, Task
 
-VERSION = 10
+VERSION = 11
 MORE_VERSION = 11
 """Of SFT continued, whose meaning can change alone."""
 VALIDATION_EXAMPLES = 500
