@@ -79,8 +79,11 @@ def prefers_onednn() -> bool:
 
 @functools.cache
 def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products in bf16 (AVX512-BF16 or AMX), which take less time than fp32."""
-    return not BF16_FLAGS.isdisjoint(_processor().split())
+    """Whether torch has this CPU multiply in bf16 (by AVX512-BF16 or AMX), which takes less time than in fp32."""
+    import torch
+
+    has = bool(torch._C._has_mkldnn) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return has and not BF16_FLAGS.isdisjoint(_processor().split())
 
 
 def _amd_family() -> int:
@@ -132,9 +135,8 @@ class Hardware:
         if on_cpu:
             keep_freed_memory()
         threads = config.threads or max(cores() // (2 if on_cpu else 1), 1)
-        resolved = cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))
-        torch.set_num_threads(resolved.threads_each)
-        return resolved
+        torch.set_num_threads(threads)
+        return cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))
 
     def autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -174,9 +176,23 @@ class Hardware:
 
     @property
     def threads_each(self) -> int:
-        """The threads of each piece. On a CPU torch has no more beside the pieces either: a team of more would go on
-        waiting busily for its next work, on the core that the next piece needs."""
+        """The threads of each piece."""
         return max(self.threads // self.pieces, 1)
+
+    @contextmanager
+    def piece_by_piece(self) -> Iterator[None]:
+        """Torch has the threads of one piece inside, between pieces too.
+
+        A team of more would go on waiting busily for its next work, on the core that the next piece needs.
+        """
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads_each)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def share_out(self, work: Callable[[Item], None], items: Sequence[Item], *, stop: Event | None = None) -> None:
         """``work`` on every item, in two threads for as long as a core is free for the second one.

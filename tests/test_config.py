@@ -122,6 +122,19 @@ def test_passes_follow_the_world_unless_something_says_otherwise(key: str, overr
     assert getattr(getattr(composed(*overrides), group), name) == passes
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        ([], 512),
+        (["model=hf"], 256),
+        (["rollout.batch_size=64"], 64),
+        (["experiment=tldr_pythia_1b"], 64),
+    ],
+)
+def test_nano_is_sampled_in_larger_batches(overrides: list[str], rows: int) -> None:
+    assert composed("task=summarize", *overrides).rollout.batch_size == rows
+
+
 def test_every_store_gets_the_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
     from hydra.core.config_store import ConfigStore
 

@@ -117,7 +117,7 @@ def test_the_loop_in_half_precision(tmp_path: Path) -> None:
     given = ("task=qa", f"output_dir={tmp_path}", FEW_ROWS, "hardware.precision=bf16")
     assert smoke_run(*given) == 0
     (record,) = candidates(tmp_path)
-    assert record["status"] in ("ok", "unchanged", "collapsed")
+    assert record["status"] in ("ok", "unchanged")
     assert record["metrics"]["f1"]["after"] is not None
 
 

@@ -25,7 +25,7 @@ def score_head(model: Any) -> Any:
 
 
 def read_head(head: Any, states: torch.Tensor) -> torch.Tensor:
-    """(…, H) -> (…) float32: what a head of one output makes of each state, in full precision under autocast too.
+    """(…, H) -> (…) float32: what a head of one output makes of each state, in fp32 under autocast too.
 
     Two scores, or two values, are told apart by what a number in bf16 has no digits for.
 
@@ -35,7 +35,7 @@ def read_head(head: Any, states: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    kind = next(head.parameters()).dtype  # a quantised trunk's head may be in half precision
+    kind = next(head.parameters()).dtype  # fp32 as models are loaded here; one that was made elsewhere may differ
     with torch.autocast(states.device.type, enabled=False):
         found: torch.Tensor = head(states.to(kind)).squeeze(-1).float()
     return found

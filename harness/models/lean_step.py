@@ -30,7 +30,8 @@ class Step(Protocol):
             model: a causal language model.
             layers: of its cache, with T - 1 tokens.
             ids, positions: (B, 1) of the token.
-            mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all.
+            mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all, or what the
+                layers themselves know.
         """
         ...
 
@@ -78,7 +79,7 @@ def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Ten
 
 
 def is_plain(model: Any) -> bool:
-    """Whether it is such a model, and nothing but its layers' modules takes part in its forward pass."""
+    """Whether ``STEPS`` has a step for the model, and nothing but its layers' modules takes part in its forward pass."""
     return type(model).__name__ in STEPS and not model.training and goes_by_its_layers(model)
 
 

@@ -20,6 +20,10 @@ from harness.models.one_query import MOST_NUMBERS
 from harness.models.roomy_cache import RoomyLayer, roomy
 from harness.training.masks import left_pad, position_ids
 
+MOST_PRODUCTS = 2**18
+"""Multiplications of a product of two matrices up to which OpenBLAS uses no threads of its own, whose sums would depend
+on how many cores there are."""
+
 
 def shared_decoding(
     model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, tokens: int, shared: int
@@ -34,21 +38,31 @@ def shared_decoding(
         shared: more than 1.
     """
     ids, mask = left_pad(prompts[::shared], pad_id)
-    on_cpu = model.device.type == "cpu" and not torch.is_grad_enabled()
-    if not on_cpu or ids.shape[1] < 2 or not is_plain(model):
+    if torch.is_grad_enabled() or not _is_for(model, ids.shape[1] - 1, tokens, shared) or not bool(mask[:, -1].all()):
         return None
     positions = position_ids(mask)
     cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1])
     layers = roomy(cache.layers, tokens=0)
-    if not all(type(layer) is RoomyLayer and _is_for_vectors(model, layer, tokens) for layer in layers):
+    if not all(type(layer) is RoomyLayer and layer.keys.dtype == torch.float32 for layer in layers):
         return None
     return SharedDecoding(model, layers, ids, mask, positions, tokens, shared)
 
 
-def _is_for_vectors(model: Any, layer: RoomyLayer, tokens: int) -> bool:
-    """Whether as many heads have keys as have queries, and a response's are not too many for one thread."""
-    alike = layer.keys.shape[1] == model.config.num_attention_heads
-    return alike and layer.keys.dtype == torch.float32 and tokens * layer.keys.shape[-1] < MOST_NUMBERS
+def _is_for(model: Any, prompt: int, tokens: int, shared: int) -> bool:
+    """Whether it is a plain model on a CPU, with as many heads of keys as of queries, and has products that stay small.
+
+    Args:
+        model: any.
+        prompt: columns of a prompt before its last token.
+        tokens: of a response.
+        shared: responses to a prompt.
+    """
+    if model.device.type != "cpu" or prompt < 1 or not is_plain(model):
+        return False
+    config = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    alike = getattr(config, "num_key_value_heads", config.num_attention_heads) == config.num_attention_heads
+    return bool(alike and tokens * size < MOST_NUMBERS and shared * prompt * size <= MOST_PRODUCTS)
 
 
 class SharedDecoding:

@@ -26,7 +26,7 @@ from harness.reward_bench.verdicts import Examined, Verdicts
 from harness.stages import Finished, Stage, StageRunner, Workspace
 from harness.types import Task
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,6 +59,11 @@ class Imitation:
     shared: int = 1
 
     @property
+    def in_pieces(self) -> bool:
+        """Whether a batch goes in pieces, two at a time, where the hardware has use for that."""
+        return self.micro_batch_size is None and self.packed_tokens is None
+
+    @property
     def groups(self) -> int:
         """Runs of ``shared`` examples in a batch."""
         return max(self.batch_size // self.shared, 1)
@@ -96,20 +102,30 @@ def imitate(
     upcoming: list[list[int]] = []
     losses: list[float] = []
     tokens, started = 0, time.perf_counter()
-    for step in range(total):
-        if not upcoming:
-            upcoming = length_batches(lengths, settings.groups, generator)
-        rows = [group * shared + member for group in upcoming.pop() for member in range(shared)]
-        lr = updates.lr
-        loss = _add_gradients(lm, [examples[row] for row in rows], settings, hardware)
-        norm = updates.step()
-        losses.append(loss)
-        tokens += sum(len(examples[row].response) for row in rows)
-        if step % log_every == 0 or step == total - 1:
-            speed = tokens / (time.perf_counter() - started)
-            log({"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens, "tokens_per_second": speed})
-            advance(0, loss=loss, tokens_per_second=speed)
-        advance(1)
+    with hardware.piece_by_piece() if settings.in_pieces else nullcontext():
+        for step in range(total):
+            if not upcoming:
+                upcoming = length_batches(lengths, settings.groups, generator)
+            rows = [group * shared + member for group in upcoming.pop() for member in range(shared)]
+            lr = updates.lr
+            loss = _add_gradients(lm, [examples[row] for row in rows], settings, hardware)
+            norm = updates.step()
+            losses.append(loss)
+            tokens += sum(len(examples[row].response) for row in rows)
+            if step % log_every == 0 or step == total - 1:
+                speed = tokens / (time.perf_counter() - started)
+                log(
+                    {
+                        "step": step,
+                        "loss": loss,
+                        "lr": lr,
+                        "grad_norm": norm,
+                        "tokens": tokens,
+                        "tokens_per_second": speed,
+                    }
+                )
+                advance(0, loss=loss, tokens_per_second=speed)
+            advance(1)
     tail = losses[-max(total // 10, 1) :]
     return {"steps": total, "tokens": tokens, "loss": sum(tail) / len(tail) if tail else math.nan}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,28 +66,29 @@ def learn_preferences(
     batches: list[list[int]] = []
     history: list[tuple[float, float]] = []
     started = time.perf_counter()
-    for step in range(total):
-        if not batches:
-            batches = length_batches(lengths, settings.batch_size, generator)
-        rows = batches.pop()
-        lr = updates.lr
-        loss, accuracy = _add_gradients(scorer, [pairs[row] for row in rows], settings, hardware)
-        norm = updates.step()
-        history.append((loss, accuracy))
-        if step % log_every == 0 or step == total - 1:
-            speed = (step + 1) * settings.batch_size / (time.perf_counter() - started)
-            log(
-                {
-                    "step": step,
-                    "loss": loss,
-                    "accuracy": accuracy,
-                    "lr": lr,
-                    "grad_norm": norm,
-                    "pairs_per_second": speed,
-                }
-            )
-            advance(0, loss=loss, accuracy=accuracy)
-        advance(1)
+    with hardware.piece_by_piece() if settings.micro_batch_size is None else nullcontext():
+        for step in range(total):
+            if not batches:
+                batches = length_batches(lengths, settings.batch_size, generator)
+            rows = batches.pop()
+            lr = updates.lr
+            loss, accuracy = _add_gradients(scorer, [pairs[row] for row in rows], settings, hardware)
+            norm = updates.step()
+            history.append((loss, accuracy))
+            if step % log_every == 0 or step == total - 1:
+                speed = (step + 1) * settings.batch_size / (time.perf_counter() - started)
+                log(
+                    {
+                        "step": step,
+                        "loss": loss,
+                        "accuracy": accuracy,
+                        "lr": lr,
+                        "grad_norm": norm,
+                        "pairs_per_second": speed,
+                    }
+                )
+                advance(0, loss=loss, accuracy=accuracy)
+            advance(1)
     tail = history[-max(total // 10, 1) :]
     return {
         "steps": total,

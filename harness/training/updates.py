@@ -192,7 +192,7 @@ def accumulate(
 
 
 def _dealt(rows: Sequence[int], model: Any, hardware: Hardware, tokens: int, group: int) -> list[list[int]]:
-    """The pieces of a batch, as many as ``hardware`` takes at the same time or a multiple of that.
+    """The pieces of a batch, as many as ``hardware`` takes at the same time or a multiple of that; one if it is small.
 
     Their sizes differ by one group at most. Neighbours, which are of similar length, go to different pieces.
     """

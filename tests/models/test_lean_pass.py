@@ -97,6 +97,19 @@ def test_in_bf16_a_score_and_its_gradient_are_those_of_two_passes(
     assert set(seen) == {torch.float32}
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("rows", BATCHES)
+def test_so_are_logits_and_their_gradients(name: str, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rows that fill up what goes through oneDNN, of which there are some here."""
+    torch.manual_seed(0)
+    model, batch = use_fast_kernels(MODELS[name]()), BATCHES[rows]()
+    monkeypatch.setattr(lean_pass, "more_rows", lambda rows: rows + 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        ways = both_ways(monkeypatch, model, batch, response_logits, batch.response_mask)
+    for ours, theirs in zip(*ways, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.03 * float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize("make", [gpt2, llama])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_adapters_take_part_in_either_precision(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lean_models import OTHERS
+from lean_models import MODELS, OTHERS
 
 from harness.models import shared_decoding as module
 from harness.models.decoding import CausalDecoding, start_decoding
@@ -76,22 +76,29 @@ def test_places_come_back_as_they_went() -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", ["fewer heads of keys", "prompts of one token", "another model", "long responses", "learning"]
+    "reason",
+    [
+        *("fewer heads of keys", "prompts of one token", "an empty prompt", "another model", "long responses"),
+        *("many numbers", "learning"),
+    ],
 )
-def test_what_it_is_not_for_goes_row_by_row(
+def test_what_it_is_not_for_goes_row_by_row_and_is_not_read_twice(
     make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     prompts, model = repeated(2), make_model("gpt2")
     if reason == "fewer heads of keys":
-        model = make_model("llama")
-        model.config.num_attention_heads *= 2
+        model = MODELS["llama, fewer keys than queries"]()
     elif reason == "prompts of one token":
         prompts = repeated(2, [[5], [6]])
+    elif reason == "an empty prompt":
+        prompts = repeated(2, [[], [5, 6, 7]])
     elif reason == "another model":
         model = next(iter(OTHERS.values()))().eval()
     elif reason == "long responses":
         monkeypatch.setattr(module, "MOST_NUMBERS", 8)
+    elif reason == "many numbers":
+        monkeypatch.setattr(module, "MOST_PRODUCTS", 8)
+    monkeypatch.setattr(module, "prompt_cache", None)  # nothing is read before that is known
     with torch.inference_mode(reason != "learning"):
         assert shared_decoding(model, prompts, 0, tokens=8, shared=2) is None
-        if reason != "fewer heads of keys":
-            assert isinstance(start_decoding(model, prompts, 0, tokens=8, shared=2), CausalDecoding)
+        assert isinstance(start_decoding(model, prompts, 0, tokens=8, shared=2), CausalDecoding)
