@@ -79,7 +79,7 @@ def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Ten
 
 
 def is_plain(model: Any) -> bool:
-    """Whether ``STEPS`` has a step for the model, and nothing but its layers' modules takes part in its forward pass."""
+    """Whether ``STEPS`` has a step for the model, and nothing but its layers' modules is in its forward pass."""
     return type(model).__name__ in STEPS and not model.training and goes_by_its_layers(model)
 
 
