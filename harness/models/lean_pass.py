@@ -209,10 +209,11 @@ def _llama_layers(trunk: Any, states: Tensor, positions: Sequence[Tensor]) -> li
         sizes = Sizes(attention.config.num_attention_heads, attention.config.num_key_value_heads, attention.head_dim)
 
         def project(rows: Tensor) -> Tensor:
-            queries, keys = (
+            # What is turned has no name: of a large batch it would be held beside all that is made of it.
+            both = (
                 weights(rows).view(len(rows), -1, 1, sizes.size) for weights in (attention.q_proj, attention.k_proj)
             )
-            turned = apply_rotary_pos_emb(queries, keys, *turns)
+            turned = apply_rotary_pos_emb(*both, *turns)
             return torch.cat([*(each.flatten(1) for each in turned), attention.v_proj(rows)], 1)
 
         norms = block.input_layernorm, block.post_attention_layernorm

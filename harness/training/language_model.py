@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
-from harness.hardware import Hardware, batches
+from harness.hardware import Hardware
 from harness.models.cast_once import cast_once
 from harness.models.forward import make_batch, response_logits
 from harness.models.loading import LanguageModel
 from harness.models.packed_forward import make_packed, packed_logits
 from harness.training.masks import position_ids
-from harness.training.updates import Updates, accumulate, length_batches
+from harness.training.updates import Updates, accumulate, length_batches, micro_batches
 
 if TYPE_CHECKING:
     import torch
@@ -207,14 +207,9 @@ def validation_loss(
     """Mean cross entropy per response token."""
     import torch
 
-    count = sum(len(example.response) for example in examples)
-    losses: dict[int, float] = {}
-
-    def measure(rows: Sequence[int]) -> None:
-        with torch.inference_mode(), hardware.autocast():
-            part = [examples[row] for row in rows]
-            losses[rows[0]] = float(imitation_loss(lm, part, hardware, denominator=count))
-
-    with cast_once(lm.model, hardware.precision):
-        hardware.share_out(measure, batches(range(len(examples)), batch_size, pieces=hardware.pieces))
-    return sum(losses[first] for first in sorted(losses))
+    total, count = 0.0, sum(len(example.response) for example in examples)
+    with cast_once(lm.model, hardware.precision), torch.inference_mode():
+        for rows in micro_batches(range(len(examples)), batch_size):
+            with hardware.autocast():
+                total += float(imitation_loss(lm, [examples[row] for row in rows], hardware, denominator=count))
+    return total

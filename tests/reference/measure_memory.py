@@ -21,6 +21,7 @@ TYPED = (
     *(f"task.max_prompt_tokens={PROMPT}", f"task.max_response_tokens={RESPONSE}", "judge=none", "hardware.threads=1"),
     *("sft.batch_size=32", "sft.micro_batch_size=16", "sft.optimizer={kind: adamw, lr: 1e-5}"),
     *("reward_model.batch_size=24", "reward_model.optimizer={kind: adamw, lr: 1e-5}", "hardware.device=cpu"),
+    "hardware.precision=fp32",
     "hardware.workers=1",
     *("algorithm.episodes=64", "algorithm.batch_size=64", "algorithm.minibatch_size=32", "algorithm.epochs=1"),
     *("algorithm.micro_batch_size=16", "algorithm.checks.probes=0"),
