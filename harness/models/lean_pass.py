@@ -119,12 +119,12 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int,
         kind = torch.float32 if half else projected.dtype
         return to_heads(projected, layout, layer.sizes, kind=kind, **asking)
 
+    def read_by_all(layer: Layer) -> Tensor:  # what it makes on the way is not held beside the feed-forward block
+        found = [read(layer.attention, *each, part.sees) for each, part in zip(heads(layer), parts, strict=True)]
+        return to_rows(found, [part.cells for part in parts], spare)
+
     for layer in layers:
-        given = zip(heads(layer), parts, strict=True)
-        read_by_all = to_rows(
-            [read(layer.attention, *each, part.sees) for each, part in given], [part.cells for part in parts], spare
-        )
-        rows = _after_attention(layer, rows, read_by_all)
+        rows = _after_attention(layer, rows, read_by_all(layer))
     if at is not None:
         at_rows = layout.start + one_of_each(rest.cells.tokens.view(rest.ids.shape), at)
         sees = one_of_each(rest.sees.transpose(1, 2), at).unsqueeze(2)
@@ -134,9 +134,9 @@ def states_from(model: Any, family: Family, batch: Batch, start: int, stop: int,
         return states
     spare = more_rows(rest.cells.size) - rest.cells.size if half else 0
     (responses,) = heads(last, last=True)
-    read_by_all = to_rows([read(last.attention, *responses, rest.sees)], [rest.cells], spare)
+    found = to_rows([read(last.attention, *responses, rest.sees)], [rest.cells], spare)
     rows = nn.functional.pad(rows[layout.start : layout.stop], (0, 0, 0, spare))
-    states = family.norm(trunk)(_after_attention(last, rows, read_by_all))
+    states = family.norm(trunk)(_after_attention(last, rows, found))
     return spread(states[: rest.cells.size], rest.cells).view(*rest.ids.shape, -1)
 
 
