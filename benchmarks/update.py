@@ -71,21 +71,7 @@ def prepare(options: argparse.Namespace) -> Steps:
         autocast=setup.hardware.autocast,
     )
     batch = Minibatch(experience.batch.ids, *(tensor.clone() for tensor in experience[1:5]))
-    return Steps(
-        _on_threads(setup.hardware.threads_each, lambda: algorithm._update(setup, state, experience)),
-        _on_threads(options.threads, lambda: plain.step(batch)),
-    )
-
-
-def _on_threads(count: int, step: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
-    """The step, for which torch has so many threads."""
-    import torch
-
-    def run_once() -> dict[str, float]:
-        torch.set_num_threads(count)
-        return step()
-
-    return run_once
+    return Steps(lambda: algorithm._update(setup, state, experience), lambda: plain.step(batch))
 
 
 def agree(ours: Mapping[str, float], plain: Mapping[str, float], *, tolerance: float) -> bool:
