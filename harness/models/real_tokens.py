@@ -40,35 +40,23 @@ def spread(rows: Tensor, where: Cells) -> Tensor:
 
 def gathered(filled: Tensor, where: Cells) -> Tensor:
     """(M, …) -> (N, …): what the tokens' cells hold."""
-    if not len(where.pads):
-        return filled
-    if not filled.requires_grad:
-        return filled.index_select(0, where.real)
-    return _Gathered.apply(filled, where)  # type: ignore[no-untyped-call,no-any-return]
+    return filled.index_select(0, where.real) if len(where.pads) else filled
 
 
-# torch's own passes back add into zeros, one number at a time: here each is a copy.
+def filled_up(rows: Tensor, where: Cells) -> Tensor:
+    """What ``spread`` makes of rows that learn nothing, or whose way back is another's."""
+    return rows.index_select(0, where.tokens) if len(where.pads) else rows
 
 
 class _Spread(torch.autograd.Function):
+    """Whose way back is a copy: torch's own adds into zeros, one number at a time."""
+
     @staticmethod
     def forward(ctx: Any, rows: Tensor, where: Cells) -> Tensor:
         ctx.where = where
-        return rows.index_select(0, where.tokens)
+        return filled_up(rows, where)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad.index_select(0, ctx.where.real), None
-
-
-class _Gathered(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, filled: Tensor, where: Cells) -> Tensor:
-        ctx.where = where
-        return filled.index_select(0, where.real)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(0, ctx.where.tokens).index_fill_(0, ctx.where.pads, 0.0), None

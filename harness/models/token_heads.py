@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from harness.models.real_tokens import Cells
+from harness.models.real_tokens import Cells, filled_up, gathered
 
 
 class Columns(NamedTuple):
@@ -107,16 +107,12 @@ def to_rows(found: Sequence[Tensor], cells: Sequence[Cells], spare: int = 0) -> 
     return _ToRows.apply(spare, cells, *found)  # type: ignore[no-untyped-call,no-any-return]
 
 
-def _filled(rows: Tensor, cells: Cells) -> Tensor:
-    return rows.index_select(0, cells.tokens) if len(cells.pads) else rows
-
-
 def _take(filled: Tensor, cells: Cells, out: Tensor) -> None:
     """Write the tokens' rows of all cells into ``out``."""
     if len(cells.pads) and filled.dtype == out.dtype:
         torch.index_select(filled, 0, cells.real, out=out)
     else:
-        out.copy_(filled.index_select(0, cells.real) if len(cells.pads) else filled)
+        out.copy_(gathered(filled, cells))
 
 
 class _ToHeads(torch.autograd.Function):
@@ -130,17 +126,19 @@ class _ToHeads(torch.autograd.Function):
         own = projected[layout.start : layout.stop]
         joined = projected.new_empty((count, before + columns, 2 * sizes.keys, sizes.size), dtype=kind)
         if at is None:
-            filled = _filled(own, cells).view(count, columns, sizes.heads, sizes.size)
+            filled = filled_up(own, cells).view(count, columns, sizes.heads, sizes.size)
             queries = filled[:, :, : sizes.queries].to(kind).contiguous().transpose(1, 2)
             joined[:, before:] = filled[:, :, sizes.queries :]
         else:
             queries = projected.index_select(0, at)[:, :width].to(kind).view(count, sizes.queries, 1, sizes.size)
-            joined[:, before:] = _filled(own[:, width:], cells).view(count, columns, -1, sizes.size)
+            joined[:, before:] = filled_up(own[:, width:], cells).view(count, columns, -1, sizes.size)
         keys, values = torch.split(joined.transpose(1, 2), sizes.keys, 1)
         if layout.prompts is None:
             return queries, keys, values
         alone = projected[: layout.start, width * last :]
-        of_prompts = _filled(alone, layout.prompts.cells).view(-1, 1, before, alone.shape[1] // sizes.size, sizes.size)
+        of_prompts = filled_up(alone, layout.prompts.cells).view(
+            -1, 1, before, alone.shape[1] // sizes.size, sizes.size
+        )
         seen = joined.view(-1, layout.shared, *joined.shape[1:])[:, :, :before]
         seen.copy_(of_prompts[..., -2 * sizes.keys :, :])
         if last:
@@ -203,7 +201,7 @@ class _ToRows(torch.autograd.Function):
         rows = sum(each.size for each in ctx.parts)
         pieces = torch.split(grad[:rows], [each.size for each in ctx.parts])
         filled = [
-            _filled(piece, cells).index_fill(0, cells.pads, 0.0) if len(cells.pads) else piece
+            filled_up(piece, cells).index_fill(0, cells.pads, 0.0) if len(cells.pads) else piece
             for piece, cells in zip(pieces, ctx.parts, strict=True)
         ]
         given = zip(filled, ctx.shapes, ctx.kinds, strict=True)
