@@ -156,7 +156,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
             runner.run(graph.parts["data"])  # every record tells of the data, whatever of the rest is still there
             if "answers" in graph.parts:  # a wrong key or address shows before the judge takes its time
                 runner.run(graph.parts["answers"])
-            _make_rows(request, job, graph, runner)
+            _make_rows(request, job, graph, runner, aided=ahead is not None)
     except Exception as error:
         fail(request, job, graph, error)
         write_cards(request, graph, runner, None, None)
@@ -165,13 +165,19 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
         push_models(request, graph, runner, progress)
 
 
-def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner) -> None:
+def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *, aided: bool) -> None:
     """The evaluations of all rows and of the candidate, each with its record.
 
     SFT continued, whose turn comes after the candidate's, is made all the same where that one fails but SFT stands.
+
+    Args:
+        aided: a second process makes the candidate's models meanwhile. Feedback, which is sampled in two threads,
+            takes both cores better than the reward model after it: rows wait for the one and are made beside the other.
     """
 
     def make(row: str | None, stage: Stage) -> None:
+        if aided and "feedback" in graph.parts:
+            runner.wait_while_made(graph.parts["feedback"])
         finished = runner.run(stage)
         made = record(request, job, graph, stage, finished, runner, row)
         write(Path(request.config.output_dir), made)

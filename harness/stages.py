@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +134,22 @@ class StageRunner:
         self._finished[stage.fingerprint] = found
         return found
 
+    def wait_while_made(self, stage: Stage) -> None:
+        """Leave the cores to another process for as long as it makes the stage; where none does, go on at once."""
+        with self._locked(stage):
+            pass
+
     def _run_locked(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
+        with self._locked(stage):
+            found = self.cached(stage)  # another process may have finished it while this one waited
+            if found is not None:
+                return found
+            with at_work():
+                return self._execute(stage, inputs)
+
+    @contextmanager
+    def _locked(self, stage: Stage) -> Iterator[None]:
+        """No other process makes the stage inside."""
         from filelock import FileLock, Timeout
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -144,11 +160,7 @@ class StageRunner:
             self.progress.waiting(stage.label)
             lock.acquire()
         try:
-            found = self.cached(stage)  # another process may have finished it while this one waited
-            if found is not None:
-                return found
-            with at_work():
-                return self._execute(stage, inputs)
+            yield
         finally:
             lock.release()
 

@@ -157,6 +157,21 @@ def test_a_second_process_makes_the_candidates_models_and_then_the_last_row(
     assert asked == made
 
 
+@pytest.mark.parametrize("aided", [False, True])
+def test_rows_wait_for_feedback_alone_and_only_beside_a_second_process(
+    monkeypatch: pytest.MonkeyPatch, aided: bool
+) -> None:
+    made, done = graph("evaluation.fixed_rows=[references,sft]"), []
+    monkeypatch.setattr(StageRunner, "run", lambda _, stage: done.append(stage.config["row"]))
+    monkeypatch.setattr(StageRunner, "wait_while_made", lambda _, stage: done.append(stage.name))
+    for name in ("record", "write", "write_cards"):
+        monkeypatch.setattr(pipeline, name, lambda *_: None)
+    request = Request(config(), [], "")
+    pipeline._make_rows(request, make_job(config()), made, StageRunner(Path(), Progress("quiet")), aided=aided)
+    rows = ["references", "sft", None]
+    assert done == ([each for row in rows for each in ("feedback", row)] if aided else rows)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_second_process_shows_the_plan_and_works_on_where_it_cannot(
     monkeypatch: pytest.MonkeyPatch, fails: bool

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -214,3 +215,31 @@ def test_of_two_processes_one_works_and_the_other_reuses(tmp_path: Path) -> None
     assert len(worked) == 1
     assert answers == worked * 2
     assert "another process works on it" in (tmp_path / "waiting").read_text()
+
+
+def test_waiting_for_a_stage_ends_with_it_and_makes_nothing(tmp_path: Path) -> None:
+    begun, waited, seen = Event(), Event(), StringIO()
+
+    def run(workspace: Workspace) -> dict[str, Any]:
+        begun.set()
+        assert waited.wait(60)
+        return {}
+
+    class Watched(Progress):
+        def waiting(self, name: str) -> None:
+            seen.write(name)
+            waited.set()
+
+    made = stage(run)
+    maker = Thread(target=StageRunner(tmp_path, silent()).run, args=(made,))
+    maker.start()
+    assert begun.wait(60)
+    other = StageRunner(tmp_path, Watched("quiet"))
+    other.wait_while_made(made)
+    maker.join(60)
+    assert seen.getvalue() == made.label
+    assert other.cached(made) is not None
+    untouched = stage(seed=2)
+    other.wait_while_made(untouched)
+    assert other.cached(untouched) is None
+    assert seen.getvalue() == made.label
