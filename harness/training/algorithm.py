@@ -27,7 +27,7 @@ from harness.training.preferences import TokenPair
 from harness.training.probes import Probe
 from harness.types import TRAIN_SPLITS
 
-VERSION = 9
+VERSION = 10
 
 Gold = Callable[[Sequence[int], Sequence[str]], list[float]]
 """(prompt rows, responses) -> gold rewards."""

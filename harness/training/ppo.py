@@ -175,11 +175,12 @@ class PPO:
             head = torch.nn.Linear(policy.config.hidden_size, 1, device=policy.device)
             torch.nn.init.zeros_(head.weight)
             torch.nn.init.zeros_(head.bias)
-            updates = Updates(policy, head, config=config.optimizer, total=total)
+            updates = Updates(policy, head, config=config.optimizer, total=total, hardware=setup.hardware, alone=False)
             return PPOState(policy, policy, head, updates, None, controller, generator, [])
         value = twin(setup.reward.model)
-        value_updates = Updates(value, config=config.optimizer, total=total, lr=config.value.lr)
-        updates = Updates(policy, config=config.optimizer, total=total)
+        settings: dict[str, Any] = {"total": total, "hardware": setup.hardware, "alone": False}
+        value_updates = Updates(value, config=config.optimizer, lr=config.value.lr, **settings)
+        updates = Updates(policy, config=config.optimizer, **settings)
         return PPOState(policy, value, None, updates, value_updates, controller, generator, [])
 
     def _iterate(self, setup: Setup, state: PPOState) -> dict[str, float]:
@@ -438,7 +439,8 @@ class PPO:
         still = copy.deepcopy(self.config.optimizer)
         still.lr = 0.0
         modules = [state.policy] if state.value_head is None else [state.policy, state.value_head]
-        learner = self._learners(setup, state)[0]._replace(updates=Updates(*modules, config=still, total=1))
+        updates = Updates(*modules, config=still, total=1, hardware=setup.hardware, alone=False)
+        learner = self._learners(setup, state)[0]._replace(updates=updates)
         logprobs = sampled[:, : batch.response_mask.shape[1]].to(batch.ids.device)
         zeros, ones = torch.zeros_like(logprobs), torch.ones_like(logprobs)
         experience = Experience(batch, logprobs, values=zeros, advantages=ones, returns=zeros, metrics={})

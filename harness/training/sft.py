@@ -25,8 +25,8 @@ from harness.training.language_model import Imitation, TokenExample, imitate, to
 from harness.training.schedule import factor, warmup_updates
 from harness.types import Example, Task
 
-VERSION = 11
-MORE_VERSION = 11
+VERSION = 12
+MORE_VERSION = 12
 """Of SFT continued, whose meaning can change alone."""
 VALIDATION_EXAMPLES = 500
 """Examples that the validation loss is measured on."""

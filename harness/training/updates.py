@@ -38,7 +38,8 @@ class Updates:
         config: kind of optimiser, learning rate, decay, schedule, clipping.
         total: updates that the schedule spans.
         lr: a peak other than ``config.lr``; None takes that.
-        hardware: of ``Muon``; None where something else is done beside the updates.
+        hardware: of ``Muon``; None: fp32.
+        alone: nothing else is done beside the updates.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Updates:
         total: int,
         lr: float | None = None,
         hardware: Hardware | None = None,
+        alone: bool = True,
     ) -> None:
         named = [pair for module in modules for pair in module.named_parameters() if pair[1].requires_grad]
         self.parameters = [parameter for _, parameter in named]
@@ -60,7 +62,7 @@ class Updates:
         if matrices:
             from harness.training.muon import Muon
 
-            self.optimizers.append(Muon(matrices, hardware=hardware, **settings))
+            self.optimizers.append(Muon(matrices, hardware=hardware, alone=alone, **settings))
         if rest or not matrices:
             self.optimizers.append(optimizer(rest, eps=config.eps, **settings))
 

@@ -91,7 +91,7 @@ def test_nothing_stays_nothing() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_but_the_direction_is_torchs(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
     """Momentum, scale and decay: both are given the exact direction in place of what they iterate to."""
-    monkeypatch.setattr(muon, "orthogonal", lambda matrices: [exact(matrix) for matrix in matrices])
+    monkeypatch.setattr(muon, "orthogonal", lambda matrices, _: [exact(matrix) for matrix in matrices])
     monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", exact)
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(shape))
@@ -174,3 +174,35 @@ def test_a_matrix_without_a_gradient_stays_and_the_closure_is_called() -> None:
     assert optimizer.step(closure) == 7.0
     assert torch.equal(still.detach(), torch.ones(2, 3))
     assert not torch.equal(moving.detach(), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_in_bf16_the_direction_is_about_that_of_fp32(shape: tuple[int, int], spread: float) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) * torch.logspace(0, -spread, shape[1])
+    half, full = (orthogonal([matrix], kind)[0] for kind in (torch.bfloat16, torch.float32))
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    assert torch.nn.functional.cosine_similarity(half.flatten(), full.flatten(), dim=0) > 0.96
+    assert torch.linalg.svdvals(half).min() > 0.15
+    assert torch.linalg.svdvals(half).max() < 2.5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_products_are_in_the_precision_of_the_hardware(
+    monkeypatch: pytest.MonkeyPatch, precision: str, alone: bool
+) -> None:
+    kinds: list[torch.dtype] = []
+
+    def seen(matrices: list[torch.Tensor], kind: torch.dtype) -> list[torch.Tensor]:
+        kinds.append(kind)
+        return orthogonal(matrices, kind)
+
+    monkeypatch.setattr(muon, "orthogonal", seen)
+    weight = torch.nn.Parameter(torch.zeros(8, 20))
+    weight.grad = torch.randn(8, 20)
+    Muon([weight], lr=0.1, weight_decay=0.0, hardware=Hardware("cpu", precision, 2, 1), alone=alone).step()
+    assert kinds == [torch.float32 if precision == "fp32" else torch.bfloat16]
+    assert weight.dtype == torch.float32
