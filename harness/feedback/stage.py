@@ -29,7 +29,7 @@ from harness.rollouts.sampler import sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 8
+VERSION = 9
 COMPARISONS = 2
 """Comparisons of one prompt at a time, where there are fewer prompts than pairs are wanted: four responses share its
 computation, and fewer comparisons are ties. Else each pair has a prompt of its own."""

@@ -54,13 +54,10 @@ def start_decoding(
         return StaticDecoding(model, prompts, pad_id, tokens, shared)
     if model.config.is_encoder_decoder:
         return EncoderDecoderDecoding(model, prompts, pad_id, tokens, shared)
-    if shared > 1:
-        from harness.models.shared_decoding import shared_decoding
+    from harness.models.lean_decoding import lean_decoding
 
-        decoding = shared_decoding(model, prompts, pad_id, tokens=tokens, shared=shared)
-        if decoding is not None:
-            return decoding
-    return CausalDecoding(model, prompts, pad_id, tokens, shared)
+    decoding = lean_decoding(model, prompts, pad_id, tokens=tokens, shared=shared)
+    return CausalDecoding(model, prompts, pad_id, tokens, shared) if decoding is None else decoding
 
 
 class CausalDecoding:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LOOKS = 8
 """Every so many compiled steps a GPU is asked which rows have ended: it has to come to the end of its work for that."""
 
+BLOCK = 64
+"""Places of the vocabulary that are added up at a time to find a draw's."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -188,31 +191,52 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, settings: Sampling) -> 
 
     Args:
         logits: (B, V) float32.
-        uniforms: (B,) float64 in [0, 1): one draw per row, inverted through the distribution's cumulative sum.
+        uniforms: (B,) float64 in [0, 1): one draw per row.
         settings: temperature, top-k and top-p. The logprob is before top-k and top-p, as in training.
     """
     import torch
 
-    if settings.temperature == 0:
-        chosen = logits.argmax(-1)
-        return chosen, torch.log_softmax(logits, -1).gather(1, chosen[:, None]).squeeze(1)
-    logprobs = torch.log_softmax(logits / settings.temperature, -1)
-    cumulative = _truncate(logprobs, settings).exp().cumsum(-1, dtype=torch.float64)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    return chosen, logprobs.gather(1, chosen[:, None]).squeeze(1)
+    probabilities = torch.softmax(logits / (settings.temperature or 1.0), -1)
+    chosen = logits.argmax(-1) if settings.temperature == 0 else drawn(_truncated(probabilities, settings), uniforms)
+    return chosen, probabilities.gather(1, chosen[:, None]).squeeze(1).log()
 
 
-def _truncate(logprobs: torch.Tensor, settings: Sampling) -> torch.Tensor:
-    """-inf where top-k or top-p (Holtzman et al. 2020, arXiv 1904.09751) exclude a token."""
+def drawn(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """(B,) long: of each row the first place up to which weights add up to more than the draw's share of their sum.
+
+    Places are added up ``BLOCK`` at a time, and one by one in the block that has the one looked for alone: running sums
+    of a whole vocabulary take longer than the exponentials that they are of.
+
+    Args:
+        weights: (B, V) float32 from 0, not all 0; one of 0 is never chosen.
+        uniforms: (B,) float64 in [0, 1).
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    blocks = pad(weights, (0, -weights.shape[1] % BLOCK)).view(len(weights), -1, BLOCK)
+    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+    target = uniforms[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, target, right=True).clamp_(max=blocks.shape[1] - 1)
+    rows = torch.arange(len(weights), device=weights.device)
+    inside = blocks[rows, block.squeeze(1)].cumsum(-1, dtype=torch.float64)
+    # The two sums of a block are rounded apart: the draw stays below the one that is searched in.
+    most = torch.nextafter(inside[:, -1:], inside.new_zeros(()))
+    within = torch.minimum(target - pad(ends, (1, 0)).gather(1, block), most)
+    found = block * BLOCK + torch.searchsorted(inside, within, right=True)
+    return found.squeeze(1).clamp_(max=weights.shape[1] - 1)  # of rows of NaN
+
+
+def _truncated(probabilities: torch.Tensor, settings: Sampling) -> torch.Tensor:
+    """0 where top-k or top-p (Holtzman et al. 2020, arXiv 1904.09751) exclude a token."""
     import torch
 
     if settings.top_k > 0:
-        kth = logprobs.topk(min(settings.top_k, logprobs.shape[1]), dim=-1).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < kth, -torch.inf)
+        kth = probabilities.topk(min(settings.top_k, probabilities.shape[1]), dim=-1).values[:, -1:]
+        probabilities = probabilities.masked_fill(probabilities < kth, 0.0)
     if settings.top_p < 1:
-        ordered, index = logprobs.sort(-1, descending=True)
-        mass = torch.softmax(ordered, -1)
-        beyond = mass.cumsum(-1) - mass >= settings.top_p  # the token that crosses the line stays
-        logprobs = logprobs.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), -torch.inf)
-    return logprobs
+        ordered, index = probabilities.sort(-1, descending=True)
+        ordered = ordered / ordered.sum(-1, keepdim=True)
+        beyond = ordered.cumsum(-1) - ordered >= settings.top_p  # the token that crosses the line stays
+        probabilities = probabilities.masked_fill(torch.zeros_like(beyond).scatter(1, index, beyond), 0.0)
+    return probabilities

@@ -10,7 +10,7 @@ import torch
 from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.models.kernels import use_fast_kernels
-from harness.rollouts.sampler import Sampling, choose, sample
+from harness.rollouts.sampler import Sampling, choose, drawn, sample
 from harness.training.token_logprobs import sequence_logprobs
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -220,6 +220,29 @@ def test_the_ends_of_the_unit_interval_choose_tokens_that_have_probability():
     last = math.nextafter(1.0, 0.0)
     tokens, _ = choose(logits, torch.tensor([0.0, last], dtype=torch.float64), Sampling(1))
     assert tokens.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("places", [1, 63, 64, 65, 200, 2003])
+def test_a_draw_is_the_first_place_beyond_its_share(places):
+    """By blocks as by one running sum over all; places of no weight, whole blocks of them too, are never chosen."""
+    generator = torch.Generator().manual_seed(places)
+    weights = torch.rand(500, places, generator=generator) ** 8
+    weights[torch.rand(500, places, generator=generator) < 0.5] = 0
+    weights[:, places // 3 : 2 * places // 3] = 0
+    weights[:, -1] = torch.where(weights.sum(1) == 0, 1.0, weights[:, -1])
+    uniforms = torch.rand(500, generator=generator, dtype=torch.float64)
+    uniforms[:100], uniforms[100:200] = 0.0, math.nextafter(1.0, 0.0)
+    found = drawn(weights, uniforms)
+    assert (weights.gather(1, found[:, None]) > 0).all()
+    sums = weights.double().cumsum(1)
+    below, target = (sums - weights).gather(1, found[:, None]), uniforms[:, None] * sums[:, -1:]
+    tolerance = 1e-6 * sums[:, -1:]
+    assert (below <= target + tolerance).all()
+    assert (target < sums.gather(1, found[:, None]) + tolerance).all()
+
+
+def test_a_row_that_is_not_numbers_still_gives_a_token():
+    assert 0 <= int(drawn(torch.full((1, 100), torch.nan), torch.zeros(1, dtype=torch.float64))) < 100
 
 
 def test_frequencies_of_a_whole_model_follow_its_probabilities(make_model, codec):

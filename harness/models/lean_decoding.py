@@ -1,8 +1,10 @@
-"""Several responses to each prompt, token by token: what a prompt left in the cache is read once for all of them.
+"""Responses to prompts, token by token: what a prompt left in the cache lies by itself, once for all its responses.
 
-Of what a step of a small model takes, reading keys and values is half, and those of the prompts are most of them. Here
-a prompt's lie in memory once; the queries of its responses read them in one product of matrices, and each its own
-response's by products of a matrix and a vector. Both are numpy's, which autocast leaves in fp32 (see ``one_query``).
+Of what a step of a small model takes, reading keys and values is up to half, and most of them are of prompts. Here a
+prompt's lie in memory once, without room between one row's and the next: a processor reads them at 20 GB/s, and rows of
+a cache with room for what follows at 11 (docs/performance.md). The queries of several responses read them in one
+product of matrices, that of a single one by a product of a matrix and a vector, as all do their own response's. All are
+numpy's, which autocast leaves in fp32 (see ``one_query``).
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import torch
 from torch import Tensor
 
 from harness.models.forward import prompt_cache
-from harness.models.lean_step import is_plain, lean_step
+from harness.models.lean_step import STEPS, is_plain
 from harness.models.one_query import MOST_NUMBERS
-from harness.models.roomy_cache import RoomyLayer, roomy
+from harness.models.roomy_cache import RoomyLayer
 from harness.training.masks import left_pad, position_ids
 
 MOST_PRODUCTS = 2**18
@@ -25,9 +27,9 @@ MOST_PRODUCTS = 2**18
 on how many cores there are."""
 
 
-def shared_decoding(
+def lean_decoding(
     model: Any, prompts: Sequence[Sequence[int]], pad_id: int, *, tokens: int, shared: int
-) -> SharedDecoding | None:
+) -> LeanDecoding | None:
     """Read the prompts; None: this model, or this device, is not for it.
 
     Args:
@@ -35,21 +37,19 @@ def shared_decoding(
         prompts: B lists of token ids, of which every ``shared`` consecutive ones are the same.
         pad_id: fills up shorter prompts.
         tokens: that may follow.
-        shared: more than 1.
+        shared: 1, or more.
     """
     ids, mask = left_pad(prompts[::shared], pad_id)
     if torch.is_grad_enabled() or not _is_for(model, ids.shape[1] - 1, tokens, shared) or not bool(mask[:, -1].all()):
         return None
     positions = position_ids(mask)
     cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1])
-    layers = roomy(cache.layers, tokens=0)
-    if not all(type(layer) is RoomyLayer and layer.keys.dtype == torch.float32 for layer in layers):
-        return None
-    return SharedDecoding(model, layers, ids, mask, positions, tokens, shared)
+    layers = [(layer.keys.float().contiguous(), layer.values.float().contiguous()) for layer in cache.layers]
+    return LeanDecoding(model, layers, ids, mask, positions, tokens, shared)
 
 
 def _is_for(model: Any, prompt: int, tokens: int, shared: int) -> bool:
-    """Whether it is a plain model on a CPU, with as many heads of keys as of queries, and has products that stay small.
+    """Whether it is a plain fp32 model on a CPU, as many heads of keys as of queries, and products stay small.
 
     Args:
         model: any.
@@ -59,31 +59,31 @@ def _is_for(model: Any, prompt: int, tokens: int, shared: int) -> bool:
     """
     if model.device.type != "cpu" or prompt < 1 or not is_plain(model):
         return False
+    if model.get_input_embeddings().weight.dtype != torch.float32:
+        return False
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     alike = getattr(config, "num_key_value_heads", config.num_attention_heads) == config.num_attention_heads
-    return bool(alike and tokens * size < MOST_NUMBERS and shared * prompt * size <= MOST_PRODUCTS)
+    small = prompt * size < MOST_NUMBERS if shared == 1 else shared * prompt * size <= MOST_PRODUCTS
+    return bool(alike and small and tokens * size < MOST_NUMBERS)
 
 
-class SharedDecoding:
+class LeanDecoding:
     """A ``Decoding``. A prompt's last token is run with its responses' first step."""
 
     def __init__(
         self,
         model: Any,
-        layers: Sequence[RoomyLayer],
+        layers: Sequence[tuple[Tensor, Tensor]],
         ids: Tensor,
         mask: Tensor,
         positions: Tensor,
         tokens: int,
         shared: int,
     ) -> None:
-        self.model, self.places = model, Places(len(ids), shared)
-        step = lean_step(model, layers)
-        assert step is not None
-        self.step = step
+        self.model, self.places, self.step = model, Places(len(ids), shared), STEPS[type(model).__name__]
         seen = None if bool(mask.all()) else mask[:, None, None, :-1]
-        self.layers = [SharedLayer(layer, self.places, seen, tokens) for layer in layers]
+        self.layers = [SplitLayer(keys, values, self.places, seen, tokens) for keys, values in layers]
         self.ids = ids[:, -1:].repeat_interleave(shared, 0)
         self.positions = positions[:, -1:].repeat_interleave(shared, 0)
 
@@ -132,18 +132,18 @@ class Places:
         return found
 
 
-class SharedLayer:
+class SplitLayer:
     """One layer's keys and values: (G, heads, P, size) of prompts, and of each response its own.
 
     Args:
-        prompts: what the prompts left.
+        keys, values: that the prompts left.
         places: of the rows, the same for all layers.
         seen: (G, 1, 1, P) bool, False on pads; None: there are none.
         tokens: that a response may have.
     """
 
-    def __init__(self, prompts: RoomyLayer, places: Places, seen: Tensor | None, tokens: int) -> None:
-        self.keys, self.values, self.places, self.seen = prompts.keys, prompts.values, places, seen
+    def __init__(self, keys: Tensor, values: Tensor, places: Places, seen: Tensor | None, tokens: int) -> None:
+        self.keys, self.values, self.places, self.seen = keys, values, places, seen
         empty = self.keys.new_empty(places.prompts * places.shared, self.keys.shape[1], 0, self.keys.shape[-1])
         self.own = RoomyLayer(empty, empty, room=tokens)
 
@@ -164,14 +164,26 @@ class SharedLayer:
         """
         own_keys, own_values = self.own.update(keys, values)
         asking = queries.squeeze(2).float() * scaling
-        of_prompts = torch.from_numpy(
-            np.matmul(self.places.spread(asking).transpose(1, 2).numpy(), self.keys.mT.numpy())
-        )
-        if self.seen is not None:
-            of_prompts.masked_fill_(~self.seen, -torch.inf)
         own = torch.from_numpy(np.matvec(own_keys.numpy(), asking.numpy()))
-        weights = torch.softmax(torch.cat((self.places.taken(of_prompts.transpose(1, 2)), own), -1), -1)
+        weights = torch.softmax(torch.cat((self._scores_of_prompts(asking), own), -1), -1)
         to_prompts, to_own = weights.tensor_split([self.keys.shape[2]], -1)
-        found = np.matmul(self.places.spread(to_prompts).transpose(1, 2).numpy(), self.values.numpy())
-        read_there = self.places.taken(torch.from_numpy(found).transpose(1, 2))
-        return (read_there + torch.from_numpy(np.vecmat(to_own.numpy(), own_values.numpy()))).flatten(1).unsqueeze(1)
+        read_here = torch.from_numpy(np.vecmat(to_own.numpy(), own_values.numpy()))
+        return read_here.add_(self._read_from_prompts(to_prompts)).flatten(1).unsqueeze(1)
+
+    def _scores_of_prompts(self, asking: Tensor) -> Tensor:
+        """(B, heads, P), -inf on pads, of queries (B, heads, size)."""
+        if self.places.shared == 1:
+            scores = torch.from_numpy(np.matvec(self.keys.numpy(), asking.numpy()))
+            return scores if self.seen is None else scores.masked_fill_(~self.seen.squeeze(2), -torch.inf)
+        each = self.places.spread(asking).transpose(1, 2)
+        scores = torch.from_numpy(np.matmul(each.numpy(), self.keys.mT.numpy()))
+        if self.seen is not None:
+            scores.masked_fill_(~self.seen, -torch.inf)
+        return self.places.taken(scores.transpose(1, 2))
+
+    def _read_from_prompts(self, weights: Tensor) -> Tensor:
+        """(B, heads, size) of (B, heads, P)."""
+        if self.places.shared == 1:
+            return torch.from_numpy(np.vecmat(weights.numpy(), self.values.numpy()))
+        each = self.places.spread(weights).transpose(1, 2)
+        return self.places.taken(torch.from_numpy(np.matmul(each.numpy(), self.values.numpy())).transpose(1, 2))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from lean_models import MODELS, OTHERS
 
-from harness.models import shared_decoding as module
+from harness.models import lean_decoding as module
 from harness.models.decoding import CausalDecoding, start_decoding
 from harness.models.kernels import use_fast_kernels
-from harness.models.shared_decoding import Places, SharedDecoding, shared_decoding
+from harness.models.lean_decoding import LeanDecoding, Places, lean_decoding
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14]]
 GONE = [[], [1, 5], [0, 2, 3, 6], [], [0, 1, 2]]
@@ -27,16 +27,17 @@ def repeated(shared: int, prompts: list[list[int]] = PROMPTS) -> list[list[int]]
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("alike", [False, True], ids=["padded", "of one length"])
+@pytest.mark.parametrize("shared", [1, 3])
 def test_each_step_is_that_of_rows_by_themselves(
-    make_model: Callable[..., Any], architecture: str, bf16: bool, alike: bool
+    make_model: Callable[..., Any], architecture: str, bf16: bool, alike: bool, shared: int
 ) -> None:
     model, generator = use_fast_kernels(make_model(architecture)), torch.Generator().manual_seed(0)
-    prompts = repeated(3, [prompt[:1] * 4 for prompt in PROMPTS] if alike else PROMPTS)
+    prompts = repeated(shared, [prompt[:1] * 4 for prompt in PROMPTS] if alike else PROMPTS) * (3 // shared)
     precision = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False) if bf16 else nullcontext()
     with torch.inference_mode(), precision:
-        ours = start_decoding(model, prompts, 0, tokens=8, shared=3)
-        assert isinstance(ours, SharedDecoding)
-        theirs, left = CausalDecoding(model, prompts, 0, 8, 3), len(prompts)
+        ours = start_decoding(model, prompts, 0, tokens=8, shared=shared)
+        assert isinstance(ours, LeanDecoding)
+        theirs, left = CausalDecoding(model, prompts, 0, 8, shared), len(prompts)
         for gone in GONE:
             found, expected = ours.logits().float(), theirs.logits().float()
             assert found.shape == expected.shape == (left, model.config.vocab_size)
@@ -54,7 +55,7 @@ def test_each_step_is_that_of_rows_by_themselves(
 
 def test_a_prompt_that_nobody_answers_any_more_is_dropped(make_model: Callable[..., Any]) -> None:
     with torch.inference_mode():
-        decoding = shared_decoding(make_model("gpt2"), repeated(2), 0, tokens=8, shared=2)
+        decoding = lean_decoding(make_model("gpt2"), repeated(2), 0, tokens=8, shared=2)
         assert decoding is not None
         decoding.logits()
         decoding.keep(torch.tensor([0, 1, 3, 6, 7]))  # of the third prompt both, of the second one
@@ -79,26 +80,29 @@ def test_places_come_back_as_they_went() -> None:
     "reason",
     [
         *("fewer heads of keys", "prompts of one token", "an empty prompt", "another model", "long responses"),
-        *("many numbers", "learning"),
+        *("many numbers", "learning", "weights in bf16"),
     ],
 )
-def test_what_it_is_not_for_goes_row_by_row_and_is_not_read_twice(
-    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, reason: str
+@pytest.mark.parametrize("shared", [1, 2])
+def test_what_it_is_not_for_goes_by_a_cache_of_rows_and_is_not_read_twice(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, reason: str, shared: int
 ) -> None:
-    prompts, model = repeated(2), make_model("gpt2")
+    prompts, model = repeated(shared), make_model("gpt2")
     if reason == "fewer heads of keys":
         model = MODELS["llama, fewer keys than queries"]()
     elif reason == "prompts of one token":
-        prompts = repeated(2, [[5], [6]])
+        prompts = repeated(shared, [[5], [6]])
     elif reason == "an empty prompt":
-        prompts = repeated(2, [[], [5, 6, 7]])
+        prompts = repeated(shared, [[], [5, 6, 7]])
     elif reason == "another model":
         model = next(iter(OTHERS.values()))().eval()
+    elif reason == "weights in bf16":
+        model.to(torch.bfloat16)
     elif reason == "long responses":
         monkeypatch.setattr(module, "MOST_NUMBERS", 8)
     elif reason == "many numbers":
-        monkeypatch.setattr(module, "MOST_PRODUCTS", 8)
+        monkeypatch.setattr(module, "MOST_NUMBERS" if shared == 1 else "MOST_PRODUCTS", 8)
     monkeypatch.setattr(module, "prompt_cache", None)  # nothing is read before that is known
     with torch.inference_mode(reason != "learning"):
-        assert shared_decoding(model, prompts, 0, tokens=8, shared=2) is None
-        assert isinstance(start_decoding(model, prompts, 0, tokens=8, shared=2), CausalDecoding)
+        assert lean_decoding(model, prompts, 0, tokens=8, shared=shared) is None
+        assert isinstance(start_decoding(model, prompts, 0, tokens=8, shared=shared), CausalDecoding)
