@@ -29,9 +29,11 @@ from harness.footprint import (
     together,
     weights,
 )
+from harness.models.decoding import PROMPTS_AT_ONCE
 from harness.models.shape import Shape
 from harness.models.static_decoding import bucket, whole_columns
 from harness.needs import needs_reward_model, packed_tokens, takes_finished_policy
+from harness.rollouts.scored import ROWS_AT_ONCE
 from harness.stages import Stage
 from harness.training.updates import graph_tokens
 
@@ -44,7 +46,7 @@ SFT_LOGITS, PPO_LOGITS, READ_LOGITS = 2, 2, 1
 """Copies of a batch's logits at once: in SFT the logits and those of the loss's tokens, or the gradients of both; in
 PPO the logits and their gradient; where logprobs are only read, the logits."""
 CHOSEN_LOGITS = 7
-"""Copies (of fp32) of one step's logits while tokens are chosen, in fp64."""
+"""Copies (of fp32) of one step's logits while tokens are chosen, where top-p sorts them; 4 where nothing does."""
 
 
 class Learning(NamedTuple):
@@ -230,7 +232,7 @@ class Memory:
         if row is None:
             held = together(held, self._reference())
             answered += self._sampling(shape, held, config.rollout.batch_size)
-            answered += self._read(shape, held, self.batch(config.rollout.batch_size))
+            answered += self._read(shape, held, self.batch(min(config.rollout.batch_size, ROWS_AT_ONCE)))
         return [*answered, *scoring]
 
     # -- which models stages find ----------------------------------------------------------------------------------
@@ -387,7 +389,11 @@ class Memory:
         batch = self.batch(rows)
         chosen, held = rows * shape.vocab_size * FULL * CHOSEN_LOGITS, self._cast(shape, held)
         last = {"cache": cache(shape, self._attending(batch), grows=True), "logits": float(chosen)}
-        return [self._prompt(shape, held, batch), {**held, **last}]
+        first = self._prompt(shape, held, batch)
+        if shape.lean and self._on_cpu and "compiled steps" not in held:
+            most = batch._replace(rows=min(rows, self._at_once(self.job.hardware.pieces * PROMPTS_AT_ONCE)))
+            first = {**first, "activations": passing(shape, most._replace(response=0))}
+        return [first, {**held, **last}]
 
     def _compiled(self, shape: Shape, rows: int) -> Phase:
         """What compiled steps keep as long as the model is there: the cache that all batches use, and cast weights."""

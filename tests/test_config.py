@@ -125,7 +125,7 @@ def test_passes_follow_the_world_unless_something_says_otherwise(key: str, overr
 @pytest.mark.parametrize(
     ("overrides", "rows"),
     [
-        ([], 512),
+        ([], 1024),
         (["model=hf"], 256),
         (["rollout.batch_size=64"], 64),
         (["experiment=tldr_pythia_1b"], 64),

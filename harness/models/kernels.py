@@ -179,7 +179,7 @@ def whole_rows(rows: int) -> int:
     >>> [whole_rows(rows) for rows in (32, 35, 36, 1264, 1343, 1344)]
     [32, 32, 36, 1152, 1280, 1280]
     """
-    step = 1 << max(rows.bit_length() - 4, 0)
+    step = _row_step(rows)
     return rows // step * step
 
 
@@ -202,15 +202,21 @@ def _in_whole_rows(layer: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
 
 
 def more_rows(rows: int) -> int:
-    """The next number of rows with five leading binary digits, at most a sixteenth more; ``whole_rows`` is for fp32.
+    """The next number of rows with four leading binary digits, at most an eighth more; ``whole_rows`` is for fp32.
 
-    oneDNN keeps code for every number of rows it meets.
+    oneDNN keeps code for every number of rows it meets. With five digits, at most a sixteenth more, SFT of nano is no
+    faster and takes 140 MB more (docs/performance.md).
 
-    >>> [more_rows(rows) for rows in (1, 31, 33, 1264, 1343, 1344)]
-    [1, 31, 34, 1280, 1344, 1344]
+    >>> [more_rows(rows) for rows in (1, 15, 17, 1264, 1279, 1281)]
+    [1, 15, 18, 1280, 1280, 1408]
     """
-    step = 1 << max(rows.bit_length() - 5, 0)
+    step = _row_step(rows)
     return -(-rows // step) * step
+
+
+def _row_step(rows: int) -> int:
+    """What the numbers of four leading binary digits up to this one's power of two are multiples of."""
+    return 1 << max(rows.bit_length() - 4, 0)
 
 
 class _Linear(torch.autograd.Function):

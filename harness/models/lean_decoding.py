@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.models.decoding import PROMPTS_AT_ONCE
 from harness.models.forward import prompt_cache
 from harness.models.lean_step import STEPS, is_plain
 from harness.models.one_query import MOST_NUMBERS
@@ -43,9 +44,22 @@ def lean_decoding(
     if torch.is_grad_enabled() or not _is_for(model, ids.shape[1] - 1, tokens, shared) or not bool(mask[:, -1].all()):
         return None
     positions = position_ids(mask)
-    cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], positions[:, :-1])
-    layers = [(layer.keys.float().contiguous(), layer.values.float().contiguous()) for layer in cache.layers]
+    layers = _read_prompts(model, ids[:, :-1], mask[:, :-1], positions[:, :-1])
     return LeanDecoding(model, layers, ids, mask, positions, tokens, shared)
+
+
+def _read_prompts(model: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values, (G, heads, P, size) in fp32 each, that prompts leave in every layer; all are (G, P)."""
+    layers: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(ids), PROMPTS_AT_ONCE):
+        some = slice(start, start + PROMPTS_AT_ONCE)
+        found = prompt_cache(model, ids[some], mask[some], positions[some]).layers
+        if not layers:
+            shape = (len(ids), *found[0].keys.shape[1:])
+            layers = [(torch.empty(shape), torch.empty(shape)) for _ in found]
+        for (keys, values), layer in zip(layers, found, strict=True):
+            keys[some], values[some] = layer.keys, layer.values
+    return layers
 
 
 def _is_for(model: Any, prompt: int, tokens: int, shared: int) -> bool:

@@ -168,12 +168,27 @@ def _sample_batch(
             if share == 0:
                 break
             if share < 0.75:  # copying the cache pays once a quarter of the rows have ended
-                keep = going.nonzero().squeeze(1)
+                keep = kept(going)
                 decoding.keep(keep)
                 alive, chosen = alive[keep], chosen[keep]
         if step + 1 < length:
             decoding.append(chosen)
     return _blank_after_end(tokens.cpu(), logprobs.cpu(), counts.cpu(), pad_id)
+
+
+def kept(going: torch.Tensor) -> torch.Tensor:
+    """The rows to go on with, in their order: all that go on, and as many others as ``more_rows`` asks for.
+
+    Args:
+        going: (B,) bool.
+    """
+    from harness.models.kernels import more_rows
+
+    count = int(going.sum())
+    ended = (~going).nonzero().squeeze(1)
+    filled = going.clone()
+    filled[ended[: more_rows(count) - count]] = True
+    return filled.nonzero().squeeze(1)
 
 
 def _blank_after_end(

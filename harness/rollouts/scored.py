@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 2**28
 """Numbers of a scoring pass's logits: 1 GiB in fp32."""
+ROWS_AT_ONCE = 256
+"""More, as are sampled at a time, are read no faster: a pass has all of a row's tokens, a step of sampling one."""
 
 
 def response_logprobs(
@@ -46,7 +48,7 @@ def response_logprobs(
     logprobs = torch.zeros(len(prompts), width)
     if not prompts:
         return logprobs
-    at_once = min(batch_size, max(LOGITS_AT_ONCE // (width * int(model.config.vocab_size)), 1))
+    at_once = min(batch_size, ROWS_AT_ONCE, max(LOGITS_AT_ONCE // (width * int(model.config.vocab_size)), 1))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
 
     def read(rows: Sequence[int]) -> None:

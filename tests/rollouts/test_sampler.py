@@ -10,7 +10,7 @@ import torch
 from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.models.kernels import use_fast_kernels
-from harness.rollouts.sampler import Sampling, choose, drawn, sample
+from harness.rollouts.sampler import Sampling, choose, drawn, kept, sample
 from harness.training.token_logprobs import sequence_logprobs
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -220,6 +220,20 @@ def test_the_ends_of_the_unit_interval_choose_tokens_that_have_probability():
     last = math.nextafter(1.0, 0.0)
     tokens, _ = choose(logits, torch.tensor([0.0, last], dtype=torch.float64), Sampling(1))
     assert tokens.tolist() == [1, 2]
+
+
+def test_rows_that_stay_are_all_that_go_on_and_few_enough_numbers_of_them():
+    """oneDNN keeps code for each number of rows that it meets."""
+    numbers = set()
+    for ended in range(256):
+        going = torch.ones(256, dtype=torch.bool)
+        going[torch.randperm(256, generator=torch.Generator().manual_seed(ended))[:ended]] = False
+        rows = kept(going)
+        assert torch.equal(rows, rows.sort().values)
+        assert set(going.nonzero().squeeze(1).tolist()) <= set(rows.tolist())
+        assert len(rows) <= (256 - ended) * 9 / 8
+        numbers.add(len(rows))
+    assert len(numbers) == 15 + 4 * 8 + 1  # 1 to 15, eight between each power of two and the next, and 256
 
 
 @pytest.mark.parametrize("places", [1, 63, 64, 65, 200, 2003])
