@@ -11,7 +11,7 @@ from harness.data.messages import in_chat
 from harness.data.prepared import PreparedData
 from harness.data.prompts import CutReport, fit_prompts
 from harness.hardware import Hardware
-from harness.models.codec import Codec
+from harness.models.codec import REMEMBERED, Codec
 from harness.rollouts.sampler import Sampling
 from harness.stages import Workspace
 from harness.types import Example, Task, World
@@ -37,6 +37,8 @@ class Job:
         """
         task = self.task if codec.chat is None else in_chat(self.task, codec.conversation, codec.chat["system"])
         limit = self.config.task.max_prompt_tokens
+        if len(examples) <= REMEMBERED:  # all at once, for the cuts, which count prompts one by one
+            codec.encode_prompts([task.prompt(example.fields) for example in examples])
         return fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)
 
     def smooth_metric(self) -> str:
