@@ -41,7 +41,7 @@ def draw(
         policy.model,
         prompts,
         sampling,
-        eos_id=policy.codec.eos_id,
+        eos_id=policy.codec.stop_ids,
         pad_id=policy.codec.pad_id,
         seed=seed,
         hardware=job.hardware,

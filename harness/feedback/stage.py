@@ -103,7 +103,7 @@ def sample_pairs(
             policy.model,
             [prompt_tokens[row] for row in rows for _ in range(count)],
             settings,
-            eos_id=policy.codec.eos_id,
+            eos_id=policy.codec.stop_ids,
             pad_id=policy.codec.pad_id,
             seed=workspace.seed_for(f"{purpose}/{attempt}/{comparisons}"),
             hardware=job.hardware,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from harness.errors import UserError
@@ -13,6 +13,8 @@ APART = "harness_apart"
 CHAT = "harness_chat"
 """Under which the tokenizer's own configuration keeps that prompts are conversations, with the system message."""
 
+STOPS = "harness_stops"
+"""Under which the tokenizer's own configuration keeps which tokens end a response besides EOS."""
 REMEMBERED = 2**14
 """Prompts whose ids a codec keeps: they are counted, to see whether they fit, before they are encoded."""
 
@@ -42,6 +44,7 @@ class Codec:
             tokenizer.init_kwargs[APART] = True
         self.chat: Mapping[str, Any] | None = tokenizer.init_kwargs.get(CHAT)
         self.eos_id = int(tokenizer.eos_token_id)
+        self.stop_ids: tuple[int, ...] = (self.eos_id, *tokenizer.init_kwargs.get(STOPS, ()))
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id == self.eos_id:
             self._choose_pad()
         self.pad_id = int(tokenizer.pad_token_id)
@@ -72,6 +75,17 @@ class Codec:
             messages = [{"role": "system", "content": system}, {"role": "user", "content": "a"}]
             if system not in self.conversation(messages, key=key):
                 raise UserError(f"{key}.system", system, "does not appear in the chat template's text", "leave it out")
+
+    def stop_at(self, ids: Iterable[int]) -> None:
+        """Let these tokens end a response like EOS, also when the tokenizer is saved and loaded again."""
+        others = list(dict.fromkeys(int(id) for id in ids if id != self.eos_id))
+        self.stop_ids = (self.eos_id, *others)
+        if others:
+            self.tokenizer.init_kwargs[STOPS] = others
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether a response ends in EOS, or in another token that ends one."""
+        return len(ids) > 0 and ids[-1] in self.stop_ids
 
     def follow(self, other: Codec) -> None:
         """Word prompts as another codec with the same tokens does."""

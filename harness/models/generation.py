@@ -16,12 +16,28 @@ def generate_plainly(model: Any, codec: Codec) -> None:
     """Drop a causal model's own rules of decoding: a chat model's repetition penalty, say, its temperature and top-k.
 
     They would act besides the model in other tools, which would then answer otherwise than what was trained and scored.
+    Which tokens end a response stays: a chat model often lists several.
     """
     from transformers import GenerationConfig
 
+    _stop(model, codec)
+
     bos_id = getattr(model.config.get_text_config(), "bos_token_id", None)
-    special = {"bos_token_id": bos_id, "eos_token_id": codec.eos_id, "pad_token_id": codec.pad_id}
+    special = {"bos_token_id": bos_id, "eos_token_id": _ends(codec), "pad_token_id": codec.pad_id}
     model.generation_config = GenerationConfig(**special)
+
+
+def _stop(model: Any, codec: Codec) -> None:
+    """Let what the model's configuration lists end its responses, as far as it has embeddings for it."""
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    if listed is not None:
+        rows = model.get_input_embeddings().weight.shape[0]
+        codec.stop_at(id for id in (listed if isinstance(listed, list) else [listed]) if 0 <= id < rows)
+
+
+def _ends(codec: Codec) -> int | list[int]:
+    """As transformers' configurations say it: one number, or a list."""
+    return codec.eos_id if len(codec.stop_ids) == 1 else list(codec.stop_ids)
 
 
 def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
@@ -46,6 +62,7 @@ def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
         if token is not None and not 0 <= token < rows:
             rule = f"has {field} {token} but an embedding of {rows} rows"
             raise UserError(key, name, rule, "correct it in its config.json or generation_config.json")
+    _stop(model, codec)
     config.decoder_start_token_id = start
     if forced is not None:
         config.decoder_prefix = [start, forced]
@@ -54,7 +71,7 @@ def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
         decoder_start_token_id=start,
         forced_bos_token_id=forced,
         bos_token_id=config.bos_token_id,
-        eos_token_id=codec.eos_id,
+        eos_token_id=_ends(codec),
         pad_token_id=codec.pad_id,
     )
 

@@ -72,14 +72,14 @@ class Scorer:
     def own_tokens(
         self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     ) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-        """The same prompts and responses in this scorer's own tokens, without EOS where it does not read that.
+        """The same prompts and responses in this scorer's own tokens, which end in EOS, or without where it reads none.
 
         Raises:
             RunFailed: a prompt that fits the policy is longer than this scorer can read.
         """
         if self.foreign is None:
-            reads_eos, eos_id = self._reads_eos, self.codec.eos_id
-            return prompts, [ids if reads_eos or list(ids[-1:]) != [eos_id] else ids[:-1] for ids in responses]
+            last = [self.codec.eos_id] if self._reads_eos else []
+            return prompts, [[*ids[:-1], *last] if self.codec.ended(ids) else ids for ids in responses]
         texts = self.foreign.tokenizer.batch_decode([list(ids) for ids in prompts], skip_special_tokens=True)
         own = self.codec.encode_prompts(texts)
         known, longest = positions(self.model), max(map(len, own), default=0)
@@ -88,7 +88,7 @@ class Scorer:
                 f"the reward model reads {known} tokens and a prompt of the policy has {longest} of them in its "
                 "tokenizer; lower task.max_prompt_tokens"
             )
-        ended = [bool(ids) and ids[-1] == self.foreign.eos_id for ids in responses]
+        ended = [self.foreign.ended(ids) for ids in responses]
         return own, self._encoded(own, self.foreign.decode(responses), ended)
 
     def _encoded(

@@ -54,8 +54,8 @@ class Rollout(NamedTuple):
     """What was sampled.
 
     Args:
-        tokens: N lists of response tokens, EOS included where it was chosen.
-        ended: (N,) bool, True where the response ended in EOS.
+        tokens: N lists of response tokens, EOS (or another of the tokens that end one) included where it was chosen.
+        ended: (N,) bool, True where the response ended so.
         logprobs: (N, R) float32, log softmax(logits / T) of each chosen token (T = 1 where greedy); 0 after the end.
     """
 
@@ -69,7 +69,7 @@ def sample(
     prompts: Sequence[Sequence[int]],
     settings: Sampling,
     *,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     pad_id: int,
     seed: int,
     hardware: Hardware | None = None,
@@ -82,20 +82,26 @@ def sample(
         model: a causal or an encoder–decoder language model of transformers.
         prompts: N lists of token ids.
         settings: how to choose tokens.
-        eos_id: the token that ends a response.
+        eos_id: the token, or the tokens, that end a response; as many as are listed.
         pad_id: fills up shorter prompts.
         seed: of the rows' random streams: the same seed and row number give the same draws in any batch.
         hardware: where and in which precision; None: fp32, one batch at a time.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
         advance: told how many responses each batch has made.
     """
+    stop_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
+
+    def rollout(lists: list[list[int]], logprobs: torch.Tensor) -> Rollout:
+        return Rollout(lists, [bool(ids) and ids[-1] in stop_ids for ids in lists], logprobs)
+
     if settings.engine == "vllm":
         from harness.rollouts import vllm_engine
 
-        lists, logprobs = vllm_engine.sample(
-            model, prompts, settings, eos_id=eos_id, pad_id=pad_id, seed=seed, hardware=hardware, advance=advance
+        return rollout(
+            *vllm_engine.sample(
+                model, prompts, settings, stop_ids, pad_id=pad_id, seed=seed, hardware=hardware, advance=advance
+            )
         )
-        return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
 
     import torch
 
@@ -114,7 +120,7 @@ def sample(
     def answer(rows: Sequence[int]) -> None:
         with torch.inference_mode(), autocast():
             batch = _sample_batch(
-                model, [prompts[row] for row in rows], uniforms[rows], settings, eos_id, pad_id, shared
+                model, [prompts[row] for row in rows], uniforms[rows], settings, stop_ids, pad_id, shared
             )
         tokens[rows], logprobs[rows], counts[rows] = batch
         if advance is not None:
@@ -131,8 +137,7 @@ def sample(
                 answer(rows)
         else:
             hardware.share_out(answer, pending)
-    lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
-    return Rollout(lists, [bool(ids) and ids[-1] == eos_id for ids in lists], logprobs)
+    return rollout([tokens[row, : int(counts[row])].tolist() for row in range(size)], logprobs)
 
 
 def _sample_batch(
@@ -140,7 +145,7 @@ def _sample_batch(
     prompts: Sequence[Sequence[int]],
     uniforms: torch.Tensor,
     settings: Sampling,
-    eos_id: int,
+    stop_ids: Sequence[int],
     pad_id: int,
     shared: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -161,7 +166,8 @@ def _sample_batch(
         chosen, chosen_logprobs = choose(decoding.logits().float(), uniforms[alive, step], settings)
         tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs
         counts[alive] += ~done[alive]
-        done[alive] |= chosen == eos_id
+        for stop_id in stop_ids:
+            done[alive] |= chosen == stop_id
         if (step + 1) % looks == 0:
             going = ~done[alive]
             share = float(going.float().mean())

@@ -111,7 +111,9 @@ class Engine:
             raise RuntimeError("it keeps keys and values of other weights")
         self._weights.unlink()
 
-    def answer(self, prompts: Sequence[Sequence[int]], settings: Sampling, *, eos_id: int, seed: int) -> list[Answer]:
+    def answer(
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, stop_ids: Sequence[int], *, seed: int
+    ) -> list[Answer]:
         """N answers; each row draws from a random stream of its own, the first few tell their logprobs."""
         from vllm import SamplingParams
 
@@ -121,7 +123,7 @@ class Engine:
                 top_k=settings.top_k,
                 top_p=settings.top_p,
                 max_tokens=settings.max_new_tokens,
-                stop_token_ids=[eos_id],
+                stop_token_ids=list(stop_ids),
                 ignore_eos=True,  # what the model's own configuration calls so
                 detokenize=False,
                 logprobs=0 if row < COMPARED_ROWS else None,  # of the chosen token alone
@@ -200,8 +202,8 @@ def sample(
     model: Any,
     prompts: Sequence[Sequence[int]],
     settings: Sampling,
+    stop_ids: Sequence[int],
     *,
-    eos_id: int,
     pad_id: int,
     seed: int,
     hardware: Hardware | None,
@@ -221,7 +223,7 @@ def sample(
     engine = serving(model, max_tokens=tokens_needed, memory=settings.engine_memory, precision=precision)
     try:
         engine.load(model)
-        answers = engine.answer(prompts, settings, eos_id=eos_id, seed=seed)
+        answers = engine.answer(prompts, settings, stop_ids, seed=seed)
     except Exception as error:
         close()  # whatever it is in, nobody should be given it
         raise RunFailed(f"vLLM failed: {error}") from error

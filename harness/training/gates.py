@@ -98,8 +98,8 @@ def _scores_with_more_padding(
         return np.asarray(sequence_scores(scorer.model, wider).cpu().double().numpy())
 
 
-def require_score_on_eos(batch: Batch, ended: Sequence[bool], eos_id: int) -> None:
-    """The sequence's score is paid where the response's first EOS is, in every response that ended."""
+def require_score_on_eos(batch: Batch, ended: Sequence[bool], stop_ids: Sequence[int]) -> None:
+    """The sequence's score is paid where the response's first EOS is (or other end), in every response that ended."""
     import torch
 
     from harness.training.kl import token_rewards
@@ -109,7 +109,8 @@ def require_score_on_eos(batch: Batch, ended: Sequence[bool], eos_id: int) -> No
         ones, torch.zeros_like(batch.response, dtype=torch.float32), batch.response_mask, kl_coef=0.0
     )
     found = [_columns(row) for row in rewards != 0]
-    eos = [_columns(row) for row in batch.response == eos_id]
+    stops = torch.tensor(stop_ids, device=batch.response.device)
+    eos = [_columns(row) for row in torch.isin(batch.response, stops)]
     wrong = [row for row, end in enumerate(ended) if len(found[row]) != 1 or (end and found[row] != eos[row][:1])]
     if wrong:
         raise RunFailed(f"gate eos: the score is not paid on EOS in rows {wrong[:5]}")

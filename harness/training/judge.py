@@ -150,7 +150,7 @@ def _pairs(
             backbone.model,
             [prompt_tokens[row] for row in rows for _ in range(2)],
             settings,
-            eos_id=codec.eos_id,
+            eos_id=codec.stop_ids,
             pad_id=codec.pad_id,
             seed=workspace.seed_for(f"{split}/{attempt}"),
             hardware=job.hardware,

@@ -209,7 +209,7 @@ class PPO:
             state.policy,
             prompts,
             setup.sampling,
-            eos_id=codec.eos_id,
+            eos_id=codec.stop_ids,
             pad_id=codec.pad_id,
             seed=setup.seed_for(f"rollout/{state.iteration}"),
             hardware=setup.hardware,
@@ -418,7 +418,7 @@ class PPO:
             assert setup.report_card is not None  # its stage examines every reward model
             gates.require_accuracy(setup.report_card)
         codec, prompts = setup.policy.codec, setup.prompts[: gates.ROWS]
-        ids: dict[str, Any] = {"eos_id": codec.eos_id, "pad_id": codec.pad_id}
+        ids: dict[str, Any] = {"eos_id": codec.stop_ids, "pad_id": codec.pad_id}
         rollout = sample(
             state.policy, prompts, setup.sampling, **ids, seed=setup.seed_for("gates"), hardware=setup.hardware
         )
@@ -429,7 +429,7 @@ class PPO:
         if "invariance" not in skipped:
             gates.require_batch_invariance(setup.reward, prompts, rollout.tokens)
         if "eos" not in skipped:
-            gates.require_score_on_eos(batch, rollout.ended, codec.eos_id)
+            gates.require_score_on_eos(batch, rollout.ended, codec.stop_ids)
         if "ratio" not in skipped:
             self._check_ratio(setup, state, batch, rollout.logprobs)
         return [f"gate skipped: {name}" for name in gates.GATES if name in skipped]

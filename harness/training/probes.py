@@ -90,7 +90,7 @@ class Probe:
             policy.model,
             self.prompts,
             self.sampling,
-            eos_id=codec.eos_id,
+            eos_id=codec.stop_ids,
             pad_id=codec.pad_id,
             seed=self.seed,
             hardware=self.job.hardware,

@@ -266,6 +266,31 @@ def test_rules_of_decoding_that_a_causal_model_came_with_are_dropped(
     assert [row.tolist() for row in said["came"]] != ours, "the penalty would have shown"
 
 
+def test_all_tokens_that_a_model_lists_end_its_responses_here_and_in_other_tools(
+    make_model: Callable[..., Any], codec: Any, tmp_path: Path
+) -> None:
+    """As Qwen's and Llama's chat models do; one that has no embedding is no token."""
+    from harness.models.codec import Codec
+
+    model = make_model("llama")
+    model.generation_config.update(eos_token_id=[7, codec.eos_id, 9, 10**6])
+    save(LanguageModel(model, codec), tmp_path / "came")
+    lm = load_language_model(tmp_path / "came")
+    assert lm.codec.stop_ids == (codec.eos_id, 7, 9)
+    assert [lm.codec.ended(ids) for ids in ([], [5], [5, 7], [codec.eos_id], [9, 5])] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
+    save(lm, tmp_path / "kept")
+    assert load_language_model(tmp_path / "kept").model.generation_config.eos_token_id == [codec.eos_id, 7, 9]
+    scorer = load_scorer(tmp_path / "kept", head_seed=0)
+    assert scorer.codec.stop_ids == lm.codec.stop_ids
+    assert codec.stop_ids == Codec(codec.tokenizer).stop_ids == (codec.eos_id,)
+
+
 def test_a_configuration_of_parts_is_read_for_its_text(codec: Any) -> None:
     """Gemma 3's, say, which holds a text model and a vision model, has no special tokens of its own."""
     from types import SimpleNamespace

@@ -153,3 +153,18 @@ def test_a_prompt_of_several_responses_is_computed_once(make_scorer, hardware, a
     assert Counter(shared for rows, shared in seen for _ in range(rows)) == {4: 4, 2: 4, 1: 2}
     assert scorer.scores(rows, responses, batch_size=1) == pytest.approx(alone, abs=1e-5)
     assert {rows for rows, _ in seen[-10:]} == {1}
+
+
+@pytest.mark.parametrize("reads_eos", [True, False])
+def test_whatever_ended_a_response_it_is_read_with_eos_or_with_nothing(make_scorer, hardware, ragged, reads_eos):
+    """A reward model learned from EOS: another token that a policy may end in is not news about the answer."""
+    model, codec = make_scorer()
+    model.config.reward_reads_eos = reads_eos
+    scorer = Scorer(model, codec, hardware)
+    bare = [[token for token in ids if token != codec.eos_id] for ids in ragged[1]]
+    expected = scorer.scores(ragged[0], [[*ids, codec.eos_id] for ids in bare])
+    codec.stop_at([7])
+    found = scorer.scores(ragged[0], [[*ids, 7] for ids in bare])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    unended = scorer.scores(ragged[0], bare)
+    assert np.abs(unended - expected).max() > 1e-3 if reads_eos else np.allclose(unended, expected, atol=1e-6)

@@ -37,7 +37,7 @@ def test_sampling_mixes_no_devices(kind: str, temperature: float) -> None:
     settings = Sampling(6, temperature=temperature, top_k=5, top_p=0.9, engine="compiled")
     uniforms = torch.zeros(4, 6, dtype=torch.float64)
     with torch.inference_mode():
-        found = sampler._sample_batch(model(kind), [[5, 6], [7], [8, 9, 10], [11]], uniforms, settings, 3, 0, 1)
+        found = sampler._sample_batch(model(kind), [[5, 6], [7], [8, 9, 10], [11]], uniforms, settings, [3], 0, 1)
     assert [tuple(each.shape) for each in found] == [(4, 6), (4, 6), (4,)]
 
 

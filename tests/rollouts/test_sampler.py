@@ -60,6 +60,28 @@ def test_greedy_equals_transformers_generate_on_left_padded_prompts(ending_model
     assert 0 < ends < 3 * len(prompts), "rows that end and rows that do not were both compared"
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_any_of_several_tokens_ends_a_response(ending_model, codec, ragged, temperature):
+    """Up to the first of them, what is sampled is what is sampled without; greedy as by transformers' ``generate``."""
+    prompts, model = [*ragged[0], *ragged[1]] * 3, ending_model("gpt2", greedy=temperature == 0)
+    settings, ids = Sampling(12, temperature=temperature), {"pad_id": codec.pad_id, "seed": 3}
+    whole = sample(model, prompts, settings, eos_id=-1, **ids)
+    stops = sorted({tokens[4] for tokens in whole.tokens})[:3]
+    some = sample(model, prompts, settings, eos_id=stops, **ids)
+    for ours, all_of_it, ended in zip(some.tokens, whole.tokens, some.ended, strict=True):
+        first = next((place for place, token in enumerate(all_of_it) if token in stops), len(all_of_it))
+        assert ours == all_of_it[: first + 1]
+        assert ended == (first < len(all_of_it))
+    ends = {tokens[-1] for tokens, ended in zip(some.tokens, some.ended, strict=True) if ended}
+    assert len(ends) > 1, "more than one of them was met"
+    if temperature == 0:
+        inputs = codec.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left")
+        config = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": stops, "pad_token_id": codec.pad_id}
+        theirs = model.generate(**inputs, **config)[:, inputs["input_ids"].shape[1] :].tolist()
+        assert [row[: len(ours)] for ours, row in zip(some.tokens, theirs, strict=True)] == some.tokens
+        assert all(set(row[len(ours) :]) <= {codec.pad_id} for ours, row in zip(some.tokens, theirs, strict=True))
+
+
 @ARCHITECTURES
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 def test_logprobs_equal_one_scoring_pass(ending_model, codec, ragged, architecture, temperature):

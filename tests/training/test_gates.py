@@ -300,7 +300,7 @@ def ended(responses: list[list[int]]) -> list[bool]:
 
 
 def test_the_score_sits_on_eos(ragged):
-    gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), eos_id=0)
+    gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), stop_ids=[0])
 
 
 def test_a_mask_without_eos_is_found(ragged):
@@ -309,14 +309,14 @@ def test_a_mask_without_eos_is_found(ragged):
     slipped = batch._replace(response_mask=batch.response_mask & (batch.response != 0))
     slipped.response_mask[3, 0] = True  # a response of EOS alone keeps a token, else no reward could be made at all
     with pytest.raises(RunFailed, match=r"gate eos: the score is not paid on EOS in rows \[0, 1, 4\]"):
-        gates.require_score_on_eos(slipped, ended(ragged[1]), eos_id=0)
+        gates.require_score_on_eos(slipped, ended(ragged[1]), stop_ids=[0])
 
 
 def test_a_mask_that_runs_into_the_padding_is_found(ragged):
     batch = make_batch(*ragged, 1)
     everything = batch._replace(response_mask=torch.ones_like(batch.response_mask))
     with pytest.raises(RunFailed, match=r"rows \[0, 3, 4\]"):
-        gates.require_score_on_eos(everything, ended(ragged[1]), eos_id=0)
+        gates.require_score_on_eos(everything, ended(ragged[1]), stop_ids=[0])
 
 
 @pytest.mark.parametrize("column", ["one before", "one after", "none", "all"])
@@ -328,9 +328,9 @@ def test_a_score_that_is_paid_elsewhere_is_found(ragged, monkeypatch, column):
 
     monkeypatch.setattr("harness.training.kl.token_rewards", elsewhere)
     with pytest.raises(RunFailed, match="gate eos: the score is not paid on EOS"):
-        gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), eos_id=0)
+        gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), stop_ids=[0])
 
 
 def test_an_unended_response_is_paid_on_its_last_token(ragged):
     prompts, responses = ragged
-    gates.require_score_on_eos(make_batch(prompts[2:3], responses[2:3], 1), [False], eos_id=0)
+    gates.require_score_on_eos(make_batch(prompts[2:3], responses[2:3], 1), [False], stop_ids=[0])
