@@ -96,7 +96,7 @@ def ppo_run(request: Request) -> PPORun:
 
     hardware = _hardware(request)
     policy = load_language_model(request["model"], device=_device(request))
-    policy.codec.eos_id = -1
+    policy.codec.stop_ids = (-1,)
     no_limits = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
     config = PPOConfig(
         episodes=request["episodes"],

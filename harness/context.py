@@ -37,7 +37,7 @@ class Job:
         """
         task = self.task if codec.chat is None else in_chat(self.task, codec.conversation, codec.chat["system"])
         limit = self.config.task.max_prompt_tokens
-        if len(examples) <= REMEMBERED:  # all at once, for the cuts, which count prompts one by one
+        if codec.chat is None and len(examples) <= REMEMBERED:  # all at once, for the cuts, which count one by one
             codec.encode_prompts([task.prompt(example.fields) for example in examples])
         return fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)
 

@@ -177,6 +177,8 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
 
     def make(row: str | None, stage: Stage) -> None:
         if aided and "feedback" in graph.parts:
+            for before in stage.inputs.values():
+                runner.run(before)
             runner.wait_while_made(graph.parts["feedback"])
         finished = runner.run(stage)
         made = record(request, job, graph, stage, finished, runner, row)

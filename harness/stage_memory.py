@@ -46,7 +46,7 @@ SFT_LOGITS, PPO_LOGITS, READ_LOGITS = 2, 2, 1
 """Copies of a batch's logits at once: in SFT the logits and those of the loss's tokens, or the gradients of both; in
 PPO the logits and their gradient; where logprobs are only read, the logits."""
 CHOSEN_LOGITS = 7
-"""Copies (of fp32) of one step's logits while tokens are chosen, where top-p sorts them; 4 where nothing does."""
+"""Copies (of fp32) of one step's logits while tokens are chosen: as many as top-p's sorting takes; without it four."""
 
 
 class Learning(NamedTuple):
@@ -390,10 +390,17 @@ class Memory:
         chosen, held = rows * shape.vocab_size * FULL * CHOSEN_LOGITS, self._cast(shape, held)
         last = {"cache": cache(shape, self._attending(batch), grows=True), "logits": float(chosen)}
         first = self._prompt(shape, held, batch)
-        if shape.lean and self._on_cpu and "compiled steps" not in held:
+        if self._reads_prompts_in_turn(shape, batch) and "compiled steps" not in held:
             most = batch._replace(rows=min(rows, self._at_once(self.job.hardware.pieces * PROMPTS_AT_ONCE)))
             first = {**first, "activations": passing(shape, most._replace(response=0))}
         return [first, {**held, **last}]
+
+    def _reads_prompts_in_turn(self, shape: Shape, batch: Batch) -> bool:
+        """Whether so many prompts are read some at a time: see ``harness.models.lean_decoding``."""
+        from harness.models.one_query import MOST_NUMBERS
+
+        alike = shape.lean and self._on_cpu and shape.queries == shape.keys
+        return alike and max(batch.prompt, batch.response) * shape.keys // shape.heads < MOST_NUMBERS
 
     def _compiled(self, shape: Shape, rows: int) -> Phase:
         """What compiled steps keep as long as the model is there: the cache that all batches use, and cast weights."""

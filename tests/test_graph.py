@@ -162,14 +162,20 @@ def test_rows_wait_for_feedback_alone_and_only_beside_a_second_process(
     monkeypatch: pytest.MonkeyPatch, aided: bool
 ) -> None:
     made, done = graph("evaluation.fixed_rows=[references,sft]"), []
-    monkeypatch.setattr(StageRunner, "run", lambda _, stage: done.append(stage.config["row"]))
+    rows = ["references", "sft", None]
+    named = {stage.fingerprint: row for row, stage in [*made.rows.items(), (None, made.candidate)]}
+    monkeypatch.setattr(StageRunner, "run", lambda _, stage: done.append(named.get(stage.fingerprint, "input")))
     monkeypatch.setattr(StageRunner, "wait_while_made", lambda _, stage: done.append(stage.name))
     for name in ("record", "write", "write_cards"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     request = Request(config(), [], "")
     pipeline._make_rows(request, make_job(config()), made, StageRunner(Path(), Progress("quiet")), aided=aided)
-    rows = ["references", "sft", None]
-    assert done == ([each for row in rows for each in ("feedback", row)] if aided else rows)
+    if aided:
+        turns = [(done[at - 2], row) for at, row in enumerate(done) if done[at - 1] == "feedback"]
+        assert [row for _, row in turns] == rows
+        assert turns[0][0] == "input", "what a row needs is waited for before"
+    else:
+        assert done == rows
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -110,7 +110,8 @@ def sample_pairs(
             shared=count,
             advance=tell,
         )
-        return candidates(policy.codec.decode(rollout.tokens), rollout.tokens, count)
+        tokens = list(map(policy.codec.closed, rollout.tokens))
+        return candidates(policy.codec.decode(tokens), tokens, count)
 
     return collect_pairs(
         examples,

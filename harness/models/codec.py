@@ -15,6 +15,7 @@ CHAT = "harness_chat"
 
 STOPS = "harness_stops"
 """Under which the tokenizer's own configuration keeps which tokens end a response besides EOS."""
+
 REMEMBERED = 2**14
 """Prompts whose ids a codec keeps: they are counted, to see whether they fit, before they are encoded."""
 
@@ -77,9 +78,16 @@ class Codec:
                 raise UserError(f"{key}.system", system, "does not appear in the chat template's text", "leave it out")
 
     def stop_at(self, ids: Iterable[int]) -> None:
-        """Let these tokens end a response like EOS, also when the tokenizer is saved and loaded again."""
-        others = list(dict.fromkeys(int(id) for id in ids if id != self.eos_id))
+        """Let these tokens end a response like EOS, also when the tokenizer is saved and loaded again.
+
+        Args:
+            ids: of which those that are special tokens count: others are part of a text.
+        """
+        special = set(self.tokenizer.all_special_ids)
+        special |= {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        others = list(dict.fromkeys(int(id) for id in ids if id != self.eos_id and id in special))
         self.stop_ids = (self.eos_id, *others)
+        self.tokenizer.init_kwargs.pop(STOPS, None)
         if others:
             self.tokenizer.init_kwargs[STOPS] = others
 
@@ -87,8 +95,13 @@ class Codec:
         """Whether a response ends in EOS, or in another token that ends one."""
         return len(ids) > 0 and ids[-1] in self.stop_ids
 
+    def closed(self, ids: Sequence[int]) -> list[int]:
+        """A response with EOS in the place of whatever ended it, as others read it."""
+        return [*ids[:-1], self.eos_id] if self.ended(ids) else list(ids)
+
     def follow(self, other: Codec) -> None:
-        """Word prompts as another codec with the same tokens does."""
+        """Word prompts as another codec with the same tokens does, and take responses for ended where it does."""
+        self.stop_at([*self.stop_ids, *other.stop_ids])
         if other.chat is not None:
             self.tokenizer.chat_template = other.tokenizer.chat_template
             self.chat = self.tokenizer.init_kwargs[CHAT] = other.chat

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 PROMPTS_AT_ONCE = 128
-"""Prompts that GPT-2 and Llama read in one pass on a CPU: more are no faster, and hold more memory meanwhile."""
+"""Prompts that are read in one pass by ``LeanDecoding``: more are no faster, and hold more memory meanwhile."""
 
 
 class Decoding(Protocol):

@@ -28,7 +28,10 @@ def generate_plainly(model: Any, codec: Codec) -> None:
 
 
 def _stop(model: Any, codec: Codec) -> None:
-    """Let what the model's configuration lists end its responses, as far as it has embeddings for it."""
+    """Let the special tokens that the model's configuration lists, and has embeddings for, end its responses.
+
+    Where it says nothing transformers fills in a default of the architecture, which may be any token.
+    """
     listed = getattr(model.generation_config, "eos_token_id", None)
     if listed is not None:
         rows = model.get_input_embeddings().weight.shape[0]

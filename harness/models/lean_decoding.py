@@ -135,7 +135,13 @@ class Places:
         return flat if self._rows is None else flat.index_select(0, self._rows)
 
     def keep(self, rows: Tensor) -> Tensor | None:
-        """Go on with these rows alone; returns the prompts that still have some, (H,) long, or None: all have."""
+        """Go on with these rows alone; returns the prompts that still have some, (H,) long, or None: all have.
+
+        The prompts of rows that have one each come in the rows' order.
+        """
+        if self.shared == 1:
+            self.prompts = len(rows)
+            return rows
         places = rows if self._rows is None else self._rows[rows]
         left, prompt = torch.unique(places // self.shared, return_inverse=True)
         self._rows = prompt * self.shared + places % self.shared

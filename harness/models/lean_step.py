@@ -108,7 +108,7 @@ def _read_with(
     cache: Any, attention: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
 ) -> Tensor:
     """(B, 1, heads · size): what a token reads whose keys and values join the cache; all are (B, heads, 1, size)."""
-    if not isinstance(cache, RoomyLayer):  # one that several responses have in common knows how it is read
+    if not isinstance(cache, RoomyLayer):  # one whose prompts lie apart knows how it is read
         found: Tensor = cache.read(queries, keys, values, _scaling(attention, queries))
         return found
     return read(attention, queries, *cache.update(keys, values), mask=mask)

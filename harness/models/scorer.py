@@ -78,8 +78,8 @@ class Scorer:
             RunFailed: a prompt that fits the policy is longer than this scorer can read.
         """
         if self.foreign is None:
-            last = [self.codec.eos_id] if self._reads_eos else []
-            return prompts, [[*ids[:-1], *last] if self.codec.ended(ids) else ids for ids in responses]
+            codec, reads_eos = self.codec, self._reads_eos
+            return prompts, [codec.closed(ids) if reads_eos or not codec.ended(ids) else ids[:-1] for ids in responses]
         texts = self.foreign.tokenizer.batch_decode([list(ids) for ids in prompts], skip_special_tokens=True)
         own = self.codec.encode_prompts(texts)
         known, longest = positions(self.model), max(map(len, own), default=0)

@@ -1,8 +1,8 @@
 """Sampling responses: prompts and settings in; tokens, logprobs and masks out, whatever engine makes them.
 
-Our own is one loop over a key–value cache. Rows that have ended leave the batch, prompts are batched by length, and
-each row draws from a random stream of its own, so that a response does not depend on its neighbours. Its steps can be
-compiled.
+Our own is one loop over a key–value cache. Rows that have ended leave the batch soon, prompts are batched by length,
+and each row draws from a random stream of its own, so that a response does not depend on its neighbours. Its steps can
+be compiled.
 """
 
 from __future__ import annotations
@@ -152,6 +152,8 @@ def _sample_batch(
     """Responses to prompts of similar length, on the CPU: tokens (B, R), logprobs (B, R), counts (B,)."""
     import torch
 
+    from harness.models.kernels import is_half
+
     batch, length, device = len(prompts), settings.max_new_tokens, model.device
     uniforms = uniforms.to(device)
     tokens = torch.full((batch, length), pad_id, device=device)
@@ -160,7 +162,8 @@ def _sample_batch(
     alive, done = torch.arange(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     compiled = settings.engine == "compiled"
     decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared, compiled=compiled)
-    # Uncompiled, a step is over soon after Python has asked for it: rows leave as soon as they have ended.
+    # Uncompiled, a step is over soon after Python has asked for it: it is looked at which rows have ended.
+    half = is_half(logprobs)
     looks = LOOKS if compiled and device.type != "cpu" else 1
     for step in range(length):
         chosen, chosen_logprobs = choose(decoding.logits().float(), uniforms[alive, step], settings)
@@ -174,7 +177,7 @@ def _sample_batch(
             if share == 0:
                 break
             if share < 0.75:  # copying the cache pays once a quarter of the rows have ended
-                keep = kept(going)
+                keep = kept(going, half=half)
                 decoding.keep(keep)
                 alive, chosen = alive[keep], chosen[keep]
         if step + 1 < length:
@@ -182,14 +185,18 @@ def _sample_batch(
     return _blank_after_end(tokens.cpu(), logprobs.cpu(), counts.cpu(), pad_id)
 
 
-def kept(going: torch.Tensor) -> torch.Tensor:
-    """The rows to go on with, in their order: all that go on, and as many others as ``more_rows`` asks for.
+def kept(going: torch.Tensor, *, half: bool) -> torch.Tensor:
+    """The rows to go on with, in their order: all that go on, and where it is in bf16 on a CPU as many others as
+    ``more_rows`` asks for.
 
     Args:
         going: (B,) bool.
+        half: whether it is.
     """
     from harness.models.kernels import more_rows
 
+    if not half:
+        return going.nonzero().squeeze(1)
     count = int(going.sum())
     ended = (~going).nonzero().squeeze(1)
     filled = going.clone()
@@ -212,7 +219,7 @@ def choose(logits: torch.Tensor, uniforms: torch.Tensor, settings: Sampling) -> 
 
     Args:
         logits: (B, V) float32.
-        uniforms: (B,) float64 in [0, 1): one draw per row.
+        uniforms: (B,) float64 in [0, 1): one draw per row, inverted through the distribution's cumulative sum.
         settings: temperature, top-k and top-p. The logprob is before top-k and top-p, as in training.
     """
     import torch

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LOGITS_AT_ONCE = 2**28
 """Numbers of a scoring pass's logits: 1 GiB in fp32."""
 ROWS_AT_ONCE = 256
-"""More, as are sampled at a time, are read no faster: a pass has all of a row's tokens, a step of sampling one."""
+"""Rows of one pass at most: as many as are sampled at a time would hold more memory, each with all of its tokens."""
 
 
 def response_logprobs(

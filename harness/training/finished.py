@@ -13,7 +13,7 @@ from harness.models.positions import require_positions
 from harness.models.soundness import require_sound
 from harness.stages import Workspace
 
-VERSION = 1
+VERSION = 2
 
 
 class FinishedPolicy:

@@ -156,7 +156,8 @@ def _pairs(
             hardware=job.hardware,
             shared=2,
         )
-        return candidates(codec.decode(rollout.tokens), rollout.tokens, 2)
+        tokens = list(map(codec.closed, rollout.tokens))
+        return candidates(codec.decode(tokens), tokens, 2)
 
     manner = asdict(config.annotator)
     metric = manner.pop("metric") or job.smooth_metric()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.hardware import Hardware, batches
+from harness.hardware import Hardware, batches, multiplies_bf16
 from harness.models.kernels import product, products
 
 COEFFICIENTS = ((8.3837, -24.7659, 18.3571), (4.0434, -3.0114, 0.5695), (3.5056, -2.6267, 0.5257))
@@ -25,14 +25,14 @@ class Muon(torch.optim.Muon):
     """torch's Muon with a scale on which AdamW's learning rates hold, and a quick step on a CPU.
 
     torch orthogonalises in bf16, which most CPUs have to emulate: 94 ms for a matrix of 128 × 512 where fp32 takes 2
-    (docs/performance.md). On a CPU it is in the precision of the other products here, in three steps in place of five;
-    elsewhere the step is torch's own.
+    (docs/performance.md). On a CPU it is in fp32 here but where products are in bf16 and the processor has instructions
+    for it, and in three steps in place of five; elsewhere the step is torch's own.
 
     Args:
         matrices: parameters of two dimensions.
         lr: the peak: each update has the root mean square that AdamW's would have.
         weight_decay: of all of them.
-        hardware: with the precision; None: fp32.
+        hardware: with the precision of products; None: fp32.
         alone: nothing else is done meanwhile: ``hardware``'s pieces of the matrices are worked on beside each other.
     Source: Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the scale: Liu et al. 2025 (arXiv 2502.16982).
     """
@@ -46,7 +46,7 @@ class Muon(torch.optim.Muon):
     ) -> None:
         super().__init__(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         if hardware is not None:
-            self._kind = torch.float32 if hardware.precision == "fp32" else torch.bfloat16
+            self._kind = torch.bfloat16 if hardware.precision == "bf16" and multiplies_bf16() else torch.float32
             self._sharing = hardware if alone else None
 
     @torch.no_grad()
@@ -102,8 +102,8 @@ def orthogonal(matrices: Sequence[Tensor], kind: torch.dtype = torch.float32) ->
 
     Args:
         matrices: each (M, N) float32, of one shorter side; not changed.
-        kind: of the products. In bfloat16 small singular values are mixed with others': what comes of a spectrum of
-            1/i has a cosine of 0.93 to the orthogonal matrix in place of 0.96, and losses are as low
+        kind: of the products. In bfloat16 small singular values are mixed with others', and all come to 0.2 to 2.4: for
+            a spectrum of 1/i the result's cosine to the orthogonal matrix is 0.93 in place of 0.96. Losses are as low
             (docs/performance.md).
     Returns: as many of the same shapes, in float32.
     Source: Amsel et al. 2025 (arXiv 2505.16932), whose first coefficients are for [0.001, 1] and ‖M‖; in place of

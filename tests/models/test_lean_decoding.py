@@ -27,12 +27,19 @@ def repeated(shared: int, prompts: list[list[int]] = PROMPTS) -> list[list[int]]
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("alike", [False, True], ids=["padded", "of one length"])
-@pytest.mark.parametrize("shared", [1, 3])
+@pytest.mark.parametrize(("shared", "at_once"), [(1, 5), (3, 3), (3, 128)])
 def test_each_step_is_that_of_rows_by_themselves(
-    make_model: Callable[..., Any], architecture: str, bf16: bool, alike: bool, shared: int
+    make_model: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    bf16: bool,
+    alike: bool,
+    shared: int,
+    at_once: int,
 ) -> None:
     model, generator = use_fast_kernels(make_model(architecture)), torch.Generator().manual_seed(0)
     prompts = repeated(shared, [prompt[:1] * 4 for prompt in PROMPTS] if alike else PROMPTS) * (3 // shared)
+    monkeypatch.setattr(module, "PROMPTS_AT_ONCE", at_once)
     precision = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False) if bf16 else nullcontext()
     with torch.inference_mode(), precision:
         ours = start_decoding(model, prompts, 0, tokens=8, shared=shared)
@@ -63,6 +70,20 @@ def test_a_prompt_that_nobody_answers_any_more_is_dropped(make_model: Callable[.
         decoding.keep(torch.tensor([2]))
         assert {len(layer.keys) for layer in decoding.layers} == {1}
         assert {len(layer.own.keys) for layer in decoding.layers} == {1}
+
+
+def test_rows_of_one_response_each_go_on_in_any_order(make_model: Callable[..., Any]) -> None:
+    with torch.inference_mode():
+        pair = [
+            start_decoding(make_model("gpt2"), PROMPTS, 0, tokens=8),
+            CausalDecoding(make_model("gpt2"), PROMPTS, 0, 8, 1),
+        ]
+        assert isinstance(pair[0], LeanDecoding)
+        for each in pair:
+            each.logits()
+            each.keep(torch.tensor([3, 0, 2]))
+            each.append(torch.tensor([5, 6, 7]))
+        torch.testing.assert_close(pair[0].logits(), pair[1].logits(), rtol=1e-4, atol=1e-5)
 
 
 def test_places_come_back_as_they_went() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -269,26 +270,32 @@ def test_rules_of_decoding_that_a_causal_model_came_with_are_dropped(
 def test_all_tokens_that_a_model_lists_end_its_responses_here_and_in_other_tools(
     make_model: Callable[..., Any], codec: Any, tmp_path: Path
 ) -> None:
-    """As Qwen's and Llama's chat models do; one that has no embedding is no token."""
+    """As Qwen's and Llama's chat models do; one that has no embedding, or is part of a text, is no end."""
+    from transformers import AutoTokenizer
+
     from harness.models.codec import Codec
 
-    model = make_model("llama")
-    model.generation_config.update(eos_token_id=[7, codec.eos_id, 9, 10**6])
-    save(LanguageModel(model, codec), tmp_path / "came")
+    model, tokenizer = make_model("llama"), copy.deepcopy(codec.tokenizer)
+    marks = ["<|end|>", "<|stop|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    model.resize_token_embeddings(len(tokenizer))
+    end, stop = tokenizer.convert_tokens_to_ids(marks)
+    model.generation_config.update(eos_token_id=[end, codec.eos_id, stop, 7, 10**6])
+    save(LanguageModel(model, Codec(tokenizer)), tmp_path / "came")
     lm = load_language_model(tmp_path / "came")
-    assert lm.codec.stop_ids == (codec.eos_id, 7, 9)
-    assert [lm.codec.ended(ids) for ids in ([], [5], [5, 7], [codec.eos_id], [9, 5])] == [
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
+    assert lm.codec.stop_ids == (codec.eos_id, end, stop)
+    assert all(map(lm.codec.ended, ([5, end], [codec.eos_id], [5, stop])))
+    assert not any(map(lm.codec.ended, ([], [5], [5, 7], [end, 5])))
+    assert [lm.codec.closed(ids) for ids in ([5, end], [5])] == [[5, codec.eos_id], [5]]
     save(lm, tmp_path / "kept")
-    assert load_language_model(tmp_path / "kept").model.generation_config.eos_token_id == [codec.eos_id, 7, 9]
-    scorer = load_scorer(tmp_path / "kept", head_seed=0)
-    assert scorer.codec.stop_ids == lm.codec.stop_ids
-    assert codec.stop_ids == Codec(codec.tokenizer).stop_ids == (codec.eos_id,)
+    assert load_language_model(tmp_path / "kept").model.generation_config.eos_token_id == [codec.eos_id, end, stop]
+    assert load_scorer(tmp_path / "kept", head_seed=0).codec.stop_ids == lm.codec.stop_ids
+    other = Codec(AutoTokenizer.from_pretrained(tmp_path / "came"))
+    assert other.stop_ids == (codec.eos_id,), "a tokenizer alone says nothing of it"
+    other.follow(lm.codec)
+    assert other.stop_ids == lm.codec.stop_ids
+    other.stop_at([])
+    assert Codec(other.tokenizer).stop_ids == (codec.eos_id,)
 
 
 def test_a_configuration_of_parts_is_read_for_its_text(codec: Any) -> None:

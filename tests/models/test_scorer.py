@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 
@@ -163,8 +164,11 @@ def test_whatever_ended_a_response_it_is_read_with_eos_or_with_nothing(make_scor
     scorer = Scorer(model, codec, hardware)
     bare = [[token for token in ids if token != codec.eos_id] for ids in ragged[1]]
     expected = scorer.scores(ragged[0], [[*ids, codec.eos_id] for ids in bare])
-    codec.stop_at([7])
-    found = scorer.scores(ragged[0], [[*ids, 7] for ids in bare])
+    policys = copy.deepcopy(codec)
+    policys.stop_ids = (codec.eos_id, codec.pad_id)  # Qwen's chat models end in what they have as pad, too
+    follower = Scorer(model, codec, hardware, reads=policys)
+    assert follower.foreign is None
+    found = follower.scores(ragged[0], [[*ids, codec.pad_id] for ids in bare])
     np.testing.assert_allclose(found, expected, atol=1e-6)
     unended = scorer.scores(ragged[0], bare)
     assert np.abs(unended - expected).max() > 1e-3 if reads_eos else np.allclose(unended, expected, atol=1e-6)

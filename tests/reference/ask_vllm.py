@@ -48,7 +48,7 @@ def gap(model: Any) -> float:
     settings = Sampling(12, temperature=1.0, engine="vllm")
     engine = serving(model, max_tokens=24, memory=settings.engine_memory, precision="fp32")
     engine.load(model)
-    answers = engine.answer(PROMPTS, settings, eos_id=EOS, seed=3)[:COMPARED_ROWS]
+    answers = engine.answer(PROMPTS, settings, [EOS], seed=3)[:COMPARED_ROWS]
     ours = response_logprobs(
         model,
         PROMPTS[: len(answers)],

@@ -250,7 +250,8 @@ def test_rows_that_stay_are_all_that_go_on_and_few_enough_numbers_of_them():
     for ended in range(256):
         going = torch.ones(256, dtype=torch.bool)
         going[torch.randperm(256, generator=torch.Generator().manual_seed(ended))[:ended]] = False
-        rows = kept(going)
+        rows = kept(going, half=True)
+        assert torch.equal(kept(going, half=False), going.nonzero().squeeze(1))
         assert torch.equal(rows, rows.sort().values)
         assert set(going.nonzero().squeeze(1).tolist()) <= set(rows.tolist())
         assert len(rows) <= (256 - ended) * 9 / 8

@@ -303,6 +303,15 @@ def test_the_score_sits_on_eos(ragged):
     gates.require_score_on_eos(make_batch(*ragged, 1), ended(ragged[1]), stop_ids=[0])
 
 
+def test_the_score_sits_on_the_first_of_several_ends(ragged):
+    """Pad, 1, among them, which fills up the columns after it, and 31, which ends the first response before its EOS."""
+    prompts, responses = ragged
+    some = [responses[0][:2], *responses[1:4], [17, 1]]
+    gates.require_score_on_eos(make_batch(prompts, some, 1), [True, True, False, True, True], stop_ids=[0, 1, 31])
+    with pytest.raises(RunFailed, match=r"rows \[0\]"):
+        gates.require_score_on_eos(make_batch(prompts, responses, 1), ended(responses), stop_ids=[0, 1, 31])
+
+
 def test_a_mask_without_eos_is_found(ragged):
     """The usual slip where pad is EOS: the mask ends before it."""
     batch = make_batch(*ragged, 1)

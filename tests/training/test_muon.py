@@ -191,8 +191,9 @@ def test_in_bf16_the_direction_is_about_that_of_fp32(shape: tuple[int, int], spr
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("alone", [True, False])
-def test_products_are_in_the_precision_of_the_hardware(
-    monkeypatch: pytest.MonkeyPatch, precision: str, alone: bool
+@pytest.mark.parametrize("able", [True, False])
+def test_products_are_in_the_precision_of_the_hardware_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, alone: bool, able: bool
 ) -> None:
     kinds: list[torch.dtype] = []
 
@@ -201,8 +202,9 @@ def test_products_are_in_the_precision_of_the_hardware(
         return orthogonal(matrices, kind)
 
     monkeypatch.setattr(muon, "orthogonal", seen)
+    monkeypatch.setattr(muon, "multiplies_bf16", lambda: able)
     weight = torch.nn.Parameter(torch.zeros(8, 20))
     weight.grad = torch.randn(8, 20)
     Muon([weight], lr=0.1, weight_decay=0.0, hardware=Hardware("cpu", precision, 2, 1), alone=alone).step()
-    assert kinds == [torch.float32 if precision == "fp32" else torch.bfloat16]
+    assert kinds == [torch.bfloat16 if precision == "bf16" and able else torch.float32]
     assert weight.dtype == torch.float32
