@@ -397,10 +397,10 @@ class Memory:
 
     def _reads_prompts_in_turn(self, shape: Shape, batch: Batch) -> bool:
         """Whether so many prompts are read some at a time: see ``harness.models.lean_decoding``."""
-        from harness.models.one_query import MOST_NUMBERS
+        from harness.models.one_query import are_small
 
         alike = shape.lean and self._on_cpu and shape.queries == shape.keys
-        return alike and max(batch.prompt, batch.response) * shape.keys // shape.heads < MOST_NUMBERS
+        return alike and are_small(batch.prompt, batch.response, size=shape.keys // shape.heads, shared=batch.shared)
 
     def _compiled(self, shape: Shape, rows: int) -> Phase:
         """What compiled steps keep as long as the model is there: the cache that all batches use, and cast weights."""

@@ -21,7 +21,6 @@ def generate_plainly(model: Any, codec: Codec) -> None:
     from transformers import GenerationConfig
 
     _stop(model, codec)
-
     bos_id = getattr(model.config.get_text_config(), "bos_token_id", None)
     special = {"bos_token_id": bos_id, "eos_token_id": _ends(codec), "pad_token_id": codec.pad_id}
     model.generation_config = GenerationConfig(**special)

@@ -2,9 +2,9 @@
 
 Of what a step of a small model takes, reading keys and values is up to half, and most of them are of prompts. Here a
 prompt's lie in memory once, without room between one row's and the next: a processor reads them at 20 GB/s, and rows of
-a cache with room for what follows at 11 (docs/performance.md). The queries of several responses read them in one
-product of matrices, that of a single one by a product of a matrix and a vector, as all do their own response's. All are
-numpy's, which autocast leaves in fp32 (see ``one_query``).
+a cache with room for what follows at 11 (docs/performance.md). The queries of a prompt's responses read them in one
+product of matrices, and each its own response's by products of a matrix and a vector. Both are numpy's, which autocast
+leaves in fp32 (see ``one_query``), and which has a single response's query multiplied as a vector too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,9 @@ from torch import Tensor
 from harness.models.decoding import PROMPTS_AT_ONCE
 from harness.models.forward import prompt_cache
 from harness.models.lean_step import STEPS, is_plain
-from harness.models.one_query import MOST_NUMBERS
+from harness.models.one_query import are_small
 from harness.models.roomy_cache import RoomyLayer
 from harness.training.masks import left_pad, position_ids
-
-MOST_PRODUCTS = 2**18
-"""Multiplications of a product of two matrices up to which OpenBLAS uses no threads of its own, whose sums would depend
-on how many cores there are."""
 
 
 def lean_decoding(
@@ -78,8 +74,7 @@ def _is_for(model: Any, prompt: int, tokens: int, shared: int) -> bool:
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     alike = getattr(config, "num_key_value_heads", config.num_attention_heads) == config.num_attention_heads
-    small = prompt * size < MOST_NUMBERS if shared == 1 else shared * prompt * size <= MOST_PRODUCTS
-    return bool(alike and small and tokens * size < MOST_NUMBERS)
+    return bool(alike and are_small(prompt, tokens, size=size, shared=shared))
 
 
 class LeanDecoding:
@@ -135,16 +130,11 @@ class Places:
         return flat if self._rows is None else flat.index_select(0, self._rows)
 
     def keep(self, rows: Tensor) -> Tensor | None:
-        """Go on with these rows alone; returns the prompts that still have some, (H,) long, or None: all have.
-
-        The prompts of rows that have one each come in the rows' order.
-        """
-        if self.shared == 1:
-            self.prompts = len(rows)
-            return rows
+        """Go on with these rows alone; returns the prompts that still have some, (H,) long, or None: all have."""
         places = rows if self._rows is None else self._rows[rows]
         left, prompt = torch.unique(places // self.shared, return_inverse=True)
-        self._rows = prompt * self.shared + places % self.shared
+        taken = prompt * self.shared + places % self.shared
+        self._rows = None if torch.equal(taken, torch.arange(len(left) * self.shared)) else taken
         if len(left) == self.prompts:
             return None
         self.prompts = len(left)
@@ -192,9 +182,6 @@ class SplitLayer:
 
     def _scores_of_prompts(self, asking: Tensor) -> Tensor:
         """(B, heads, P), -inf on pads, of queries (B, heads, size)."""
-        if self.places.shared == 1:
-            scores = torch.from_numpy(np.matvec(self.keys.numpy(), asking.numpy()))
-            return scores if self.seen is None else scores.masked_fill_(~self.seen.squeeze(2), -torch.inf)
         each = self.places.spread(asking).transpose(1, 2)
         scores = torch.from_numpy(np.matmul(each.numpy(), self.keys.mT.numpy()))
         if self.seen is not None:
@@ -203,7 +190,5 @@ class SplitLayer:
 
     def _read_from_prompts(self, weights: Tensor) -> Tensor:
         """(B, heads, size) of (B, heads, P)."""
-        if self.places.shared == 1:
-            return torch.from_numpy(np.vecmat(weights.numpy(), self.values.numpy()))
         each = self.places.spread(weights).transpose(1, 2)
         return self.places.taken(torch.from_numpy(np.matmul(each.numpy(), self.values.numpy())).transpose(1, 2))

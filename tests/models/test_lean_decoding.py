@@ -1,4 +1,4 @@
-"""Responses to one prompt, whose prompt is read once: against a cache that holds it for each of them."""
+"""Responses whose prompts lie apart and are read once: against a cache that holds a prompt for each of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from lean_models import MODELS, OTHERS
 
 from harness.models import lean_decoding as module
+from harness.models import one_query
 from harness.models.decoding import CausalDecoding, start_decoding
 from harness.models.kernels import use_fast_kernels
 from harness.models.lean_decoding import LeanDecoding, Places, lean_decoding
@@ -86,6 +87,15 @@ def test_rows_of_one_response_each_go_on_in_any_order(make_model: Callable[..., 
         torch.testing.assert_close(pair[0].logits(), pair[1].logits(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shared", [1, 2])
+def test_rows_that_fill_all_places_in_their_order_are_not_copied(shared: int) -> None:
+    places, rows = Places(3, shared), torch.arange(6.0).view(3, 2).repeat_interleave(shared, 0)
+    kept = places.keep(torch.arange(shared, 3 * shared))
+    assert kept is not None
+    assert kept.tolist() == [1, 2]
+    assert places.spread(rows[shared:]).data_ptr() == rows[shared:].data_ptr()
+
+
 def test_places_come_back_as_they_went() -> None:
     places, rows = Places(3, 2), torch.arange(12.0).view(6, 2)
     assert places.spread(rows).shape == (3, 2, 2)
@@ -120,9 +130,9 @@ def test_what_it_is_not_for_goes_by_a_cache_of_rows_and_is_not_read_twice(
     elif reason == "weights in bf16":
         model.to(torch.bfloat16)
     elif reason == "long responses":
-        monkeypatch.setattr(module, "MOST_NUMBERS", 8)
+        monkeypatch.setattr(one_query, "MOST_NUMBERS", 8)
     elif reason == "many numbers":
-        monkeypatch.setattr(module, "MOST_NUMBERS" if shared == 1 else "MOST_PRODUCTS", 8)
+        monkeypatch.setattr(one_query, "MOST_NUMBERS" if shared == 1 else "MOST_PRODUCTS", 8)
     monkeypatch.setattr(module, "prompt_cache", None)  # nothing is read before that is known
     with torch.inference_mode(reason != "learning"):
         assert lean_decoding(model, prompts, 0, tokens=8, shared=shared) is None
