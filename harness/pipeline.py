@@ -176,11 +176,7 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
     """
 
     def make(row: str | None, stage: Stage) -> None:
-        if aided and "feedback" in graph.parts:
-            for before in stage.inputs.values():
-                runner.run(before)
-            runner.wait_while_made(graph.parts["feedback"])
-        finished = runner.run(stage)
+        finished = runner.run(stage, yielding_to=graph.parts.get("feedback") if aided else None)
         made = record(request, job, graph, stage, finished, runner, row)
         write(Path(request.config.output_dir), made)
         write_cards(request, graph, runner, row, made)

@@ -121,8 +121,13 @@ class StageRunner:
             return None
         return Finished(directory, json.loads(manifest.read_text(encoding="utf-8")))
 
-    def run(self, stage: Stage) -> Finished:
-        """The stage's outputs, from disk where they are finished, else made now (its inputs first)."""
+    def run(self, stage: Stage, *, yielding_to: Stage | None = None) -> Finished:
+        """The stage's outputs, from disk where they are finished, else made now (its inputs first).
+
+        Args:
+            stage: which.
+            yielding_to: left the cores for as long as another process makes it, before this stage is made.
+        """
         if stage.fingerprint in self._finished:
             return self._finished[stage.fingerprint]
         found = self.cached(stage)
@@ -130,14 +135,12 @@ class StageRunner:
             self.progress.finished(stage.label, found.manifest["wall_seconds"], found.manifest["line"], cached=True)
         else:
             inputs = {key: self.run(before) for key, before in stage.inputs.items()}
+            if yielding_to is not None:
+                with self._locked(yielding_to):
+                    pass
             found = self._run_locked(stage, inputs)
         self._finished[stage.fingerprint] = found
         return found
-
-    def wait_while_made(self, stage: Stage) -> None:
-        """Leave the cores to another process for as long as it makes the stage; where none does, go on at once."""
-        with self._locked(stage):
-            pass
 
     def _run_locked(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
         with self._locked(stage):

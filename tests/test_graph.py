@@ -17,7 +17,7 @@ from harness.pipeline import make_job
 from harness.progress import Progress
 from harness.request import Request
 from harness.rollouts import engines
-from harness.stages import StageRunner
+from harness.stages import Stage, StageRunner
 
 
 def config(*overrides: str) -> Any:
@@ -162,20 +162,16 @@ def test_rows_wait_for_feedback_alone_and_only_beside_a_second_process(
     monkeypatch: pytest.MonkeyPatch, aided: bool
 ) -> None:
     made, done = graph("evaluation.fixed_rows=[references,sft]"), []
-    rows = ["references", "sft", None]
-    named = {stage.fingerprint: row for row, stage in [*made.rows.items(), (None, made.candidate)]}
-    monkeypatch.setattr(StageRunner, "run", lambda _, stage: done.append(named.get(stage.fingerprint, "input")))
-    monkeypatch.setattr(StageRunner, "wait_while_made", lambda _, stage: done.append(stage.name))
+
+    def run(_: StageRunner, stage: Stage, yielding_to: Stage | None = None) -> None:
+        done.append((stage.config["row"], yielding_to))
+
+    monkeypatch.setattr(StageRunner, "run", run)
     for name in ("record", "write", "write_cards"):
         monkeypatch.setattr(pipeline, name, lambda *_: None)
     request = Request(config(), [], "")
     pipeline._make_rows(request, make_job(config()), made, StageRunner(Path(), Progress("quiet")), aided=aided)
-    if aided:
-        turns = [(done[at - 2], row) for at, row in enumerate(done) if done[at - 1] == "feedback"]
-        assert [row for _, row in turns] == rows
-        assert turns[0][0] == "input", "what a row needs is waited for before"
-    else:
-        assert done == rows
+    assert done == [(row, made.parts["feedback"] if aided else None) for row in ("references", "sft", None)]
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -217,29 +218,45 @@ def test_of_two_processes_one_works_and_the_other_reuses(tmp_path: Path) -> None
     assert "another process works on it" in (tmp_path / "waiting").read_text()
 
 
-def test_waiting_for_a_stage_ends_with_it_and_makes_nothing(tmp_path: Path) -> None:
-    begun, waited, seen = Event(), Event(), StringIO()
+def test_a_stage_yields_to_one_that_another_process_makes_once_its_inputs_are_there(tmp_path: Path) -> None:
+    begun, waited, seen, done = Event(), Event(), StringIO(), []
 
     def run(workspace: Workspace) -> dict[str, Any]:
         begun.set()
         assert waited.wait(60)
+        done.append("the other")
         return {}
 
     class Watched(Progress):
         def waiting(self, name: str) -> None:
+            assert done == ["input"]
             seen.write(name)
             waited.set()
+
+    def noted(name: str, **given: Any) -> Stage:
+        return stage(lambda _: done.append(name) or {}, name=name, **given)  # type: ignore[func-returns-value]
 
     made = stage(run)
     maker = Thread(target=StageRunner(tmp_path, silent()).run, args=(made,))
     maker.start()
     assert begun.wait(60)
-    other = StageRunner(tmp_path, Watched("quiet"))
-    other.wait_while_made(made)
+    runner, row = StageRunner(tmp_path, Watched("quiet")), noted("row", inputs={"input": noted("input")})
+    runner.run(row, yielding_to=made)
     maker.join(60)
+    assert done == ["input", "the other", "row"]
     assert seen.getvalue() == made.label
-    assert other.cached(made) is not None
     untouched = stage(seed=2)
-    other.wait_while_made(untouched)
-    assert other.cached(untouched) is None
+    runner.run(noted("second"), yielding_to=untouched)
+    assert runner.cached(untouched) is None
     assert seen.getvalue() == made.label
+
+
+def test_a_finished_stage_yields_to_none_and_asks_for_no_inputs(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    other, row = stage(seed=2), stage(inputs={"input": stage(seed=3)})
+    first = StageRunner(tmp_path, silent()).run(row)
+    shutil.rmtree(StageRunner(tmp_path, silent()).directory(row.inputs["input"]))
+    with FileLock(tmp_path / "stages" / f".{other.label}.lock"):
+        assert StageRunner(tmp_path, silent()).run(row, yielding_to=other) == first
+    assert StageRunner(tmp_path, silent()).cached(row.inputs["input"]) is None
