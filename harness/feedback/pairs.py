@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator, Verdict
+from harness.models.codec import Codec
+from harness.rollouts.sampler import Rollout
 from harness.training.preferences import TokenPair
 from harness.types import Example
 
@@ -69,6 +71,12 @@ def candidates(texts: Sequence[str], tokens: Sequence[list[int]], count: int) ->
     """Of responses in a row, ``count`` to each prompt."""
     starts = range(0, len(texts), count)
     return Candidates(*([tuple(each[start : start + count]) for start in starts] for each in (texts, tokens)))  # type: ignore[arg-type]
+
+
+def sampled_candidates(rollout: Rollout, codec: Codec, count: int) -> Candidates:
+    """Of sampled responses in a row, ``count`` to each prompt, each with EOS for whatever ended it."""
+    tokens = list(map(codec.closed, rollout.tokens))
+    return candidates(codec.decode(tokens), tokens, count)
 
 
 class Collected(NamedTuple):

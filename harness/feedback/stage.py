@@ -15,10 +15,10 @@ from harness.feedback.pairs import (
     Candidates,
     Collected,
     LabelledPair,
-    candidates,
     collect_pairs,
     examinable,
     require_pairs,
+    sampled_candidates,
     write_pairs,
 )
 from harness.models.codec import Codec
@@ -110,8 +110,7 @@ def sample_pairs(
             shared=count,
             advance=tell,
         )
-        tokens = list(map(policy.codec.closed, rollout.tokens))
-        return candidates(policy.codec.decode(tokens), tokens, count)
+        return sampled_candidates(rollout, policy.codec, count)
 
     return collect_pairs(
         examples,

@@ -90,18 +90,13 @@ def sample(
         advance: told how many responses each batch has made.
     """
     stop_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
-
-    def rollout(lists: list[list[int]], logprobs: torch.Tensor) -> Rollout:
-        return Rollout(lists, [bool(ids) and ids[-1] in stop_ids for ids in lists], logprobs)
-
     if settings.engine == "vllm":
         from harness.rollouts import vllm_engine
 
-        return rollout(
-            *vllm_engine.sample(
-                model, prompts, settings, stop_ids, pad_id=pad_id, seed=seed, hardware=hardware, advance=advance
-            )
+        lists, logprobs = vllm_engine.sample(
+            model, prompts, settings, stop_ids, pad_id=pad_id, seed=seed, hardware=hardware, advance=advance
         )
+        return Rollout(lists, _ended(lists, stop_ids), logprobs)
 
     import torch
 
@@ -137,7 +132,12 @@ def sample(
                 answer(rows)
         else:
             hardware.share_out(answer, pending)
-    return rollout([tokens[row, : int(counts[row])].tolist() for row in range(size)], logprobs)
+    lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
+    return Rollout(lists, _ended(lists, stop_ids), logprobs)
+
+
+def _ended(lists: Sequence[Sequence[int]], stop_ids: Sequence[int]) -> list[bool]:
+    return [len(ids) > 0 and ids[-1] in stop_ids for ids in lists]
 
 
 def _sample_batch(
@@ -162,8 +162,8 @@ def _sample_batch(
     alive, done = torch.arange(batch, device=device), torch.zeros(batch, dtype=torch.bool, device=device)
     compiled = settings.engine == "compiled"
     decoding = start_decoding(model, prompts, pad_id, tokens=length, shared=shared, compiled=compiled)
-    # Uncompiled, a step is over soon after Python has asked for it: it is looked at which rows have ended.
     half = is_half(logprobs)
+    # Uncompiled, a step is over soon after Python has asked for it: each is asked which rows have ended.
     looks = LOOKS if compiled and device.type != "cpu" else 1
     for step in range(length):
         chosen, chosen_logprobs = choose(decoding.logits().float(), uniforms[alive, step], settings)
@@ -186,12 +186,11 @@ def _sample_batch(
 
 
 def kept(going: torch.Tensor, *, half: bool) -> torch.Tensor:
-    """The rows to go on with, in their order: all that go on, and where it is in bf16 on a CPU as many others as
-    ``more_rows`` asks for.
+    """The rows to go on with, in their order: those that have not ended, in bf16 on a CPU filled up to ``more_rows``.
 
     Args:
-        going: (B,) bool.
-        half: whether it is.
+        going: (B,) bool, True on rows that have not ended.
+        half: whether the steps are in bf16 on a CPU.
     """
     from harness.models.kernels import more_rows
 

@@ -15,7 +15,15 @@ from harness.context import Job, model_directory
 from harness.data.prepared import PreparedData
 from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator, gold_utility, metric_utility
-from harness.feedback.pairs import Candidates, Collected, LabelledPair, candidates, collect_pairs, examinable
+from harness.feedback.pairs import (
+    Candidates,
+    Collected,
+    LabelledPair,
+    candidates,
+    collect_pairs,
+    examinable,
+    sampled_candidates,
+)
 from harness.feedback.stage import encode_pairs, own_pairs
 from harness.models.adapters import dropping, is_adapted
 from harness.models.kept import keep, start_scorer
@@ -156,8 +164,7 @@ def _pairs(
             hardware=job.hardware,
             shared=2,
         )
-        tokens = list(map(codec.closed, rollout.tokens))
-        return candidates(codec.decode(tokens), tokens, 2)
+        return sampled_candidates(rollout, codec, 2)
 
     manner = asdict(config.annotator)
     metric = manner.pop("metric") or job.smooth_metric()

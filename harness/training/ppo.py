@@ -171,17 +171,15 @@ class PPO:
         if config.kl.target is not None:
             controller = AdaptiveKL(config.kl_coef, config.kl.target, config.kl.horizon)
         generator = torch.Generator().manual_seed(setup.seed_for("order"))
+        updates_of = partial(Updates, config=config.optimizer, total=total, hardware=setup.hardware, alone=False)
         if config.value.kind == "head":
             head = torch.nn.Linear(policy.config.hidden_size, 1, device=policy.device)
             torch.nn.init.zeros_(head.weight)
             torch.nn.init.zeros_(head.bias)
-            updates = Updates(policy, head, config=config.optimizer, total=total, hardware=setup.hardware, alone=False)
-            return PPOState(policy, policy, head, updates, None, controller, generator, [])
+            return PPOState(policy, policy, head, updates_of(policy, head), None, controller, generator, [])
         value = twin(setup.reward.model)
-        settings: dict[str, Any] = {"total": total, "hardware": setup.hardware, "alone": False}
-        value_updates = Updates(value, config=config.optimizer, lr=config.value.lr, **settings)
-        updates = Updates(policy, config=config.optimizer, **settings)
-        return PPOState(policy, value, None, updates, value_updates, controller, generator, [])
+        value_updates = updates_of(value, lr=config.value.lr)
+        return PPOState(policy, value, None, updates_of(policy), value_updates, controller, generator, [])
 
     def _iterate(self, setup: Setup, state: PPOState) -> dict[str, float]:
         """One rollout and its updates; returns what is logged (docs/logged.md defines each quantity)."""

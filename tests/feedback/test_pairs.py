@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from random import Random
 from typing import Any
 
 import pytest
+import torch
 
 from harness.errors import RunFailed
 from harness.feedback.annotators import Annotator
@@ -18,8 +20,10 @@ from harness.feedback.pairs import (
     examinable,
     read_pairs,
     require_pairs,
+    sampled_candidates,
     write_pairs,
 )
+from harness.rollouts.sampler import Rollout
 from harness.types import Example
 
 
@@ -255,3 +259,12 @@ def test_a_punctuation_mark_is_a_word_of_its_own():
     assert [pair.rejected for pair in balanced_by_length(pairs[:2], Random(0))] == []
     assert len(balanced_by_length(pairs, Random(0))) == 2
     assert len(balanced_by_length([pairs[0], pairs[2]], Random(0))) == 2
+
+
+def test_sampled_responses_end_in_eos_whatever_ended_them(codec):
+    codec = copy.copy(codec)
+    codec.stop_ids = (codec.eos_id, codec.pad_id)
+    tokens = [[5, 6, codec.pad_id], [5, 6, codec.eos_id], [5, 6], [9, codec.pad_id]]
+    found = sampled_candidates(Rollout(tokens, [True, True, False, True], torch.zeros(4, 3)), codec, 2)
+    assert found.tokens == [([5, 6, codec.eos_id], [5, 6, codec.eos_id]), ([5, 6], [9, codec.eos_id])]
+    assert found.texts == [tuple(codec.decode([[5, 6]]) * 2), (*codec.decode([[5, 6]]), *codec.decode([[9]]))]

@@ -36,6 +36,7 @@ from harness.rollouts.sampler import Sampling
 from harness.training import ppo as ppo_module
 from harness.training import updates
 from harness.training.algorithm import Setup
+from harness.training.muon import Muon
 from harness.training.ppo import PPO, Experience, Measured, PPOState, multiplications, together, trim
 from harness.training.token_logprobs import logprobs_and_entropies
 
@@ -560,6 +561,17 @@ def test_the_same_seed_gives_the_same_policy_and_another_one_does_not(make_setup
         weights.append(torch.cat([p.detach().flatten() for p in setup.policy.model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("kind", ["separate", "head"])
+def test_optimisers_that_work_beside_each_other_start_no_threads(make_setup, kind):
+    setup, _ = make_setup()
+    settings = config(optimizer=OptimizerConfig(kind="muon", lr=1e-3), value=ValueConfig(kind=kind))
+    state = PPO(settings)._start(setup)
+    both = [updates for updates in (state.updates, state.value_updates) if updates is not None]
+    matrices = [each for updates in both for each in updates.optimizers if isinstance(each, Muon)]
+    assert len(matrices) == len(both) == (2 if kind == "separate" else 1)
+    assert all(each._sharing is None for each in matrices)
 
 
 def test_every_prompt_comes_once_before_any_comes_twice(make_setup):
