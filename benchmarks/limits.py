@@ -220,7 +220,7 @@ def compare(options: argparse.Namespace) -> Report:
 
     hardware = Hardware.resolve(
         HardwareConfig(device=options.device, precision=options.precision, threads=options.threads, workers=1)
-    )
+    ).prepare()
     options.device = hardware.device
     options.precision = hardware.precision
     asked = {name: value for name, value in vars(options).items() if name not in ("work", "to", "picture")}

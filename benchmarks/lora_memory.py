@@ -60,7 +60,7 @@ def measure(given: Any) -> dict[str, float]:
     from harness.models.scorer import Scorer
     from harness.rollouts.sampler import Sampling
     from harness.training.algorithm import Setup
-    from harness.training.ppo import PPO
+    from harness.training.ppo_training import PPOTraining
 
     size = {"layers": given.layers, "width": given.width, "heads": given.width // 64, "context": 128}
     config = ModelConfig(kind="nano", **size, lora=LoraConfig(rank=given.rank if given.way == "lora" else None))
@@ -104,7 +104,7 @@ def measure(given: Any) -> dict[str, float]:
         checks=ChecksConfig(skip_gates=gates, probes=0, limits=nothing),
     )
     started = time.process_time()
-    PPO(algorithm).train(setup)
+    PPOTraining(algorithm).train(setup)
     seconds, peak = time.process_time() - started, peak_memory_mb()
     keep(policy, given.folder / given.way, config.lora)
     trained = {id(p): p.numel() for model in (policy.model, scorer.model) for p in trainable(model).values()}

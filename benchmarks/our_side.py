@@ -20,7 +20,7 @@ def load() -> Mapping[str, Prepare]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: F401
 
     import harness.training.language_model
-    import harness.training.ppo
+    import harness.training.ppo_training
     import harness.training.preferences  # noqa: F401
 
     return {"sft": sft, "reward_model": reward_model, "ppo": ppo}
@@ -78,7 +78,7 @@ def ppo(request: Request) -> Prepared:
         if result.status != "ok":
             raise RuntimeError(f"PPO ended as {result.status}: {result.reason}")
         phases = {f"seconds_{name}": sum(row[f"seconds_{name}"] for row in logged) for name in PHASES}
-        work = algorithm.steps() * request["batch_size"]
+        work = algorithm.steps * request["batch_size"]
         return {"work": work, "scores": [row["score"] for row in logged], **phases}
 
     return Prepared(train, lambda folder: save(setup.policy, folder))
@@ -92,7 +92,7 @@ def ppo_run(request: Request) -> PPORun:
     from harness.rollouts.sampler import Sampling
     from harness.training.algorithm import Setup
     from harness.training.gates import GATES
-    from harness.training.ppo import PPO
+    from harness.training.ppo_training import PPOTraining
 
     hardware = _hardware(request)
     policy = load_language_model(request["model"], device=_device(request))
@@ -126,7 +126,7 @@ def ppo_run(request: Request) -> PPORun:
         advance=_nothing,
         pairs=list,
     )
-    return PPORun(PPO(config), setup, logged)
+    return PPORun(PPOTraining(config), setup, logged)
 
 
 def seeds(seed: int) -> Callable[[str], int]:
@@ -147,7 +147,8 @@ def _hardware(request: Request) -> Any:
 
     threads = int(os.environ["HARNESS_BENCHMARK_THREADS"])
     precision = request["precision"]
-    return Hardware.resolve(HardwareConfig(device=_device(request), precision=precision, threads=threads, workers=1))
+    wanted = HardwareConfig(device=_device(request), precision=precision, threads=threads, workers=1)
+    return Hardware.resolve(wanted).prepare()
 
 
 def _device(request: Request) -> str:

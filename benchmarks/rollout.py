@@ -195,7 +195,9 @@ def compare(options: argparse.Namespace) -> Report:
     from harness.config import HardwareConfig
     from harness.hardware import Hardware
 
-    Hardware.resolve(HardwareConfig(device="cpu", threads=options.threads))  # freed memory is kept on every side
+    Hardware.resolve(
+        HardwareConfig(device="cpu", threads=options.threads)
+    ).prepare()  # freed memory is kept on every side
     report = Report("rollout", {"size": options.size, "batch": options.batch, **_asked(options)}, options.threads)
     company: list[float | None] = []
     for case in cases(options):

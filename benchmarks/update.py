@@ -60,7 +60,7 @@ def prepare(options: argparse.Namespace) -> Steps:
             "response_tokens": RESPONSE_TOKENS,
         }
     )
-    # The parts of PPO.train: a benchmark of one update needs them one by one.
+    # The parts of PPOTraining.train: a benchmark of one update needs them one by one.
     state = algorithm._start(setup)
     experience = algorithm._experience(setup, state)
     plain = PlainPPO(

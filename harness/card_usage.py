@@ -105,7 +105,7 @@ class Saved(NamedTuple):
         """Read the folder of a policy or (``scorer``) a reward model or judge."""
         file = "config.json" if not adapter else CLASSIFIER if scorer else SETTINGS
         settings, words = (_json(folder / name) for name in (file, "tokenizer_config.json"))
-        if not scorer:
+        if not scorer or not words.get(APART, False):
             pairs = False
         elif adapter:  # the class is not written; its head has a name of its own
             pairs = "classification_head" in _json(folder / SETTINGS)["modules_to_save"]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -65,25 +66,46 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """What Linux calls the instructions for products in bf16."""
 
 
+AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"}
+"""What torch wants of a processor before it takes it for one with AVX-512, as Linux calls it."""
+DRIVERS = ("nvidia*", "nvhost*", "nvgpu*", "nvmap", "dxg", "kfd")
+"""What a GPU's driver leaves in Linux's ``/dev``: CUDA's, on Jetson and under Windows too, and ROCm's."""
+
+
 @functools.cache
 def prefers_onednn() -> bool:
-    """Whether oneDNN's fp32 products are the faster: on AMD's CPUs to which AVX-512, which MKL keeps from, gives much.
-
-    The linear layer is an operator without a public name: a torch that lacks it keeps its own products.
-    """
-    import torch
-
-    has = bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return has and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _amd_family() >= AMD_IN_ONE_STEP
+    """Whether oneDNN's fp32 products are faster: on AMD's CPUs to which AVX-512, which MKL keeps from, gives much."""
+    return _amd_family() >= AMD_IN_ONE_STEP and cpu_capability().startswith("AVX512")
 
 
 @functools.cache
 def multiplies_bf16() -> bool:
     """Whether torch has this CPU multiply in bf16 (by AVX512-BF16 or AMX), which takes less time than in fp32."""
+    return not BF16_FLAGS.isdisjoint(_processor().split()) and cpu_capability().startswith("AVX512")
+
+
+def cpu_capability() -> str:
+    """The widest instructions that torch uses here, in its words.
+
+    Where Linux tells what the processor has, torch's own rule says so without torch, whose import takes a second: a
+    plan and a run whose stages are all cached have no other use for it.
+    """
+    flags = set(_processor().split())
+    if "ATEN_CPU_CAPABILITY" in os.environ or "flags" not in flags:
+        import torch
+
+        return str(torch.backends.cpu.get_cpu_capability())
+    return "AVX512" if flags >= AVX512 else "AVX2" if flags >= {"avx2", "fma"} else "DEFAULT"
+
+
+@functools.cache
+def sees_gpu() -> bool:
+    """Whether torch has a GPU to work on; it is asked only where the system has some driver for one."""
+    if platform.system() == "Linux" and not any(any(Path("/dev").glob(name)) for name in DRIVERS):
+        return False
     import torch
 
-    has = bool(torch._C._has_mkldnn) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return has and not BF16_FLAGS.isdisjoint(_processor().split())
+    return bool(torch.cuda.is_available())
 
 
 def _amd_family() -> int:
@@ -117,26 +139,30 @@ class Hardware:
 
     @classmethod
     def resolve(cls, config: HardwareConfig) -> Hardware:
-        """Choose what ``auto`` stands for and set torch's threads.
+        """Choose what ``auto`` stands for; before work begins, ``prepare`` follows.
 
         Raises:
             UserError: ``hardware.device`` asks for CUDA where there is none.
         """
-        import torch
-
         device = config.device
         if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
+            device = "cuda" if sees_gpu() else "cpu"
+        if device.startswith("cuda") and not sees_gpu():
             raise UserError("hardware.device", device, "needs a GPU that torch can see", "set it to cpu or auto")
         on_cpu, precision = device == "cpu", config.precision
         if precision == "auto":
             precision = "bf16" if not on_cpu or multiplies_bf16() else "fp32"
-        if on_cpu:
-            keep_freed_memory()
         threads = config.threads or max(cores() // (2 if on_cpu else 1), 1)
-        torch.set_num_threads(threads)
         return cls(device, precision, threads, config.workers or min(cores(), 2 if on_cpu else 1))
+
+    def prepare(self) -> Hardware:
+        """Give torch this process's threads, and on a CPU keep what memory is freed; returns itself."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        if self.device == "cpu":
+            keep_freed_memory()
+        return self
 
     def autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -258,31 +284,27 @@ class Hardware:
 
     def environment(self) -> dict[str, Any]:
         """What changes numbers, for the stages' fingerprints."""
-        import torch
-
         return {
             "precision": self.precision,
             "device_type": self.device.split(":")[0],
-            "torch": ".".join(torch.__version__.split(".")[:2]),
+            "torch": ".".join(version("torch").split(".")[:2]),
             "threads": self.threads,
             "products": "onednn" if self.device == "cpu" and prefers_onednn() else "torch",
         }
 
     def caution(self) -> str | None:
         """What the user should know of this choice: bf16 where the processor has to emulate it."""
-        import torch
-
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         if self.device != "cpu" or self.precision != "bf16" or not x86:
             return None
-        if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        if cpu_capability().startswith("AVX512"):
             return None
         return "hardware.precision=bf16: a CPU without AVX-512 emulates it, many times slower than fp32; leave it out"
 
     def description(self) -> str:
-        import torch
-
         if self.device.startswith("cuda"):
+            import torch
+
             return str(torch.cuda.get_device_name(self.device))
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         at_once = f", {self.workers} stages at a time" if self.workers > 1 else ""

@@ -136,7 +136,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     """
     config = request.config
     output_dir = Path(config.output_dir)
-    runner = StageRunner(output_dir, progress)
+    runner = StageRunner(output_dir, progress, job.hardware.prepare)
     stages = {stage.fingerprint: stage for stage in planned_stages(graph)}
     finished = frozenset(name for name, stage in stages.items() if runner.cached(stage) is not None)
     if config.plan:
@@ -229,7 +229,7 @@ def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progr
         progress: shows all of that.
     """
     job = make_job(config)
-    runner, graph = StageRunner(Path(config.output_dir), progress), build_graph(job)
+    runner, graph = StageRunner(Path(config.output_dir), progress, job.hardware.prepare), build_graph(job)
     if finished is not None:
         try:
             progress.plan(plan_rows(job, graph, finished))

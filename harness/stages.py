@@ -103,11 +103,17 @@ class Workspace:
 
 
 class StageRunner:
-    """Runs stages once each, sharing finished ones between jobs and processes."""
+    """Runs stages once each, sharing finished ones between jobs and processes.
 
-    def __init__(self, output_dir: Path, progress: Progress) -> None:
+    Args:
+        output_dir: holds ``stages/``.
+        progress: where they show themselves.
+        prepare: called before a stage whose numbers depend on where it runs (its ``environment``).
+    """
+
+    def __init__(self, output_dir: Path, progress: Progress, prepare: Callable[[], object] | None = None) -> None:
         self.root = output_dir / "stages"
-        self.progress = progress
+        self.progress, self.prepare = progress, prepare
         self._finished: dict[str, Finished] = {}
 
     def directory(self, stage: Stage) -> Path:
@@ -172,6 +178,8 @@ class StageRunner:
         if directory.exists():
             shutil.rmtree(directory)
         directory.mkdir(parents=True)
+        if stage.environment and self.prepare is not None:
+            self.prepare()
         reset_peak_memory()
         started = time.perf_counter()
         summary = stage.run(Workspace(directory, inputs, stage.seed or 0, self.progress, stage.name))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from harness import fellows
 from harness import hardware as module
 from harness.config import HardwareConfig
-from harness.hardware import Hardware, batches, multiplies_bf16, prefers_onednn
+from harness.hardware import Hardware, batches, multiplies_bf16, prefers_onednn, sees_gpu
 
 AMD, INTEL = "vendor_id\t: AuthenticAMD\ncpu family\t: 26\n", "vendor_id\t: GenuineIntel\ncpu family\t: 6\n"
 ZEN_4 = AMD.replace("26", "25")
@@ -28,7 +28,7 @@ def processor(monkeypatch: pytest.MonkeyPatch):
     """Stands in for the processor: its instructions as torch names them, its maker, its architecture."""
 
     def be(capability: str, maker: str = AMD, machine: str = "x86_64") -> None:
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(module, "cpu_capability", lambda: capability)
         monkeypatch.setattr(module, "_processor", lambda: maker)
         monkeypatch.setattr(module.platform, "machine", lambda: machine)
         forget()
@@ -88,18 +88,73 @@ def test_bf16_that_would_be_emulated_is_cautioned_against(processor, hardware, c
     ],
 )
 def test_precision_is_half_by_default_where_the_processor_has_products_in_it(processor, capability, flags, expected):
-    threads = torch.get_num_threads()
     processor(capability, f"{ZEN_4}flags\t\t: {flags}\n")
-    try:
-        assert Hardware.resolve(HardwareConfig(device="cpu")).precision == expected
-        assert Hardware.resolve(HardwareConfig(device="cpu", precision="fp32")).precision == "fp32"
-        assert Hardware.resolve(HardwareConfig(device="cpu", precision="bf16")).precision == "bf16"
-    finally:
-        torch.set_num_threads(threads)
+    assert Hardware.resolve(HardwareConfig(device="cpu")).precision == expected
+    assert Hardware.resolve(HardwareConfig(device="cpu", precision="fp32")).precision == "fp32"
+    assert Hardware.resolve(HardwareConfig(device="cpu", precision="bf16")).precision == "bf16"
 
 
 def test_the_processors_maker_is_read_from_the_system():
     assert module._processor()
+
+
+def test_torch_need_not_be_asked_for_the_instructions_that_it_uses(monkeypatch):
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    assert module.cpu_capability() == torch.backends.cpu.get_cpu_capability()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fma avx avx2 avx512f avx512bw avx512dq avx512vl avx512_bf16", "AVX512"),
+        ("fma avx avx2 avx512f avx512cd avx512er avx512pf", "AVX2"),  # Xeon Phi
+        ("fma avx avx2", "AVX2"),
+        ("avx sse4_2", "DEFAULT"),
+    ],
+)
+def test_instructions_go_by_torchs_rule(monkeypatch, flags, expected):
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setattr(module, "_processor", lambda: f"vendor_id : GenuineIntel\nflags\t\t: {flags}\nbugs : spectre\n")
+    assert module.cpu_capability() == expected
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_torch_is_asked_where_it_was_told_otherwise_and_where_the_system_tells_nothing(monkeypatch, told):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "asked")
+    if told:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    else:
+        monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+        monkeypatch.setattr(module, "_processor", lambda: ON_WINDOWS)
+    assert module.cpu_capability() == "asked"
+
+
+@pytest.mark.parametrize(("driver", "asked", "expected"), [(None, [], "cpu"), ("nvidiactl", [1], "cuda")])
+def test_torch_is_asked_for_a_gpu_where_there_is_a_driver(monkeypatch, tmp_path, driver, asked, expected):
+    seen = []
+    (tmp_path / "nvme0n1").touch()  # a disk
+    if driver is not None:
+        (tmp_path / driver).touch()
+    monkeypatch.setattr(module, "Path", lambda _: tmp_path)
+    monkeypatch.setattr(module.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen.append(1) or True)
+    sees_gpu.cache_clear()
+    try:
+        assert Hardware.resolve(HardwareConfig(precision="fp32")).device == expected
+        assert seen == asked
+    finally:
+        sees_gpu.cache_clear()
+
+
+def test_torch_has_the_threads_of_a_process_once_it_is_prepared():
+    before = torch.get_num_threads()
+    try:
+        hardware = Hardware.resolve(HardwareConfig(device="cpu", threads=3))
+        assert torch.get_num_threads() == before
+        assert hardware.prepare() is hardware
+        assert torch.get_num_threads() == hardware.threads == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @given(groups=st.integers(0, 30), group=st.integers(1, 4), most=st.integers(1, 40), pieces=st.integers(1, 2))

@@ -13,7 +13,7 @@ from smoke_run import smoke_run
 from harness.models.adapters import bare
 from harness.progress import Progress
 from harness.records import read_records
-from harness.training.ppo import PPO
+from harness.training.ppo_training import PPOTraining
 from harness.training.updates import Updates
 
 pytestmark = pytest.mark.extended
@@ -67,7 +67,7 @@ class Counted:
         self.held: dict[str, int] = {}
         self.gradients: dict[int, int] = {}
         self.optimiser: dict[int, int] = {}
-        start, step, best = PPO._start, Updates.step, PPO._best
+        start, step, best = PPOTraining._start, Updates.step, PPOTraining._best
 
         def counted_start(algorithm: Any, setup: Any) -> Any:
             state = start(algorithm, setup)
@@ -91,9 +91,9 @@ class Counted:
             self.held["best policy"] = sum(tensor.nbytes for tensor in found[1].values())
             return found
 
-        monkeypatch.setattr(PPO, "_start", counted_start)
-        monkeypatch.setattr(PPO, "_best", counted_best)
-        monkeypatch.setattr(PPO, "_check_gates", lambda *_: [])  # which has updates of its own
+        monkeypatch.setattr(PPOTraining, "_start", counted_start)
+        monkeypatch.setattr(PPOTraining, "_best", counted_best)
+        monkeypatch.setattr(PPOTraining, "_check_gates", lambda *_: [])  # which has updates of its own
         monkeypatch.setattr(Updates, "step", counted_step)
 
     def roles(self) -> dict[str, float]:

@@ -97,6 +97,25 @@ def begun(finished: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pa
 # ---- one run
 
 
+IMPORTED = """
+import sys
+from harness.cli import main
+status = main()
+heavy = ("torch", "transformers", "datasets", "evaluate", "scipy")
+print("imported:", *(name for name in heavy if name in sys.modules))
+raise SystemExit(status)
+"""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_whose_stages_are_all_cached_imports_nothing_heavy(finished: Callable[[str], Path], task: str) -> None:
+    folder = finished(task)
+    arguments = command(f"task={task}", f"output_dir={folder}")[3:]
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["imported:"]
+
+
 @pytest.mark.extended
 def test_two_stages_at_a_time_make_the_same_numbers(finished: Callable[[str], Path], tmp_path: Path) -> None:
     """The candidate's models in a second process, judge and controls in this one: the same stages, the same scores."""

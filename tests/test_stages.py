@@ -166,6 +166,20 @@ def test_a_failed_stage_leaves_no_manifest_and_is_made_anew(tmp_path: Path) -> N
     assert StageRunner(tmp_path, silent()).cached(made) is not None
 
 
+def test_what_a_stage_needs_of_its_surroundings_is_made_ready_where_its_numbers_depend_on_them(tmp_path: Path) -> None:
+    done: list[str] = []
+    runner = StageRunner(tmp_path, silent(), lambda: done.append("ready"))
+
+    def noted(name: str, **given: Any) -> Stage:
+        return stage(lambda _: done.append(name) or {}, name=name, **given)  # type: ignore[func-returns-value]
+
+    last = noted("sft", inputs={"data": noted("data", environment={})})
+    runner.run(last)
+    assert done == ["data", "ready", "sft"]
+    StageRunner(tmp_path, silent(), lambda: done.append("again")).run(last)
+    assert done == ["data", "ready", "sft"], "what is cached needs nothing"
+
+
 def test_a_summary_that_json_does_not_know_makes_no_manifest(tmp_path: Path) -> None:
     made = stage(lambda workspace: {"loss": float("nan")})
     with pytest.raises(ValueError, match="JSON"):

@@ -9,6 +9,7 @@ filled up to few numbers of them, and attention is in fp32.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +114,14 @@ def _is_for_onednn(input: Tensor, weight: Tensor) -> bool:
         and FEWEST_ROWS * input.shape[-1] <= input.numel() <= MOST_ROWS * input.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and prefers_onednn()
+        and _has_onednn()
     )
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether this torch has oneDNN's linear layer, an operator without a public name."""
+    return bool(torch._C._has_mkldnn) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _is_cast(input: Tensor, weight: Tensor) -> bool:

@@ -113,7 +113,7 @@ def run(job: Examination, progress: Progress) -> None:
     if (caution := job.hardware.caution()) is not None:
         progress.warning(caution)
     try:
-        finished = StageRunner(output_dir, progress).run(job.stage)
+        finished = StageRunner(output_dir, progress, job.hardware.prepare).run(job.stage)
     except Exception as error:
         write_bench_record(output_dir, _failed(job, error))
         raise

@@ -14,7 +14,6 @@ from harness.models.heads import head_layers
 from harness.models.loading import LanguageModel
 from harness.models.pair_forward import pair_scores
 from harness.models.scorer import Scorer
-from harness.training.losses import preference_loss
 from harness.training.updates import Updates, accumulate, length_batches
 
 if TYPE_CHECKING:
@@ -101,6 +100,7 @@ def _add_gradients(
     scorer: LanguageModel, pairs: Sequence[TokenPair], settings: Comparison, hardware: Hardware
 ) -> tuple[float, float]:
     """Add the gradients of one batch of pairs; returns its loss and accuracy."""
+    from harness.training.losses import preference_loss
 
     def learn(rows: Sequence[int]) -> tuple[float, int]:
         piece = [pairs[row] for row in rows]

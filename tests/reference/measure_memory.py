@@ -131,7 +131,7 @@ def ppo(job: Any, architecture: str) -> Any:
     from harness.models.loading import LanguageModel
     from harness.models.scorer import Scorer
     from harness.training.algorithm import Setup
-    from harness.training.ppo import PPO
+    from harness.training.ppo_training import PPOTraining
 
     policy = new_policy(job, architecture)
     reward = Scorer(*new_scorer(job, architecture, policy), job.hardware)
@@ -152,7 +152,7 @@ def ppo(job: Any, architecture: str) -> Any:
     )
 
     def work() -> None:
-        PPO(job.config.algorithm).train(setup)
+        PPOTraining(job.config.algorithm).train(setup)
         keep(job, policy.model)
 
     return work

@@ -33,11 +33,12 @@ from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.models.shape import features
 from harness.rollouts.sampler import Sampling
-from harness.training import ppo as ppo_module
+from harness.training import ppo_training as ppo_module
 from harness.training import updates
 from harness.training.algorithm import Setup
 from harness.training.muon import Muon
-from harness.training.ppo import PPO, Experience, Measured, PPOState, multiplications, together, trim
+from harness.training.ppo import PPO
+from harness.training.ppo_training import Experience, Measured, PPOState, PPOTraining, multiplications, together, trim
 from harness.training.token_logprobs import logprobs_and_entropies
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]
@@ -136,12 +137,12 @@ VARIANTS = {
 def iteration(make_setup, make_scorer, hardware):
     """A PPO state in the middle of things: the policy is neither its reference nor the one that sampled."""
 
-    def make(variant: dict[str, Any]) -> tuple[PPO, Setup, PPOState, Experience]:
+    def make(variant: dict[str, Any]) -> tuple[PPOTraining, Setup, PPOState, Experience]:
         reward = Scorer(*make_scorer(), hardware)
         reward.model.config.reward_shift = 0.4
         setup, _ = make_setup(reward=reward, temperature=0.8)
         disturb(setup.policy.model, 0.02, seed=1)
-        algorithm = PPO(config(kl_coef=0.1, **{k: v for k, v in variant.items() if k != "kl_coef"}))
+        algorithm = PPOTraining(config(kl_coef=0.1, **{k: v for k, v in variant.items() if k != "kl_coef"}))
         algorithm.config.kl_coef = variant.get("kl_coef", 0.1)
         state = algorithm._start(setup)
         if state.value_head is not None:
@@ -269,13 +270,13 @@ def test_one_iteration_equals_the_naive_composition(iteration, naive, make_lm, n
         assert policy["clip_fraction"] > 0 < value["clip_fraction"], "this variant is there to clip"
 
 
-def whole_loss(algorithm: PPO, setup: Setup, state: PPOState, experience: Any, rows: Any, count: Any) -> Any:
+def whole_loss(algorithm: PPOTraining, setup: Setup, state: PPOState, experience: Any, rows: Any, count: Any) -> Any:
     """The losses of all that learns, added up, and all that is logged of them."""
     parts = [learner.loss(experience.rows(rows), count) for learner in algorithm._learners(setup, state)]
     return sum(part.loss for part in parts), {name: value for part in parts for name, value in part.metrics.items()}
 
 
-def prompt_order(algorithm: PPO, setup: Setup) -> list[int]:
+def prompt_order(algorithm: PPOTraining, setup: Setup) -> list[int]:
     generator = torch.Generator().manual_seed(setup.seed_for("order"))
     return torch.randperm(len(setup.prompts), generator=generator).tolist()[: algorithm.config.batch_size]
 
@@ -496,7 +497,7 @@ def test_it_learns_a_planted_reward(make_setup, kind):
         optimizer=OptimizerConfig(lr=1e-2, warmup=0.0),
         value=ValueConfig(kind=kind, lr=3e-3 if kind == "separate" else None),
     )
-    result = PPO(settings).train(setup)
+    result = PPOTraining(settings).train(setup)
     assert (result.status, result.reason) == ("ok", None)
     assert rows[0]["score"] == pytest.approx(0.5, abs=0.1)
     assert rows[-1]["score"] > 0.9
@@ -525,14 +526,14 @@ def test_the_kl_penalty_alone_leads_back_to_the_reference(make_setup, make_score
         optimizer=OptimizerConfig(lr=5e-3, warmup=0.0),
         value=ValueConfig(kind="head"),
     )
-    PPO(settings).train(setup)
+    PPOTraining(settings).train(setup)
     assert rows[0]["kl"] > 1
     assert rows[-1]["kl"] < 0.5 * rows[0]["kl"]
 
 
 def test_at_the_start_policy_and_reference_are_one(make_setup):
     setup, rows = make_setup(temperature=0.7)
-    PPO(config(optimizer=OptimizerConfig(lr=1e-9, warmup=0.0))).train(setup)
+    PPOTraining(config(optimizer=OptimizerConfig(lr=1e-9, warmup=0.0))).train(setup)
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-3)
     assert rows[0]["kl_k3"] == pytest.approx(0.0, abs=1e-4)
     assert rows[0]["approx_kl"] == pytest.approx(0.0, abs=1e-5)
@@ -546,7 +547,7 @@ def test_the_reference_and_the_reward_model_never_move(make_setup):
     setup, _ = make_setup()
     before = [copy.deepcopy(model.state_dict()) for model in (setup.reference.model, setup.reward.model)]
     start = copy.deepcopy(setup.policy.model.state_dict())
-    PPO(config(episodes=16, epochs=2, minibatch_size=4)).train(setup)
+    PPOTraining(config(episodes=16, epochs=2, minibatch_size=4)).train(setup)
     for model, then in zip((setup.reference.model, setup.reward.model), before, strict=True):
         assert all(torch.equal(then[name], value) for name, value in model.state_dict().items())
     assert not all(torch.equal(start[name], value) for name, value in setup.policy.model.state_dict().items())
@@ -557,7 +558,7 @@ def test_the_same_seed_gives_the_same_policy_and_another_one_does_not(make_setup
     for seed, disturbance in ((0, 0), (0, 1), (1, 0)):
         torch.manual_seed(disturbance)
         setup, _ = make_setup(seed=seed)
-        PPO(config(episodes=16, minibatch_size=4, epochs=2, value=ValueConfig(kind="head"))).train(setup)
+        PPOTraining(config(episodes=16, minibatch_size=4, epochs=2, value=ValueConfig(kind="head"))).train(setup)
         weights.append(torch.cat([p.detach().flatten() for p in setup.policy.model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -567,7 +568,7 @@ def test_the_same_seed_gives_the_same_policy_and_another_one_does_not(make_setup
 def test_optimisers_that_work_beside_each_other_start_no_threads(make_setup, kind):
     setup, _ = make_setup()
     settings = config(optimizer=OptimizerConfig(kind="muon", lr=1e-3), value=ValueConfig(kind=kind))
-    state = PPO(settings)._start(setup)
+    state = PPOTraining(settings)._start(setup)
     both = [updates for updates in (state.updates, state.value_updates) if updates is not None]
     matrices = [each for updates in both for each in updates.optimizers if isinstance(each, Muon)]
     assert len(matrices) == len(both) == (2 if kind == "separate" else 1)
@@ -576,7 +577,7 @@ def test_optimisers_that_work_beside_each_other_start_no_threads(make_setup, kin
 
 def test_every_prompt_comes_once_before_any_comes_twice(make_setup):
     setup, _ = make_setup()
-    algorithm = PPO(config(episodes=12, batch_size=3, minibatch_size=3))
+    algorithm = PPOTraining(config(episodes=12, batch_size=3, minibatch_size=3))
     state = algorithm._start(setup)
     rows = [row for _ in range(8) for row in algorithm._next_prompts(setup, state)]
     passes = [rows[start : start + 8] for start in (0, 8, 16)]
@@ -586,16 +587,16 @@ def test_every_prompt_comes_once_before_any_comes_twice(make_setup):
 
 def test_a_batch_may_be_larger_than_the_prompts(make_setup):
     setup, _ = make_setup(prompts=PROMPTS[:3])
-    algorithm = PPO(config(batch_size=8))
+    algorithm = PPOTraining(config(batch_size=8))
     rows = algorithm._next_prompts(setup, algorithm._start(setup))
     assert sorted(rows[:3]) == sorted(rows[3:6]) == [0, 1, 2]
 
 
 def test_the_adaptive_controller_follows_the_logged_kl(make_setup):
     setup, rows = make_setup()
-    PPO(config(episodes=24, kl=KLControlConfig(target=100.0, horizon=80), optimizer=OptimizerConfig(lr=1e-3))).train(
-        setup
-    )
+    PPOTraining(
+        config(episodes=24, kl=KLControlConfig(target=100.0, horizon=80), optimizer=OptimizerConfig(lr=1e-3))
+    ).train(setup)
     # KL stays far under the target: the error is clipped to -0.2, so beta falls by 0.2 * 8 / 80 each time.
     assert [row["kl_coef"] for row in rows] == pytest.approx([0.05, 0.05 * 0.98, 0.05 * 0.98**2])
 
@@ -608,7 +609,7 @@ def test_gold_is_logged_beside_the_proxy_for_the_right_prompts(make_setup):
         return [float(row) for row in rows]
 
     setup, rows = make_setup(gold=gold)
-    PPO(config(batch_size=4, minibatch_size=4)).train(setup)
+    PPOTraining(config(batch_size=4, minibatch_size=4)).train(setup)
     assert [row["gold"] for row in rows] == [pytest.approx(np.mean(batch)) for batch, _ in seen]
     assert sorted(seen[0][0] + seen[1][0]) == list(range(8))
     assert all(isinstance(text, str) for _, texts in seen for text in texts)
@@ -618,7 +619,7 @@ def test_what_is_logged_is_json(make_setup):
     import json
 
     setup, rows = make_setup()
-    PPO(config(batch_size=1, minibatch_size=1, episodes=2)).train(setup)
+    PPOTraining(config(batch_size=1, minibatch_size=1, episodes=2)).train(setup)
     json.dumps(rows, allow_nan=False)
     assert rows[0]["score_std"] == 0.0, "of the rollout itself, not of what it was drawn from"
 
@@ -644,7 +645,7 @@ def test_steps_and_passes():
     ],
 )
 def test_probes_are_spread_evenly_and_the_last_comes_at_the_end(steps, probes, after):
-    algorithm = PPO(config(episodes=8 * steps, batch_size=8, checks=ChecksConfig(probes=probes)))
+    algorithm = PPOTraining(config(episodes=8 * steps, batch_size=8, checks=ChecksConfig(probes=probes)))
     assert [done for done in range(1, steps + 1) if algorithm._probes_after(done)] == after
 
 
@@ -697,7 +698,7 @@ def test_a_run_that_leaves_its_limits_stops_and_keeps_the_best_probes_weights(
 ):
     probe = Course(proxies)
     setup, rows = make_setup(reward=Falling(make_scorer(), hardware), probe=probe)
-    result = PPO(limited()).train(setup)
+    result = PPOTraining(limited()).train(setup)
     assert result.status == "collapsed"
     assert result.reason == "score=-9 is below min_score=-1"
     assert len(rows) == 3, "the fourth iteration is not made"
@@ -712,14 +713,14 @@ def test_a_probe_outside_the_limits_is_no_checkpoint_to_keep(make_setup, make_sc
     setup, _ = make_setup(reward=Falling(make_scorer(), hardware), probe=probe)
     settings = limited()
     settings.checks.limits.max_kl = 50.0
-    assert PPO(settings).train(setup).status == "collapsed"
+    assert PPOTraining(settings).train(setup).status == "collapsed"
     assert same(setup.policy.model, probe.weights[1])
 
 
 def test_a_gradient_that_is_no_number_is_a_collapse_too(make_setup, make_scorer, hardware, monkeypatch):
     probe = Course([0.0, 1.0, 2.0])
     setup, rows = make_setup(probe=probe)
-    algorithm = PPO(limited())
+    algorithm = PPOTraining(limited())
     plain = algorithm._experience
 
     def broken(setup: Setup, state: PPOState) -> Experience:
@@ -737,7 +738,7 @@ def test_a_gradient_that_is_no_number_is_a_collapse_too(make_setup, make_scorer,
 @pytest.mark.parametrize("kl", [math.nan, math.inf])
 def test_a_kl_that_is_no_number_is_a_collapse_under_adaptive_control_too(make_setup, monkeypatch, kl):
     setup, rows = make_setup()
-    algorithm = PPO(config(kl=KLControlConfig(target=6.0, horizon=80)))
+    algorithm = PPOTraining(config(kl=KLControlConfig(target=6.0, horizon=80)))
     plain = algorithm._experience
 
     def broken(setup: Setup, state: PPOState) -> Experience:
@@ -753,7 +754,7 @@ def test_a_kl_that_is_no_number_is_a_collapse_under_adaptive_control_too(make_se
 def test_a_run_within_its_limits_keeps_its_last_weights(make_setup):
     probe = Course([9.0, 1.0, 2.0, 3.0, 4.0])
     setup, _ = make_setup(probe=probe)
-    assert PPO(limited()).train(setup).status == "ok"
+    assert PPOTraining(limited()).train(setup).status == "ok"
     assert probe.iterations == [0, 1, 2, 3, 4]
     assert same(setup.policy.model, probe.weights[-1])
 
@@ -763,7 +764,7 @@ def test_a_run_within_its_limits_keeps_its_last_weights(make_setup):
 
 def test_no_gate_moves_a_weight(make_setup, make_scorer, hardware):
     setup, _ = make_setup(reward=Scorer(*make_scorer(), hardware))
-    algorithm = PPO(config(checks=ChecksConfig()))
+    algorithm = PPOTraining(config(checks=ChecksConfig()))
     state = algorithm._start(setup)
     before = copy.deepcopy(setup.policy.model.state_dict())
     assert algorithm._check_gates(setup, state) == []
@@ -801,7 +802,7 @@ rows_of = Experience.rows
 )
 def test_an_update_that_reads_the_rollout_wrongly_is_found(make_setup, monkeypatch, kind, owner, name, fault):
     setup, _ = make_setup(temperature=0.7)
-    algorithm = PPO(config(value=ValueConfig(kind=kind)))
+    algorithm = PPOTraining(config(value=ValueConfig(kind=kind)))
     assert algorithm._check_gates(setup, algorithm._start(setup)) == ["gate skipped: invariance"]
     monkeypatch.setattr(owner, name, fault)
     with pytest.raises(RunFailed, match="gate ratio: the first update's ratio"):
@@ -813,6 +814,6 @@ def test_a_reward_model_no_better_than_chance_is_refused_unless_told_otherwise(m
     setup, _ = make_setup(report_card=card)
     settings = config(checks=ChecksConfig(probes=0, limits=NO_LIMITS, skip_gates=["invariance"]))
     with pytest.raises(RunFailed, match=r"gate accuracy: .* no better than chance"):
-        PPO(settings).train(setup)
+        PPOTraining(settings).train(setup)
     settings.checks.skip_gates = ["accuracy", "invariance"]
-    assert PPO(settings).train(setup).flags == ["gate skipped: accuracy", "gate skipped: invariance"]
+    assert PPOTraining(settings).train(setup).flags == ["gate skipped: accuracy", "gate skipped: invariance"]

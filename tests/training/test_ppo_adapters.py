@@ -16,7 +16,7 @@ from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
 from harness.training.algorithm import Setup
-from harness.training.ppo import PPO
+from harness.training.ppo_training import PPOTraining
 from harness.training.token_logprobs import sequence_logprobs
 
 pytest.importorskip("peft")
@@ -94,7 +94,7 @@ def logprobs(lm: LanguageModel, batch: Any) -> torch.Tensor:
 def test_four_roles_hold_the_base_once(architecture, kind, make_setup):
     setup, given = make_setup(architecture), config()
     given.value.kind = kind
-    state = PPO(given)._start(setup)
+    state = PPOTraining(given)._start(setup)
     roles = [setup.policy.model, setup.reference.model, setup.reward.model, state.value]
     base = {p.data_ptr() for p in bare(setup.policy.model).parameters()}
     trunk = {p.data_ptr() for p in bare(setup.policy.model).base_model.parameters()}
@@ -119,7 +119,7 @@ def test_the_reference_and_the_base_stay_while_the_policy_moves(architecture, ma
     policy, reference, scores = (logprobs(lm, batch) for lm in (setup.policy, setup.reference, setup.policy))
     scores = setup.reward.scores(*ragged)
     assert torch.equal(policy, reference)
-    result = PPO(config()).train(setup)
+    result = PPOTraining(config()).train(setup)
     assert result.status == "ok"
     first = make_setup.logged[0]
     assert first["kl"] == pytest.approx(0.0, abs=1e-5)
@@ -138,14 +138,14 @@ def test_a_collapsed_run_goes_back_to_its_best_adapter(make_setup, ragged, codec
     setup = make_setup("gpt2", probe=probing([1.0, 0.0, -1.0, -2.0]))
     batch = make_batch(*ragged, codec.pad_id)
     before = logprobs(setup.policy, batch)
-    result = PPO(config(checks=ChecksConfig(probes=3, limits=limits))).train(setup)
+    result = PPOTraining(config(checks=ChecksConfig(probes=3, limits=limits))).train(setup)
     assert result.status == "collapsed"
     assert torch.equal(logprobs(setup.policy, batch), before)
 
 
 def test_the_checkpoint_holds_the_adapter_alone(make_setup):
     setup = make_setup("gpt2", probe=probing([1.0]))
-    algorithm = PPO(config())
+    algorithm = PPOTraining(config())
     _, kept = algorithm._best((-1.0, {}), setup, algorithm._start(setup), algorithm._monitor(setup))
     assert kept.keys() == trainable(setup.policy.model).keys()
     assert all("lora_" in name for name in kept)

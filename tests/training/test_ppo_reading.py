@@ -14,9 +14,9 @@ from harness.models.forward import Batch, make_batch, response_logits, token_val
 from harness.models.loading import LanguageModel, load_language_model, load_scorer
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling
-from harness.training import ppo as ppo_module
+from harness.training import ppo_training as ppo_module
 from harness.training.algorithm import Setup
-from harness.training.ppo import PPO, PPOState
+from harness.training.ppo_training import PPOState, PPOTraining
 from harness.training.token_logprobs import sequence_logprobs
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 36], [12], [7, 8, 9], [9, 9, 9, 14], [30, 3], [21, 22], [36] * 5, [22, 23, 24]]
@@ -28,7 +28,7 @@ TEMPERATURE = 0.7
 def start(family_folder: Any, hardware: Hardware) -> Any:
     """(family, kind of value, rows at a time) -> an algorithm, its setup and its state, all models different."""
 
-    def make(family: str, kind: str, size: int | None) -> tuple[PPO, Setup, PPOState]:
+    def make(family: str, kind: str, size: int | None) -> tuple[PPOTraining, Setup, PPOState]:
         policy = load_language_model(family_folder(family, peaked=False))
         reward = Scorer(*load_scorer(family_folder(family, peaked=False), head_seed=3), hardware)
         reward.model.config.reward_shift = 0.25
@@ -48,7 +48,7 @@ def start(family_folder: Any, hardware: Hardware) -> Any:
             advance=lambda *_, **__: None,
             pairs=list,
         )
-        algorithm = PPO(
+        algorithm = PPOTraining(
             PPOConfig(
                 batch_size=8,
                 minibatch_size=4,
