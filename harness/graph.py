@@ -16,7 +16,7 @@ from harness.rollouts.engines import engine_identity
 from harness.stages import Stage, all_stages
 
 BESIDE = "sft-more"
-"""The row that is made last, or by a second process beside the algorithm: no other needs it, and it has to train."""
+"""The row that is made last, or while a process waits for another: no other needs it, and it has to train."""
 
 
 class Graph(NamedTuple):

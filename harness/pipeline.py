@@ -174,9 +174,12 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
         aided: a second process makes the candidate's models meanwhile. Feedback, which is sampled in two threads,
             takes both cores better than the reward model after it: rows wait for the one and are made beside the other.
     """
+    first = graph.parts.get("feedback") if aided else None
 
     def make(row: str | None, stage: Stage) -> None:
-        finished = runner.run(stage, yielding_to=graph.parts.get("feedback") if aided else None)
+        if aided:
+            _make_meanwhile(graph, runner, stage, yielding_to=first)
+        finished = runner.run(stage, yielding_to=first)
         made = record(request, job, graph, stage, finished, runner, row)
         write(Path(request.config.output_dir), made)
         write_cards(request, graph, runner, row, made)
@@ -201,11 +204,18 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
         make_last()
 
 
+def _make_meanwhile(graph: Graph, runner: StageRunner, stage: Stage, *, yielding_to: Stage | None = None) -> None:
+    """For as long as the other process makes what ``stage`` needs: SFT continued, then its evaluation."""
+    for other in (graph.parts.get(BESIDE), graph.rows.get(BESIDE)):
+        if other is not None and runner.waits(stage) and not runner.waits(other):
+            runner.run(other, yielding_to=yielding_to)
+
+
 def _work_ahead(job: Job, graph: Graph, finished: frozenset[str], announced: bool) -> Callable[[Progress], None] | None:
     """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made.
 
-    Beside the algorithm, which uses them, it then continues SFT. Where the plan is to be announced it does that too:
-    it takes seconds of imports, in which this process makes the data.
+    Whichever process has to wait for the other continues SFT. Where the plan is to be announced the second does that
+    too: it takes seconds of imports, in which this process makes the data.
     """
     last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
     if job.hardware.workers < 2 or last is None or job.config.rollout.engine == "vllm":  # one is enough
@@ -220,7 +230,9 @@ def _work_ahead(job: Job, graph: Graph, finished: frozenset[str], announced: boo
 
 
 def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progress: Progress) -> None:
-    """Make one part of a job and what it needs, then SFT continued and its evaluation where they are asked for.
+    """Make one part of a job and what it needs, then best-of-n, which completes a reward model's card, and the policy.
+
+    SFT is continued, where that is asked for, while another process makes what comes next, or at last.
 
     Args:
         config: of the job.
@@ -235,9 +247,11 @@ def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progr
             progress.plan(plan_rows(job, graph, finished))
         except Exception as error:  # the work is what it is here for
             progress.warning(f"no plan can be shown: {reason(error)}")
-    runner.run(graph.parts[name])
-    if BESIDE in graph.rows:
-        runner.run(graph.rows[BESIDE])
+    stages = (graph.parts[name], graph.rows.get("best-of-n"), graph.parts["algorithm"], graph.rows.get(BESIDE))
+    for stage in stages:
+        if stage is not None:
+            _make_meanwhile(graph, runner, stage)
+            runner.run(stage)
 
 
 def publish(config: Config, progress: Progress) -> None:

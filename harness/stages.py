@@ -15,11 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.fellows import at_work
 from harness.memory import peak_memory_mb, reset_peak_memory
 from harness.progress import Progress
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 MANIFEST = "manifest.json"
 
@@ -148,6 +151,10 @@ class StageRunner:
         self._finished[stage.fingerprint] = found
         return found
 
+    def waits(self, stage: Stage) -> bool:
+        """Whether another process is making the stage, or one that it needs."""
+        return any(self.cached(each) is None and self._is_locked(each) for each in all_stages(stage))
+
     def _run_locked(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
         with self._locked(stage):
             found = self.cached(stage)  # another process may have finished it while this one waited
@@ -156,13 +163,27 @@ class StageRunner:
             with at_work():
                 return self._execute(stage, inputs)
 
+    def _lock(self, stage: Stage) -> FileLock:
+        from filelock import FileLock
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.root / f".{stage.label}.lock")
+
+    def _is_locked(self, stage: Stage) -> bool:
+        from filelock import Timeout
+
+        try:
+            with self._lock(stage).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
     @contextmanager
     def _locked(self, stage: Stage) -> Iterator[None]:
         """No other process makes the stage inside."""
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / f".{stage.label}.lock")
+        lock = self._lock(stage)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -147,9 +147,22 @@ def test_continued_sft_comes_after_the_candidate_and_best_of_n_before_it() -> No
     assert [row for row, _ in in_turn(few)] == ["references", "sft", None]
 
 
-@pytest.mark.parametrize(("rows", "made"), [("[sft-more]", ["reward_model", "sft-more"]), ("[]", ["reward_model"])])
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process makes anything."""
+    monkeypatch.setattr(StageRunner, "waits", lambda *_: False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "made"),
+    [
+        ("[best-of-n,sft-more]", ["reward_model", "best-of-n", "ppo", "sft-more"]),
+        ("[sft-more]", ["reward_model", "ppo", "sft-more"]),
+        ("[]", ["reward_model", "ppo"]),
+    ],
+)
 def test_a_second_process_makes_the_candidates_models_and_then_the_last_row(
-    monkeypatch: pytest.MonkeyPatch, rows: str, made: list[str]
+    monkeypatch: pytest.MonkeyPatch, alone: None, rows: str, made: list[str]
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(StageRunner, "run", lambda _, stage: asked.append(stage.config.get("row") or stage.name))
@@ -157,9 +170,36 @@ def test_a_second_process_makes_the_candidates_models_and_then_the_last_row(
     assert asked == made
 
 
+@pytest.mark.parametrize(
+    ("others", "made"),
+    [
+        ({"reward_model"}, ["sft", "sft-more"]),  # SFT continued, and its evaluation
+        ({"reward_model", "judge"}, ["sft"]),  # which the judge scores
+        ({"reward_model", "sft-more"}, ["sft"]),
+        ({"data"}, []),
+        ({"judge"}, ["sft"]),
+        (set(), []),
+    ],
+)
+def test_sft_is_continued_while_another_process_makes_what_is_needed(
+    monkeypatch: pytest.MonkeyPatch, others: set[str], made: list[str]
+) -> None:
+    """Others: what the other process makes just then."""
+    plan, asked = graph("evaluation.fixed_rows=[best-of-n,sft-more]"), []
+
+    def held(_: StageRunner, stage: Stage) -> bool:
+        return bool(others & {stage.config.get("row") or stage.name})
+
+    monkeypatch.setattr(StageRunner, "_is_locked", held)
+    monkeypatch.setattr(StageRunner, "cached", lambda *_: None)
+    monkeypatch.setattr(StageRunner, "run", lambda _, stage, **__: asked.append(stage.config.get("row") or stage.name))
+    pipeline._make_meanwhile(plan, StageRunner(Path(), Progress("quiet")), plan.rows["best-of-n"])
+    assert asked == made
+
+
 @pytest.mark.parametrize("aided", [False, True])
 def test_rows_wait_for_feedback_alone_and_only_beside_a_second_process(
-    monkeypatch: pytest.MonkeyPatch, aided: bool
+    monkeypatch: pytest.MonkeyPatch, alone: None, aided: bool
 ) -> None:
     made, done = graph("evaluation.fixed_rows=[references,sft]"), []
 
@@ -176,7 +216,7 @@ def test_rows_wait_for_feedback_alone_and_only_beside_a_second_process(
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_second_process_shows_the_plan_and_works_on_where_it_cannot(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
+    monkeypatch: pytest.MonkeyPatch, alone: None, fails: bool
 ) -> None:
     asked, screen = [], io.StringIO()
     monkeypatch.setattr(StageRunner, "run", lambda _, stage: asked.append(stage.name))
@@ -189,4 +229,4 @@ def test_a_second_process_shows_the_plan_and_works_on_where_it_cannot(
     rows = [line.split() for line in said.splitlines()]
     assert ([row[2] for row in rows if row[:2] == ["data", data]] == ["yes"]) != fails
     assert any(row[:1] == ["reward_model"] and row[2] == "no" for row in rows) != fails
-    assert asked == ["reward_model"]
+    assert asked == ["reward_model", "ppo"]

@@ -32,13 +32,13 @@ from harness.models.positions import require_positions
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.stages import Workspace
-from harness.training.language_model import Imitation, TokenExample, imitate, total_steps
+from harness.training.language_model import Imitation, TokenExample, imitate, some_of, total_steps
 from harness.training.preferences import Comparison, learn_preferences
 from harness.training.reward_model import card_line, examine, shift_on_references
 from harness.training.sft import adapt, base_model, token_examples
 from harness.types import Example, Split, World
 
-VERSION = 15
+VERSION = 16
 FOIL_SHARE = 0.1
 """Comparisons with a foil among those that the judge learns from."""
 ATTEMPTS = 3
@@ -84,7 +84,15 @@ def _examine_loaded(workspace: Workspace, job: Job, judge: Scorer, data: Prepare
 def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData) -> None:
     """Language modelling on the responses that the judge will compare: they teach it to read prompt and response."""
     config = job.config.judge
-    examples = data.splits["judge"]
+    examples: Sequence[Example] = data.splits["judge"]
+    settings = Imitation(
+        epochs=config.sft_epochs,
+        batch_size=config.batch_size,
+        optimizer=config.backbone_optimizer,
+        shared=config.samples_per_prompt if config.responses == "mixture" else 1,
+    )
+    if config.responses != "pairs":  # which bring examples of their own
+        examples, settings = some_of(examples, settings, workspace.seed_for("backbone part"))
     if config.responses == "mixture":
         examples = _redrawn(_world(job), examples, config.samples_per_prompt, Random(workspace.seed_for("backbone")))
     tokens, _ = token_examples(job, examples, backbone.codec)
@@ -95,12 +103,6 @@ def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, dat
             for pair in pairs
             for response in (pair.chosen_tokens, pair.rejected_tokens)
         ]
-    settings = Imitation(
-        epochs=config.sft_epochs,
-        batch_size=config.batch_size,
-        optimizer=config.backbone_optimizer,
-        shared=config.samples_per_prompt if config.responses == "mixture" else 1,
-    )
     dropout = dropping(backbone.model, workspace.seed_for("backbone dropout"))
     with workspace.progress.stage("judge backbone", total_steps(len(tokens), settings), "steps") as bar, dropout:
         imitate(

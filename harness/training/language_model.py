@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from harness.config import OptimizerConfig
 from harness.hardware import Hardware
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 Log = Callable[[Mapping[str, Any]], None]
+Item = TypeVar("Item")
 
 
 class TokenExample(NamedTuple):
@@ -134,6 +136,21 @@ def total_steps(count: int, settings: Imitation) -> int:
     """Updates that ``epochs`` passes over ``count`` examples make, at most ``max_steps``."""
     steps = max(1, round(settings.epochs * math.ceil(count / (settings.groups * settings.shared))))
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
+
+
+def some_of(examples: Sequence[Item], settings: Imitation, seed: int) -> tuple[Sequence[Item], Imitation]:
+    """What training goes over, a random part of the examples where it makes less than one pass, and its settings then.
+
+    Args:
+        examples: one for each group of ``settings.shared``.
+        settings: how long, among others.
+        seed: of the choice.
+    """
+    used = total_steps(len(examples) * settings.shared, settings) * settings.groups
+    if used >= len(examples):
+        return examples, settings
+    chosen = sorted(Random(seed).sample(range(len(examples)), used))
+    return [examples[row] for row in chosen], replace(settings, epochs=1.0)
 
 
 def _add_gradients(

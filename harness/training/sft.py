@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,12 @@ from harness.models.positions import require_positions
 from harness.models.soundness import require_sound
 from harness.needs import packed_tokens
 from harness.stages import Workspace
-from harness.training.language_model import Imitation, TokenExample, imitate, total_steps, validation_loss
+from harness.training.language_model import Imitation, TokenExample, imitate, some_of, total_steps, validation_loss
 from harness.training.schedule import factor, warmup_updates
 from harness.types import Example, Task
 
 VERSION = 12
-MORE_VERSION = 12
+MORE_VERSION = 13
 """Of SFT continued, whose meaning can change alone."""
 VALIDATION_EXAMPLES = 500
 """Examples that the validation loss is measured on."""
@@ -70,8 +71,10 @@ def run_sft_more(workspace: Workspace, job: Job, response_passes: int) -> dict[s
         device=job.hardware.device,
         seed=workspace.seed_for("adapter"),
     )
-    examples, _ = token_examples(job, data.splits["sft"], policy.codec)
-    settings = imitation_settings(job.config, epochs=response_passes / len(examples))
+    demonstrations = data.splits["sft"]
+    settings = imitation_settings(job.config, epochs=response_passes / len(demonstrations))
+    chosen, settings = some_of(demonstrations, settings, workspace.seed_for("part"))
+    examples, _ = token_examples(job, chosen, policy.codec)
     if made := workspace.inputs["sft"].summary["steps"]:
         optimizer, total = settings.optimizer, made + total_steps(len(examples), settings)
         lr = optimizer.lr * factor(optimizer.schedule, made, total, warmup_updates(optimizer.warmup, total))
@@ -125,7 +128,7 @@ def base_directory(sft_directory: Path, config: ModelConfig) -> str:
     return str(sft_directory / "base") if config.kind == "nano" else str(config.name)
 
 
-def token_examples(job: Job, examples: list[Example], codec: Codec) -> tuple[list[TokenExample], dict[str, float]]:
+def token_examples(job: Job, examples: Sequence[Example], codec: Codec) -> tuple[list[TokenExample], dict[str, float]]:
     """Prompts and demonstrations as tokens, and what was cut: responses are cut at ``task.max_response_tokens``."""
     prompts, report = job.prompts(examples, codec)
     limit = job.config.task.max_response_tokens

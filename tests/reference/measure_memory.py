@@ -178,6 +178,7 @@ def main(architecture: str, stage: str, rank: str | None = None) -> dict[str, fl
         typed = [*TYPED, *([f"model.lora.rank={rank}"] if rank else [])]
         config: Any = OmegaConf.to_object(compose("config", overrides=["task=summarize", *typed]))
     job = make_job(config)
+    job.hardware.prepare()
     import transformers.models.auto  # noqa: F401
 
     shape = measured(new_model(architecture, "AutoModelForCausalLM"))
