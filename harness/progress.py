@@ -202,7 +202,7 @@ class Progress:
 
     def waiting(self, name: str) -> None:
         """Tell that a stage is being made by another process."""
-        self.message(f"{name}: another process works on it; waiting to reuse its result")
+        self.message(f"{name}: waiting for the process that makes it")
 
     def warning(self, text: str) -> None:
         """Shown in every mode; quiet keeps stdout clean and takes stderr."""

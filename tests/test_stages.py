@@ -229,7 +229,7 @@ def test_of_two_processes_one_works_and_the_other_reuses(tmp_path: Path) -> None
     worked = (tmp_path / "worked").read_text().split()
     assert len(worked) == 1
     assert answers == worked * 2
-    assert "another process works on it" in (tmp_path / "waiting").read_text()
+    assert "waiting for the process that makes it" in (tmp_path / "waiting").read_text()
 
 
 def test_a_stage_yields_to_one_that_another_process_makes_once_its_inputs_are_there(tmp_path: Path) -> None:
