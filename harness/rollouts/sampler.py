@@ -132,7 +132,7 @@ def sample(
                 answer(rows)
         else:
             hardware.share_out(answer, pending)
-    lists = [tokens[row, : int(counts[row])].tolist() for row in range(size)]
+    lists = [ids[:count] for ids, count in zip(tokens.tolist(), counts.tolist(), strict=True)]
     return Rollout(lists, _ended(lists, stop_ids), logprobs)
 
 
