@@ -9,9 +9,12 @@ from typing import NamedTuple
 from harness.errors import UserError
 
 _WORD = re.compile(r"\S+")
-# An ending mark, closing quotes or brackets, then white space; or the end of a line.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|(?=\n)")
+# An ending mark, closing quotes or brackets, then white space; or the end of a line. Marks are read from the first of
+# them on: else a line of dots would be read again from each.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s)|(?=\n)")
 _ABBREVIATION = re.compile(r"(?:^|[\s(\"'“])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|No|Jr|Sr)\.$")
+_ABBREVIATION_LENGTH = 8
+"""Characters that hold any abbreviation with what stands before it: texts are not searched from their beginning."""
 
 
 class Span(NamedTuple):
@@ -32,7 +35,7 @@ def sentences(text: str) -> list[Span]:
     >>> [text[a:b] for text in ["Mr. Ray left. He sang!"] for a, b in sentences(text)]
     ['Mr. Ray left.', 'He sang!']
     """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _ABBREVIATION.search(text, 0, match.end())]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _abbreviated(text, match.end())]
     spans, start = [], 0
     for end in (*ends, len(text)):
         part = text[start:end]
@@ -40,6 +43,10 @@ def sentences(text: str) -> list[Span]:
             spans.append(Span(start + len(part) - len(part.lstrip()), start + len(part.rstrip())))
         start = end
     return spans
+
+
+def _abbreviated(text: str, end: int) -> bool:
+    return _ABBREVIATION.search(text, max(0, end - _ABBREVIATION_LENGTH), end) is not None
 
 
 def most(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,13 @@ def test_sentences(text: str, expected: list[str]) -> None:
 @given(TEXTS)
 def test_sentences_hold_every_word_once(text: str) -> None:
     assert " ".join(text[start:end] for start, end in sentences(text)).split() == text.split()
+
+
+@pytest.mark.parametrize(("text", "count"), [("Mr. Ray sang. " * 70_000, 70_000), ("." * 1_000_000, 1)])
+def test_a_megabyte_is_split_in_seconds(text: str, count: int) -> None:
+    started = time.process_time()
+    assert len(sentences(text)) == count
+    assert time.process_time() - started < 20  # linear: well under one; quadratic: a quarter of an hour
 
 
 @given(low=st.integers(-3, 3), span=st.integers(-1, 20), last=st.integers(-10, 30))
