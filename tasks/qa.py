@@ -19,7 +19,7 @@ class QA(TemplateTask):
     """
 
     name: str = "qa"
-    version: int = 1
+    version: int = 2
     required_fields: tuple[str, ...] = ("context", "question")
 
     def __init__(

@@ -12,8 +12,13 @@ _WORD = re.compile(r"\S+")
 # An ending mark, closing quotes or brackets, then white space; or the end of a line. Marks are read from the first of
 # them on: else a line of dots would be read again from each.
 _SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)\]]*(?=\s)|(?=\n)")
-_ABBREVIATION = re.compile(r"(?:^|[\s(\"'“])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|No|Jr|Sr)\.$")
-_ABBREVIATION_LENGTH = 8
+# Titles, single letters (initials, items of a list), letters with dots (U.S., e.g., a.m.), and "No." before a number. The
+# pronoun I is a word like others.
+_ABBREVIATION = re.compile(
+    r"""(?:^|[\s("'“])(?:Mr|Mrs|Ms|Dr|Prof|St|vs|Jr|Sr|(?P<number>No)|[A-HJ-Za-hj-z]|(?:[A-Za-z]\.)+[A-Za-z])\.$"""
+)
+_NUMBER = re.compile(r"\s?\d")
+_ABBREVIATION_LENGTH = 16
 """Characters that hold any abbreviation with what stands before it: texts are not searched from their beginning."""
 
 
@@ -35,7 +40,9 @@ def sentences(text: str) -> list[Span]:
     >>> [text[a:b] for text in ["Mr. Ray left. He sang!"] for a, b in sentences(text)]
     ['Mr. Ray left.', 'He sang!']
     """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _abbreviated(text, match.end())]
+    # An empty match is the end of a line, which ends a sentence in any case.
+    found = _SENTENCE_END.finditer(text)
+    ends = [match.end() for match in found if not match[0] or not _abbreviated(text, match.end())]
     spans, start = [], 0
     for end in (*ends, len(text)):
         part = text[start:end]
@@ -46,7 +53,8 @@ def sentences(text: str) -> list[Span]:
 
 
 def _abbreviated(text: str, end: int) -> bool:
-    return _ABBREVIATION.search(text, max(0, end - _ABBREVIATION_LENGTH), end) is not None
+    found = _ABBREVIATION.search(text, max(0, end - _ABBREVIATION_LENGTH), end)
+    return found is not None and (found["number"] is None or _NUMBER.match(text, end) is not None)
 
 
 def most(low: int, high: int, fits: Callable[[int], bool]) -> int:

@@ -55,7 +55,7 @@ def test_prompts(task: Task, fields: dict[str, Any], prompt: str, copy: str) -> 
 def test_a_task_states_what_it_needs(make: Callable[[], Task]) -> None:
     task = make()
     assert task.name == type(task).__name__.lower()
-    assert task.version == 1
+    assert task.version == 2
     assert task.main_metric in task.metrics
     assert make().required_fields == task.required_fields
 
