@@ -22,12 +22,36 @@ TEXTS = st.text(alphabet="ab. !?\n\"'é", max_size=60)
         ("At 5 p.m. we ate. So do I. Then J. Doe did.", ["At 5 p.m. we ate.", "So do I.", "Then J. Doe did."]),
         ("No. He lives at No. 5.", ["No.", "He lives at No. 5."]),
         ("He met Dr.\nRay left.", ["He met Dr.", "Ray left."]),
+        ("今天很好。我们走吧！「好的。」他说。", ["今天很好。", "我们走吧！", "「好的。」", "他说。"]),
+        ("本当？はい｡ Yes.", ["本当？", "はい｡", "Yes."]),
         ("no mark at all", ["no mark at all"]),
         (" \n ", []),
     ],
 )
 def test_sentences(text: str, expected: list[str]) -> None:
     assert [text[start:end] for start, end in sentences(text)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Two words, (here).", ["Two", "words,", "(here)."]),
+        ("東京タワー。", ["東", "京", "タ", "ワ", "ー。"]),
+        ("ที่นี่ OK", ["ที่", "นี่", "OK"]),  # vowel signs and tones stay on their consonants
+        ("か\u3099き", ["か\u3099", "き"]),  # an accent of its own
+        ("GPU用「本」", ["GPU", "用", "「", "本", "」"]),
+        ("한국어 문장.", ["한국어", "문장."]),  # Korean has spaces
+        ("终。Next", ["终。", "Next"]),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in words(text)] == expected
+
+
+@given(st.text(alphabet='ab. !\n"。！？」東ーา่', max_size=60))
+def test_sentences_begin_at_words_and_words_hold_all_that_is_no_space(text: str) -> None:
+    assert {span.start for span in sentences(text)} <= {span.start for span in words(text)}
+    assert "".join(text[start:end] for start, end in words(text)) == "".join(text.split())
 
 
 @given(TEXTS)

@@ -105,6 +105,26 @@ def test_cuts_by_hand(task: Task, fields: dict[str, Any], words: int, expected: 
     assert task.cut(example(fields), at_most(words)) == (expected, True, False)
 
 
+@pytest.mark.parametrize(
+    ("task", "fields", "length", "expected"),
+    [
+        (Summarize(), {"source": "今天很好。我们去公园。他也去。"}, 18, "今天很好。我们去公园。\nTL;DR:"),
+        (Summarize(), {"source": "今天很好。我们去公园。"}, 10, "今天很\nTL;DR:"),
+        (Translate(), {"source": "東京タワーへ行く"}, 13, "東京タワー\nGerman:"),
+        (Translate(), {"source": "ที่นี่สวย"}, 13, "ที่\nGerman:"),
+        (Dialogue(), {"turns": ["今天我们去公园"]}, 20, "Customer: 去公园\nAgent:"),
+        (
+            QA(),
+            {"context": "今天很好。王先生在北京。他走了。", "question": "王先生在哪？"},
+            21,
+            "王先生在北京。他\nQ: 王先生在哪？\nA:",
+        ),
+    ],
+)
+def test_texts_without_spaces_are_cut(task: Task, fields: dict[str, Any], length: int, expected: str) -> None:
+    assert task.cut(example(fields), lambda prompt: len(prompt) <= length) == (expected, True, False)
+
+
 @given(text=TEXT, limit=st.integers(3, 60))
 def test_texts_are_cut_at_word_ends_and_fit(text: str, limit: int) -> None:
     for task in (Summarize(), Translate()):
@@ -165,6 +185,14 @@ def test_lost_answers(references: list[str], lost: bool) -> None:
     fields = {"context": "Ann ran. Bob swam far.", "question": "Who swam?"}
     cut = QA().cut(example(fields, references), at_most(7))
     assert cut.prompt.startswith("Bob swam far.")
+    assert cut.lost_answer == lost
+
+
+@pytest.mark.parametrize(("reference", "lost"), [("北京", True), ("王", False), ("GPU", True), ("GP", False)])
+def test_lost_answers_without_spaces(reference: str, lost: bool) -> None:
+    fields = {"context": "她在北京买GPU了。王先生去哪里？", "question": "王先生去哪？"}
+    cut = QA().cut(example(fields, [reference]), lambda prompt: len(prompt) <= 21)
+    assert cut.prompt == "王先生去哪里？\nQ: 王先生去哪？\nA:"
     assert cut.lost_answer == lost
 
 
