@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.tasks.dialogue import Dialogue
-from harness.tasks.qa import QA
+from harness.tasks.qa import QA, question_window
 from harness.tasks.summarize import Summarize
 from harness.tasks.translate import Translate
 from harness.types import Example, Task
@@ -171,6 +172,47 @@ def test_the_window_has_most_question_words() -> None:
     assert cut.prompt.startswith("The famous painter moved to Rome")
 
 
+def test_a_window_is_as_long_as_fits_from_its_beginning() -> None:
+    # One of two words fits, one of the second sentence does not: windows of one width need not be alike.
+    cut = QA().cut(
+        example({"context": "On it. Representatives.", "question": "Representatives?"}), lambda p: len(p) <= 30
+    )
+    assert cut.prompt == "On it.\nQ: Representatives?\nA:"
+    url = "https://example.org/" + "x" * 200
+    for context, kept in ((f"{url} is long. Ann ran far.", "Ann ran far."), (f"Ann ran. {url}", "Ann ran.")):
+        assert QA().cut(example({"context": context, "question": "q"}), lambda p: len(p) <= 50).prompt.startswith(kept)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    asked=st.lists(st.sampled_from(["", "", "a", "b", "c"]), min_size=30, max_size=30),
+    begins=st.sets(st.integers(1, 29)),
+    room=st.integers(0, 40),
+)
+def test_the_window_equals_a_search_over_all_windows(
+    lengths: list[int], asked: list[str], begins: set[int], room: int
+) -> None:
+    count = len(lengths)
+    starts = [0, *sorted(start for start in begins if start < count)]
+
+    def fits(start: int, end: int) -> bool:
+        return sum(lengths[start:end]) <= room
+
+    longest = [(s, max(end for end in range(s, count + 1) if fits(s, end))) for s in starts]
+    there = [(s, end) for s, end in longest if end > s]
+    # max keeps the first of equals, the earliest
+    expected = max(there, key=lambda window: len({*asked[window[0] : window[1]]} - {""}), default=None)
+    assert question_window(asked[:count], starts, fits) == expected
+
+
+@given(st.data())
+def test_the_window_fits_whatever_a_tokenizer_does(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 12))
+    fitting = data.draw(st.sets(st.tuples(st.integers(0, 11), st.integers(0, 12))))
+    window = question_window(["a", ""] * 6, list(range(count)), lambda start, end: (start, end) in fitting)
+    assert window is None or (window in fitting and window.start < window.end)
+
+
 @pytest.mark.parametrize(
     ("references", "lost"),
     [
@@ -220,5 +262,7 @@ def test_fits_is_asked_seldom() -> None:
         return len(prompt.split()) <= 100
 
     context = " ".join(f"word{i} is here." for i in range(500))
-    QA().cut(example({"context": context, "question": "Where is word77?"}), fits)
-    assert asked <= 13  # the whole, then log2 of 1500 words
+    cut = QA().cut(example({"context": context, "question": "Where is word77?"}), fits)
+    assert cut.prompt.startswith("word46 is here.")  # 95 words fit: word 231 is in those from 137 on
+    # Bisections of 1500 words over a bisection of 500 beginnings, where trying all would ask 5000 times.
+    assert asked <= math.log2(1500) * math.log2(500)
