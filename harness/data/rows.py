@@ -167,10 +167,25 @@ class _JsonText:
 def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[Row]:
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+        reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
         header = next(reader, [])
-        for cells in reader:
-            place = f"{path.name}:{reader.line_num}"
+        while True:
+            line = reader.line_num + 1
+            place = f"{path.name}:{line}"
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                # Only a quote that is left open reaches the end: all rows behind it would be one cell.
+                if "unexpected end" in str(error):
+                    rule = f"has a row, of line {line}, with a quote that is never closed"
+                    raise UserError(
+                        str(path), None, rule, "close it; a quote inside a quoted cell is doubled"
+                    ) from None
+                lines = f", up to line {reader.line_num}" if reader.line_num > line else ""
+                yield Row(place, None, f"is not CSV ({error}{lines})")
+                continue
+            if cells is None:
+                return
             if not cells:
                 continue
             if len(cells) != len(header):

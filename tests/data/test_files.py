@@ -82,6 +82,25 @@ def test_bad_csv_rows(tmp_path: Path) -> None:
     assert (rows[1].place, rows[1].problem) == ("train.csv:4", "has 1 cells where the header has 2")
 
 
+def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('source,response\na,b\nc,"d\ne,f\ng,h\n')
+    found = read_rows(path)
+    assert next(found).values == {"source": "a", "response": "b"}
+    with pytest.raises(
+        UserError, match=r"train\.csv has a row, of line 3, with a quote that is never closed; close it"
+    ):
+        next(found)
+
+
+def test_a_quote_that_closes_in_another_row_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('a,b\n1,"two\n3,4\n5,"six"\n7,"eight ""8"""\n')
+    rows = list(read_rows(path))
+    assert [row.values for row in rows] == [None, {"a": "7", "b": 'eight "8"'}]
+    assert (rows[0].place, rows[0].problem) == ("train.csv:2", "is not CSV (',' expected after '\"', up to line 4)")
+
+
 @pytest.mark.parametrize("ending", ["jsonl.gz", "json", "parquet", "arrow", "csv"])
 def test_a_broken_file_is_one_message(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"train.{ending}"
