@@ -39,7 +39,12 @@ def record(
     report = {
         **parts["data"]["report"],
         "cuts": parts.get("sft", {}).get("cuts"),
+        **{
+            f"{name}_cuts": parts.get(name, {}).get("cuts")
+            for name in ("feedback", "reward_model", "judge", "algorithm")
+        },
         "test_cuts": summary.get("test_cuts"),
+        "judge_test_cuts": summary.get("judge_test_cuts"),
         "sft_validation_loss": parts.get("sft", {}).get("validation_loss"),
         "gold_bleu_correlation": _correlation(graph, runner, led_here),
         "feedback": {name: parts["feedback"][name] for name in ("train", "heldout")} if "feedback" in parts else None,

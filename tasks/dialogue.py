@@ -21,7 +21,7 @@ class Dialogue(TemplateTask):
     """
 
     name: str = "dialogue"
-    version: int = 1
+    version: int = 2
     required_fields: tuple[str, ...] = ("turns",)
 
     def __init__(

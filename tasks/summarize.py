@@ -20,7 +20,7 @@ class Summarize(TemplateTask):
     """
 
     name: str = "summarize"
-    version: int = 1
+    version: int = 2
     required_fields: tuple[str, ...] = ("source",)
 
     def __init__(

@@ -13,7 +13,7 @@ class Translate(TemplateTask):
     """Translate ``source`` into the language that the template names. A long source loses words at its end."""
 
     name: str = "translate"
-    version: int = 1
+    version: int = 2
     required_fields: tuple[str, ...] = ("source",)
 
     def __init__(

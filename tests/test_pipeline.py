@@ -190,7 +190,12 @@ def test_the_loop_of_every_task(task: str, finished: Callable[[str], Path]) -> N
     assert labels_of["references"] == ("", "", "")
     assert labels_of["sft-more"] == ("nano-gpt2-1x64", "", "")
     assert labels_of["experiment=smoke"] == ("nano-gpt2-1x64", "ppo", "gold")
-    assert candidate["data_report"]["test_cuts"] == {"cut_share": 0.0, "lost_answer_share": 0.0}
+    report = candidate["data_report"]
+    assert report["test_cuts"] == {"cut_share": 0.0, "lost_answer_share": 0.0}
+    assert set(report["judge_test_cuts"]) == set(report["algorithm_cuts"]) == {"cut_share", "lost_answer_share"}
+    assert set(report["feedback_cuts"]) == {"train", "heldout"}
+    assert set(report["judge_cuts"]) == {"backbone", "train", "heldout"}
+    assert set(report["reward_model_cuts"]) == set(report["cuts"])
     for name in ("sft", "base", "ppo"):
         (record,) = records(folder, candidate="experiment=smoke" if name == "ppo" else name)
         assert record["wall_seconds"] > 0

@@ -13,10 +13,11 @@ from harness.data.columns import BadRow, Empty, TooLong
 SHOWN = 20
 """Places of bad or dropped rows that a report names."""
 
-# Line ends of other systems; no-break spaces; control characters, zero-width space, byte order mark, soft hyphen.
-_LINE_ENDS = re.compile("\r\n|[\r\x85\u2028\u2029]")
-_SPACES = re.compile("[\xa0\u202f]")
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff]")
+# Line ends of other systems, form feeds and vertical tabs; no-break spaces and separators of records and units; other
+# control characters, zero-width space, byte order mark, soft hyphen.
+_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_SPACES = re.compile("[\x1c-\x1f\xa0\u202f]")
+_UNSEEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = re.compile(r"[\n\t\x20-\x7e]*")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ class Columns:
             (where there are roles: each of the assistant's) then is a response to the ones before. It may also name
             ``chosen`` and ``rejected`` alone: whole conversations that differ in the last turn. A column may be nested
             (``answers.text``), may have alternatives of which a row uses the first that it has and that is not null
-            (``summaries|summary``), and may be several that are joined to a list (``summary1+summary2``).
+            (``summaries|summary``), and may be several that are joined to a list (``summary1+summary2``), nulls left
+            out unless all are or the list is one of turns, whose sides depend on their places.
         required_fields: the task's fields.
         key: ``data.columns`` or ``data.pairs_columns``, for messages.
         pairs_only: True where the rows are preferences and need no demonstration.
@@ -80,7 +81,7 @@ class Columns:
         """The raw value of one of our names in a row; raises BadRow where the row has no such column."""
         column = self.mapping[name]
         # A plain column is the common case, and there are many rows.
-        value = values[column] if column in values else _look_up(values, column)
+        value = values[column] if column in values else _look_up(values, column, turns=name in ("turns", "dialog"))
         if value is _MISSING:
             raise BadRow(f"has no column {column!r}")
         return value
@@ -100,20 +101,29 @@ def _alternatives(column: str) -> list[list[str]]:
     return [[column], *([*alternative.split("+")] for alternative in column.split("|"))]
 
 
-def _look_up(values: Mapping[str, Any], column: str) -> Any:
+def _look_up(values: Mapping[str, Any], column: str, *, turns: bool) -> Any:
     best: Any = _MISSING
     for parts in _alternatives(column):
         found = [_nested(values, part) for part in parts]
         if any(value is _MISSING for value in found):
             continue
-        best = found[0] if len(found) == 1 else found
+        best = found[0] if len(found) == 1 else found if turns else _without_nulls(found)
         if best is not None:
             break
     return best
 
 
+def _without_nulls(found: Sequence[Any]) -> list[Any] | None:
+    return [value for value in found if value is not None] or None
+
+
 def _nested(values: Any, column: str) -> Any:
-    """A column by name, else by its dotted path; through a list of objects it gives the list of their values."""
+    """A column by name, else by its dotted path; through a list of objects it gives the list of their values.
+
+    What would stand in a null is null.
+    """
+    if values is None:
+        return None
     if isinstance(values, list):
         parts = [_nested(value, column) for value in values]
         return _MISSING if any(part is _MISSING for part in parts) else parts

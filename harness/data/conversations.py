@@ -37,8 +37,8 @@ def is_transcript(value: Any, speakers: Sequence[str]) -> bool:
 def turns_of(value: Any, name: str, speakers: Sequence[str]) -> list[Turn]:
     """The turns of a transcript or of a list of messages, the sides alternating.
 
-    What one side says in several turns on end is joined to one, and a system message to the user's first turn: a prompt
-    has two sides.
+    What one side says in several turns on end is joined to one. A prompt has two sides: a system message belongs to the
+    user's turn that it stands beside, else to the user's next one.
 
     Args:
         value: a text (``\\n\\nHuman: …\\n\\nAssistant: …``) or a list of messages.
@@ -51,7 +51,7 @@ def turns_of(value: Any, name: str, speakers: Sequence[str]) -> list[Turn]:
         said = [_message(part, name) for part in value]
     else:
         raise BadRow(f"has {name} of type {type(value).__name__}, neither a transcript nor a list of messages")
-    return _joined(said)
+    return _joined(said, name)
 
 
 def _transcript(text: str, name: str, speakers: Sequence[str]) -> list[Turn]:
@@ -80,15 +80,28 @@ def _message(message: Mapping[str, Any], name: str) -> Turn:
     return Turn(ROLES[role.lower()], content.strip())
 
 
-def _joined(said: Iterable[Turn]) -> list[Turn]:
+def _joined(said: Iterable[Turn], name: str) -> list[Turn]:
     turns: list[Turn] = []
+    waiting = Turn(USER, "")  # what a system message said where the user had not spoken since the assistant
     for turn in said:
-        if turns and turns[-1].role in (turn.role, SYSTEM):
-            text = "\n\n".join(part for part in (turns[-1].text, turn.text) if part)
-            turns[-1] = Turn(turn.role, text)
+        if turn.role == SYSTEM and not (turns and turns[-1].role == USER):
+            waiting = _longer(waiting, turn.text)
+            continue
+        role = USER if turn.role == SYSTEM else turn.role
+        if turns and turns[-1].role == role:
+            turns[-1] = _longer(turns[-1], turn.text)
         else:
             turns.append(turn)
+        if role == USER:
+            turns[-1], waiting = _longer(waiting, turns[-1].text), Turn(USER, "")
+    if waiting.text:
+        raise BadRow(f"has {name} with a system message that no turn of the user's follows")
     return turns
+
+
+def _longer(turn: Turn, text: str) -> Turn:
+    """The turn, and a paragraph more."""
+    return Turn(turn.role, "\n\n".join(part for part in (turn.text, text) if part))
 
 
 def context_of(turns: Sequence[Turn], name: str) -> list[str]:

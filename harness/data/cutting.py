@@ -6,12 +6,24 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from harness.data.unspaced import CHARACTER, UNSPACED
 from harness.errors import UserError
 
-_WORD = re.compile(r"\S+")
-# An ending mark, closing quotes or brackets, then white space; or the end of a line.
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|(?=\n)")
-_ABBREVIATION = re.compile(r"(?:^|[\s(\"'“])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|vs|No|Jr|Sr)\.$")
+_CLOSING = r"[\"'”’»)\]」』）】》〉｝]*"
+# A mark that needs no white space after it, and what closes with it.
+_FULL_STOP = f"[。！？｡][。！？｡.!?…]*{_CLOSING}"
+_WORD = re.compile(rf"(?:{CHARACTER}|[^\s{UNSPACED}。！？｡]+)(?:{_FULL_STOP})?|{_FULL_STOP}")
+# An ending mark, closing quotes or brackets, then white space; or the end of a line. Marks are read from the first of
+# them on: else a line of dots would be read again from each.
+_SENTENCE_END = re.compile(rf"(?<![.!?…])[.!?…]+{_CLOSING}(?=\s)|{_FULL_STOP}|(?=\n)")
+# Titles, single letters (initials, items of a list), letters with dots (U.S., e.g., a.m.), "No." before a number. The
+# pronoun I is a word like others.
+_ABBREVIATION = re.compile(
+    r"""(?:^|[\s("'“])(?:Mr|Mrs|Ms|Dr|Prof|St|vs|Jr|Sr|(?P<number>No)|[A-HJ-Za-hj-z]|(?:[A-Za-z]\.)+[A-Za-z])\.$"""
+)
+_NUMBER = re.compile(r"\s?\d")
+_ABBREVIATION_LENGTH = 16
+"""Characters that hold any abbreviation with what stands before it: texts are not searched from their beginning."""
 
 
 class Span(NamedTuple):
@@ -22,7 +34,11 @@ class Span(NamedTuple):
 
 
 def words(text: str) -> list[Span]:
-    """Where each word (run of characters that are not white space) stands."""
+    """Where each word stands: a run of characters that are not white space, or one character of a script without them.
+
+    >>> [text[a:b] for text in ["Two words, 東京。"] for a, b in words(text)]
+    ['Two', 'words,', '東', '京。']
+    """
     return [Span(*match.span()) for match in _WORD.finditer(text)]
 
 
@@ -32,7 +48,9 @@ def sentences(text: str) -> list[Span]:
     >>> [text[a:b] for text in ["Mr. Ray left. He sang!"] for a, b in sentences(text)]
     ['Mr. Ray left.', 'He sang!']
     """
-    ends = [match.end() for match in _SENTENCE_END.finditer(text) if not _ABBREVIATION.search(text, 0, match.end())]
+    # An empty match is the end of a line, which ends a sentence in any case.
+    found = _SENTENCE_END.finditer(text)
+    ends = [match.end() for match in found if not match[0] or not _abbreviated(text, match.end())]
     spans, start = [], 0
     for end in (*ends, len(text)):
         part = text[start:end]
@@ -40,6 +58,11 @@ def sentences(text: str) -> list[Span]:
             spans.append(Span(start + len(part) - len(part.lstrip()), start + len(part.rstrip())))
         start = end
     return spans
+
+
+def _abbreviated(text: str, end: int) -> bool:
+    found = _ABBREVIATION.search(text, max(0, end - _ABBREVIATION_LENGTH), end)
+    return found is not None and (found["number"] is None or _NUMBER.match(text, end) is not None)
 
 
 def most(low: int, high: int, fits: Callable[[int], bool]) -> int:
@@ -81,4 +104,4 @@ def longest_end(text: str, fits: Callable[[str], bool]) -> str | None:
 def nothing_fits(example_id: str) -> UserError:
     """The error of a prompt that is too long even with a single word of the example in it."""
     rule = f"is too small for the shortest prompt of example {example_id!r}: template, uncut fields and one word"
-    return UserError("task.max_prompt_tokens", None, rule, "raise it or shorten task.template")
+    return UserError("task.max_prompt_tokens", None, rule, "raise it, shorten task.template or leave the example out")

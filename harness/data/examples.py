@@ -203,7 +203,7 @@ class Reader:
         if not is_messages(value):
             return self._text(value, name)
         turns = turns_of(value, name, self.speakers)
-        if turns[-1].role != ASSISTANT:
+        if not turns or turns[-1].role != ASSISTANT:
             raise BadRow(f"has {name} that does not end with the assistant's message")
         return self._text(turns[-1].text, name)
 

@@ -1,6 +1,7 @@
 """Train rows whose prompt stands, whole or in good part, among the prompts of validation or test.
 
-Only the prompt's content is compared, without the template's words. Texts are kept as hashes, and the time is linear in
+Only the prompt's content is compared, without the template's words; a character of a script that is written without
+spaces counts as a word. Texts are kept as hashes, and the time is linear in
 the number of words.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.splits import normalise
+from harness.data.unspaced import split_words
 
 N = 8
 THRESHOLD = 0.5
@@ -121,7 +123,7 @@ def _key(normalised: str) -> bytes:
 
 def _ngrams(normalised: Sequence[str], words: _WordHashes) -> tuple[Hashes, NDArray[np.int64]]:
     """The hashes of all 8-grams of all texts, text by text, and how many each text has."""
-    split = [text.split() for text in normalised]
+    split = [split_words(text) for text in normalised]
     lengths = np.array([len(text) for text in split], dtype=np.int64)
     values = np.array([words[word] for text in split for word in text], dtype=np.uint64)
     counts = np.maximum(lengths - N + 1, 0)

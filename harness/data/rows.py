@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """All rows of a file, bad ones included.
 
     json holds a list of objects or one object per line, jsonl one object per line, csv a header and UTF-8 text (a cell
-    with a JSON list of strings is read as that list), arrow either of Arrow's two forms.
+    with a JSON list of strings and nulls, the empty one too, is read as that list), arrow either of Arrow's two forms.
 
     Raises:
         UserError: where the file as a whole cannot be read.
@@ -167,10 +167,26 @@ class _JsonText:
 def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[Row]:
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
-        reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+        reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
         header = next(reader, [])
-        for cells in reader:
-            place = f"{path.name}:{reader.line_num}"
+        _check_header(path, header)
+        while True:
+            line = reader.line_num + 1
+            place = f"{path.name}:{line}"
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                # Only a quote that is left open reaches the end: all rows behind it would be one cell.
+                if "unexpected end" in str(error):
+                    rule = f"has a row, of line {line}, with a quote that is never closed"
+                    raise UserError(
+                        str(path), None, rule, "close it; a quote inside a quoted cell is doubled"
+                    ) from None
+                lines = f", up to line {reader.line_num}" if reader.line_num > line else ""
+                yield Row(place, None, f"is not CSV ({error}{lines})")
+                continue
+            if cells is None:
+                return
             if not cells:
                 continue
             if len(cells) != len(header):
@@ -181,13 +197,20 @@ def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[Row]:
         csv.field_size_limit(before)
 
 
-def _cell(text: str) -> str | list[str]:
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    """Columns without a name may be several: a table's program leaves empty ones behind."""
+    for place, name in enumerate(header):
+        if name and name in header[:place]:
+            raise UserError(str(path), None, f"has two columns {name!r}", "give each a name of its own")
+
+
+def _cell(text: str) -> str | list[str | None]:
     if text.startswith("[") and text.endswith("]"):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
-        if value and all(isinstance(part, str) for part in value):
+        if all(part is None or isinstance(part, str) for part in value):
             return value  # type: ignore[no-any-return]
     return text
 

@@ -71,7 +71,10 @@ def share_out(
         if own_pairs is not None:
             first.read(own_pairs, None)
     second = _SecondPass(parts, folder, lambda values: content(values, fields), limits, seed)
-    overlap, pairs_overlap = second.run(validation_from_train="validation" not in readers)
+    overlap, pairs_overlap = second.run(
+        validation_drawn="validation" not in readers,
+        validation_pairs_drawn="validation" not in readers or own_pairs is not None,
+    )
     parts.rmdir()
     return SharedOut(first.duplicates, first.pair_duplicates, overlap, pairs_overlap, second.limited)
 
@@ -154,14 +157,15 @@ class _SecondPass:
         self.limits, self.seed = limits, seed
         self.limited: dict[str, int] = dict.fromkeys(limits, 0)
 
-    def run(self, *, validation_from_train: bool) -> tuple[Overlap, Overlap]:
+    def run(self, *, validation_drawn: bool, validation_pairs_drawn: bool) -> tuple[Overlap, Overlap]:
         """Finish every split; returns the overlap of examples and that of pairs.
 
-        Validation rows that were taken from the train file give way to test as train rows do.
+        Validation rows that were drawn by the hash, from the train file or from one of pairs, give way to test as train
+        rows do.
         """
-        counted = pairs_counted = Overlap(0, 0, 0)
-        test = HeldOut.of(self._texts("test")) if validation_from_train else None
-        kept = {name: self._kept(name, test) for name in (file_name("validation"), file_name("validation", pairs=True))}
+        test = HeldOut.of(self._texts("test")) if validation_drawn or validation_pairs_drawn else None
+        drawn = {file_name("validation"): validation_drawn, file_name("validation", pairs=True): validation_pairs_drawn}
+        kept = {name: self._kept(name, test if was_drawn else None) for name, was_drawn in drawn.items()}
         counted, pairs_counted = (found for _, found in kept.values())
         held_out = HeldOut.of(self._held_out({name: mask for name, (mask, _) in kept.items()}))
         for split in TRAIN_SPLITS:

@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.context import Job
 from harness.data.prepared import PreparedData
+from harness.data.prompts import CutReport
 from harness.evaluation.answers import (
     best_of_n,
     draw,
@@ -48,8 +49,16 @@ CORRELATION_EXAMPLES = 500
 class Scored:
     """One row's outputs with every per-example score that does not depend on another row."""
 
-    def __init__(self, outputs: Outputs, judge: np.ndarray | None, gold: dict[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        outputs: Outputs,
+        judge: np.ndarray | None,
+        gold: dict[str, np.ndarray],
+        judge_cuts: CutReport | None = None,
+    ) -> None:
         self.outputs, self.judge, self.gold = outputs, judge, gold
+        self.judge_cuts = judge_cuts
+        """What was cut of the test prompts for the judge, whose tokens are its own."""
 
     @classmethod
     def read(cls, evaluation: Finished) -> Scored:
@@ -108,6 +117,8 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
         bar.update(1)
     prompts = answers.prompts or [job.task.prompt(example.fields) for example in examples]
     _write_samples(workspace, examples, prompts, scored, before, summary.pop("per_example"))
+    if scored.judge_cuts is not None:
+        summary["judge_test_cuts"] = scored.judge_cuts._asdict()
     return {**summary, **answers.extra, "line": _line(job, summary)}
 
 
@@ -129,11 +140,11 @@ def optimised_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> S
 
 def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
     """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty."""
-    judged = None
+    judged = cuts = None
     if judge is not None:
-        prompts, _ = job.prompts(examples, judge.codec)
+        prompts, cuts = job.prompts(examples, judge.codec)
         judged = judge.score_texts(prompts, outputs.responses, ended=outputs.ended)
-    return Scored(outputs, judged, gold_scores(job, examples, outputs.responses))
+    return Scored(outputs, judged, gold_scores(job, examples, outputs.responses), cuts)
 
 
 def summarise(

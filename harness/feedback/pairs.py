@@ -6,11 +6,12 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from harness.errors import RunFailed
@@ -80,11 +81,12 @@ def sampled_candidates(rollout: Rollout, codec: Codec, count: int) -> Candidates
 
 
 class Collected(NamedTuple):
-    """Pairs, and how many comparisons were dropped for equal tokens and for equal label value."""
+    """Pairs, how many comparisons were dropped for equal tokens and for equal label value, and the shares of cuts."""
 
     pairs: list[LabelledPair]
     equal_tokens: int
     equal_value: int
+    cuts: Mapping[str, float] = MappingProxyType({})
 
     def counts(self) -> dict[str, int]:
         return {"pairs": len(self.pairs), "equal_tokens": self.equal_tokens, "equal_value": self.equal_value}

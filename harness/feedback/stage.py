@@ -61,7 +61,8 @@ def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
     write_pairs(workspace.directory / "pairs.jsonl", trained.pairs)
     write_pairs(workspace.directory / "heldout.jsonl", held_out.pairs)
     line = f"{len(trained.pairs)} pairs, {len(held_out.pairs)} held out"
-    return {"train": trained.counts(), "heldout": held_out.counts(), "line": line}
+    cuts = {"train": dict(trained.cuts), "heldout": dict(held_out.cuts)}
+    return {"train": trained.counts(), "heldout": held_out.counts(), "cuts": cuts, "line": line}
 
 
 def make_annotator(job: Job) -> Annotator:
@@ -87,7 +88,7 @@ def sample_pairs(
 ) -> Collected:
     """Pairs of the policy's own samples at ``feedback.sampling_temperature``; ``bar`` is told of both."""
     config = job.config.feedback
-    prompts, _ = job.prompts(examples, policy.codec)
+    prompts, cuts = job.prompts(examples, policy.codec)
     prompt_tokens = policy.codec.encode_prompts(prompts)
     settings = replace(job.training_sampling(), temperature=config.sampling_temperature, top_k=0, top_p=1.0)
     sampled = 0
@@ -112,7 +113,7 @@ def sample_pairs(
         )
         return sampled_candidates(rollout, policy.codec, count)
 
-    return collect_pairs(
+    collected = collect_pairs(
         examples,
         prompts,
         prompt_tokens,
@@ -125,29 +126,33 @@ def sample_pairs(
         at_once=COMPARISONS if max_pairs > len(examples) else 1,
         advance=bar.update,
     )
+    return collected._replace(cuts=cuts._asdict())
 
 
 def own_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec, count: int) -> Collected:
     """The first ``count`` of the data set's own pairs, less those whose tokens are equal, which are counted."""
-    labelled = encode_pairs(job, pairs[:count], codec)
-    return Collected(labelled, len(pairs[:count]) - len(labelled), 0)
+    labelled, cuts = encode_pairs(job, pairs[:count], codec)
+    return Collected(labelled, len(pairs[:count]) - len(labelled), 0, cuts)
 
 
-def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> list[LabelledPair]:
-    """The data set's own pairs as tokens; pairs that are equal after cutting to the response limit are dropped."""
+def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> tuple[list[LabelledPair], dict[str, float]]:
+    """The data set's own pairs as tokens, and the shares of prompts and responses that were cut.
+
+    Pairs that are equal after cutting to the response limit are dropped.
+    """
     limit = job.config.task.max_response_tokens
     examples = [Example(id=pair.id, fields=pair.fields, response=pair.chosen, references=[]) for pair in pairs]
-    prompts, _ = job.prompts(examples, codec)
-    columns = zip(
-        pairs,
-        prompts,
-        codec.encode_prompts(prompts),
-        codec.encode_responses([pair.chosen for pair in pairs], max_tokens=limit),
-        codec.encode_responses([pair.rejected for pair in pairs], max_tokens=limit),
-        strict=True,
-    )
-    return [
-        LabelledPair(pair.id, prompt, pair.chosen, pair.rejected, tokens, chosen, rejected)
-        for pair, prompt, tokens, chosen, rejected in columns
-        if chosen != rejected
+    prompts, report = job.prompts(examples, codec)
+    responses = [
+        codec.encode_responses([pair.chosen for pair in pairs]),
+        codec.encode_responses([pair.rejected for pair in pairs]),
     ]
+    cut = sum(len(ids) > limit for side in responses for ids in side) / max(2 * len(pairs), 1)
+    chosen, rejected = ([ids[:limit] for ids in side] for side in responses)
+    columns = zip(pairs, prompts, codec.encode_prompts(prompts), chosen, rejected, strict=True)
+    labelled = [
+        LabelledPair(pair.id, prompt, pair.chosen, pair.rejected, tokens, better, worse)
+        for pair, prompt, tokens, better, worse in columns
+        if better != worse
+    ]
+    return labelled, {**report._asdict(), "response_cut_share": cut}

@@ -122,7 +122,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     held_out = data.splits["validation"]
     if not examples:
         raise RunFailed(f"no prompts in algorithm.prompt_splits={list(wanted)}")
-    prompts, _ = job.prompts(examples, policy.codec)
+    prompts, cuts = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()
     probe = Probe(job, reference, reward, held_out, sampling, seed=workspace.seed_for("probe"))
     world = job.world
@@ -165,6 +165,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
         "reason": result.reason,
         "tokens": result.tokens,
         "flags": result.flags,
+        "cuts": cuts._asdict(),
         "line": f"{result.status}: held-out {shown}" if shown else result.status,
     }
 

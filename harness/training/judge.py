@@ -56,33 +56,39 @@ def run_judge(workspace: Workspace, job: Job) -> dict[str, Any]:
     backbone = base_model(config.model, job.task, data.splits["judge"], workspace.seed_for("init"), job.hardware)
     require_positions(backbone.model, job.config.task, key="judge.model.name")
     adapt(backbone, config.model, workspace, key="judge.model")
-    _train_backbone(workspace, job, backbone, data)
-    pairs = _pairs(workspace, job, backbone, data, "judge", config.max_pairs).pairs
-    held_out = _pairs(workspace, job, backbone, data, "validation", config.heldout_pairs).pairs
+    backbone_cuts = _train_backbone(workspace, job, backbone, data)
+    pairs, *_, train_cuts = _pairs(workspace, job, backbone, data, "judge", config.max_pairs)
+    held_out, *_, heldout_cuts = _pairs(workspace, job, backbone, data, "validation", config.heldout_pairs)
+    cuts = {"backbone": backbone_cuts, "train": dict(train_cuts), "heldout": dict(heldout_cuts)}
     if len(pairs) < config.min_pairs or not examinable(held_out):
         reason = f"{len(pairs)} pairs, {len(held_out)} held out; judge.min_pairs={config.min_pairs}"
-        return {"available": False, "reason": reason, "line": f"no judge: {reason}"}
+        return {"available": False, "reason": reason, "cuts": cuts, "line": f"no judge: {reason}"}
     judge = _train_judge(workspace, job, backbone, pairs, data)
     card = examine(judge, held_out, workspace.seed_for("bootstrap"))
     keep(LanguageModel(judge.model, judge.codec), workspace.directory, config.model.lora)
-    return {"available": True, "report_card": card, "line": f"{len(pairs)} pairs, {card_line(card)}"}
+    return {"available": True, "report_card": card, "cuts": cuts, "line": f"{len(pairs)} pairs, {card_line(card)}"}
 
 
 def _examine_loaded(workspace: Workspace, job: Job, judge: Scorer, data: PreparedData) -> dict[str, Any]:
     """A loaded judge's report card, on held-out pairs of the data set's own or of the world's mixture, if there are."""
     source = "pairs" if data.pairs["validation"] else "mixture"
     held_out: list[LabelledPair] = []
+    cuts: dict[str, Any] = {}
     if source == "pairs" or job.world is not None:
         loaded, count = LanguageModel(judge.model, judge.codec), job.config.judge.heldout_pairs
-        held_out = _pairs(workspace, job, loaded, data, "validation", count, source).pairs
+        held_out, *_, heldout_cuts = _pairs(workspace, job, loaded, data, "validation", count, source)
+        cuts = {"heldout": dict(heldout_cuts)}
     if not examinable(held_out):
-        return {"line": "loaded; no pairs to examine it on"}
+        return {"cuts": cuts, "line": "loaded; no pairs to examine it on"}
     card = examine(judge, held_out, workspace.seed_for("bootstrap"))
-    return {"report_card": card, "line": f"loaded, {card_line(card)}"}
+    return {"report_card": card, "cuts": cuts, "line": f"loaded, {card_line(card)}"}
 
 
-def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData) -> None:
-    """Language modelling on the responses that the judge will compare: they teach it to read prompt and response."""
+def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, data: PreparedData) -> dict[str, float]:
+    """Language modelling on the responses that the judge will compare: they teach it to read prompt and response.
+
+    Returns the shares of cuts in the judge split's examples.
+    """
     config = job.config.judge
     examples: Sequence[Example] = data.splits["judge"]
     settings = Imitation(
@@ -95,9 +101,9 @@ def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, dat
         examples, settings = some_of(examples, settings, workspace.seed_for("backbone part"))
     if config.responses == "mixture":
         examples = _redrawn(_world(job), examples, config.samples_per_prompt, Random(workspace.seed_for("backbone")))
-    tokens, _ = token_examples(job, examples, backbone.codec)
+    tokens, cuts = token_examples(job, examples, backbone.codec)
     if config.responses == "pairs":
-        pairs = encode_pairs(job, data.pairs["judge"], backbone.codec)
+        pairs, _ = encode_pairs(job, data.pairs["judge"], backbone.codec)  # counted where they are compared
         tokens += [
             TokenExample(pair.prompt_tokens, response)
             for pair in pairs
@@ -114,6 +120,7 @@ def _train_backbone(workspace: Workspace, job: Job, backbone: LanguageModel, dat
             log=workspace.log,
             advance=bar.update,
         )
+    return cuts
 
 
 def _redrawn(world: World, examples: Sequence[Example], count: int, rng: Random) -> list[Example]:
@@ -145,7 +152,7 @@ def _pairs(
     if source == "pairs":
         return own_pairs(job, data.pairs[split], codec, count)
     examples = data.splits[split]
-    prompts, _ = job.prompts(examples, codec)
+    prompts, cuts = job.prompts(examples, codec)
     prompt_tokens = codec.encode_prompts(prompts)
     rng = Random(workspace.seed_for(f"{split}/responses"))
 
@@ -171,7 +178,7 @@ def _pairs(
     manner = asdict(config.annotator)
     metric = manner.pop("metric") or job.smooth_metric()
     utility = gold_utility(_world(job)) if job.world is not None else metric_utility(metric)
-    return collect_pairs(
+    collected = collect_pairs(
         examples,
         prompts,
         prompt_tokens,
@@ -182,6 +189,7 @@ def _pairs(
         max_pairs=count,
         attempts=ATTEMPTS,
     )
+    return collected._replace(cuts=cuts._asdict())
 
 
 def mixture_pair(

@@ -106,15 +106,24 @@ def comparison_settings(config: RewardModelConfig) -> Comparison:
 
 def shift_on_references(
     scorer: Scorer, job: Job, examples: Sequence[Example], pairs: Sequence[LabelledPair], *, scale: bool
-) -> dict[str, float]:
-    """Make the references of these examples average 0; where there are none, the chosen responses of the pairs."""
+) -> dict[str, Any]:
+    """Make the references of these examples average 0; where there are none, the chosen responses of the pairs.
+
+    Returns what `shift_scores` does, and under ``cuts`` the shares of cuts in the examples that were read.
+    """
     with_references = [example for example in examples if example.references][:SHIFT_EXAMPLES]
     if with_references:
-        prompts, _ = job.prompts(with_references, scorer.reader)
-        responses = scorer.reader.encode_responses(
-            [example.references[0] for example in with_references], max_tokens=job.config.task.max_response_tokens
+        prompts, report = job.prompts(with_references, scorer.reader)
+        limit = job.config.task.max_response_tokens
+        responses = scorer.reader.encode_responses([example.references[0] for example in with_references])
+        cut = sum(len(response) > limit for response in responses) / len(responses)
+        shifted = shift_scores(
+            scorer,
+            scorer.reader.encode_prompts(prompts),
+            [response[:limit] for response in responses],
+            scale=scale,
         )
-        return shift_scores(scorer, scorer.reader.encode_prompts(prompts), responses, scale=scale)
+        return {**shifted, "cuts": {**report._asdict(), "response_cut_share": cut}}
     chosen = pairs[:SHIFT_EXAMPLES]
     return shift_scores(
         scorer, [pair.prompt_tokens for pair in chosen], [pair.chosen_tokens for pair in chosen], scale=scale

@@ -111,6 +111,14 @@ CASES: dict[str, Case] = {
     "csv without its columns": one(
         b"one,two\na,b\n", "data.columns.source=en is not a column; the columns are: one, two", name="train.csv"
     ),
+    "csv with a quote left open": one(
+        b'en,de\na,b\nc,"d\ne,f\n',
+        "DIR/train.csv has a row, of line 3, with a quote that is never closed; close it",
+        name="train.csv",
+    ),
+    "csv with a column twice": one(
+        b"en,de,de\na,b,c\n", "DIR/train.csv has two columns 'de'; give each a name of its own", name="train.csv"
+    ),
     "csv with a cell too few": one(
         b"en,de\na,b\nc\n", "(train.csv:3 has 1 cells where the header has 2)", name="train.csv"
     ),

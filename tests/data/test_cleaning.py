@@ -28,7 +28,9 @@ def reader(rows: list[dict[str, Any]], cleaning: CleaningConfig, max_bad_rows: i
         ("a\r\nb\rc\x85d\u2028e", "a\nb\nc\nd\ne"),
         ("Cafe\u0301", "Café"),
         ("a\xa0b\u202fc", "a b c"),
-        ("a\u200bb\ufeffc\xadd\x00e\x1ff", "abcdef"),
+        ("a\u200bb\ufeffc\xadd\x00e\x1bf", "abcdef"),
+        ("end of page.\x0cNext page", "end of page.\nNext page"),
+        ("a\x0bb\r\x0cc\x1cd\x1de\x1ef\x1fg", "a\nb\n\nc d e f g"),  # what parts words goes on to do so
         ("\u200b x \x00", "x"),
         ("👩\u200d🚀 Ａ ﬁ ²", "👩\u200d🚀 Ａ ﬁ ²"),  # a joined emoji stays one, and compatibility forms are text
     ],

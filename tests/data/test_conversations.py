@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,40 @@ def test_a_transcript() -> None:
 )
 def test_messages(messages: list[dict[str, Any]]) -> None:
     assert turns_of(messages, "dialog", SPEAKERS) == [Turn("user", "Be kind.\n\nHi."), Turn("assistant", "Hello!")]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("u1 sX a2", ["user 1+X", "assistant 2"]),
+        ("u1 sX u2 a3", ["user 1+X+2", "assistant 3"]),
+        ("sX a1 u2 a3", ["assistant 1", "user X+2", "assistant 3"]),
+        ("u1 a2 sX u3", ["user 1", "assistant 2", "user X+3"]),
+        ("sX sY u1", ["user X+Y+1"]),
+        ("u1 sX", ["user 1+X"]),
+        ("u1 a2 sX a3 u4", ["user 1", "assistant 2+3", "user X+4"]),
+        ("s u1 a2", ["user 1", "assistant 2"]),
+    ],
+)
+def test_system_messages_are_never_the_assistants(said: str, expected: list[str]) -> None:
+    roles = {"u": "user", "s": "system", "a": "assistant"}
+    messages = [{"role": roles[part[0]], "content": part[1:]} for part in said.split()]
+    turns = turns_of(messages, "dialog", SPEAKERS)
+    assert turns == [Turn(line.split()[0], line.split()[1].replace("+", "\n\n")) for line in expected]
+    assert all(one.role != other.role for one, other in pairwise(turns))
+
+
+@pytest.mark.parametrize("said", [["system"], ["system", "assistant"], ["user", "assistant", "system"]])
+def test_a_system_message_for_no_turn_of_the_users(said: list[str]) -> None:
+    with pytest.raises(BadRow, match="has dialog with a system message that no turn of the user's follows"):
+        turns_of([{"role": role, "content": "x"} for role in said], "dialog", SPEAKERS)
+
+
+def test_a_reply_of_an_empty_system_message_alone_is_a_bad_row() -> None:
+    rows = [{"q": "Hi.", "a": [{"role": "system", "content": ""}]}, {"q": "Hi.", "a": "Yes."}]
+    found = reader(rows, {"turns": "q", "response": "a"}, max_bad_rows=1)
+    assert [made.examples[0].response for made in found] == ["Yes."]
+    assert found.tally.shown == ["row 1 has response that does not end with the assistant's message"]
 
 
 def test_messages_that_cannot_be_read() -> None:

@@ -63,6 +63,9 @@ def test_response_is_the_first_reference_by_default(tmp_path: Path) -> None:
         ({"answers": [{"text": "a"}, {"text": "b"}]}, "answers.text", ["a", "b"]),
         ({"a.b": "dot", "a": {"b": "nested"}}, "a.b", ["dot"]),
         ({"one": "a", "two": "b"}, "one+two", ["a", "b"]),
+        ({"one": None, "two": "b", "three": "c"}, "one+two+three", ["b", "c"]),
+        ({"s1": None, "s2": None, "summary": "s"}, "s1+s2|summary", ["s"]),
+        ({"answers": None, "summary": "s"}, "answers.text|summary", ["s"]),
         ({"summary": "s"}, "summaries|summary", ["s"]),
         ({"summaries": None, "summary": "s"}, "summaries|summary", ["s"]),
         ({"summaries": ["t", "u"], "summary": "s"}, "summaries|summary", ["t", "u"]),
@@ -73,6 +76,35 @@ def test_response_is_the_first_reference_by_default(tmp_path: Path) -> None:
 def test_ways_to_name_references(tmp_path: Path, row: dict[str, Any], column: str, expected: list[str]) -> None:
     (example,) = read(tmp_path, [{"q": "Q", **row}], {"source": "q", "references": column}).examples
     assert example.references == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "good"),
+    [
+        ("answers.text", {"answers": {"text": None}}, {"answers": {"text": "x"}}),
+        ("answers.text", {"answers": None}, {"answers": {"text": "x"}}),
+        ("a.b.c", {"a": {"b": None}}, {"a": {"b": {"c": "x"}}}),
+        ("answers.text", {"answers": [{"text": "x"}, None]}, {"answers": [{"text": "x"}]}),
+        ("one+two", {"one": None, "two": None}, {"one": "x", "two": "y"}),
+        ("one+a.b", {"one": None, "a": None}, {"one": "x", "a": {"b": "y"}}),
+    ],
+)
+def test_a_null_on_the_way_is_a_missing_text_as_one_at_the_end_is(
+    tmp_path: Path, column: str, row: dict[str, Any], good: dict[str, Any]
+) -> None:
+    columns = {"source": "q", "references": column}
+    found = read(tmp_path, [{"q": "Q", **row}, {"q": "Q", **good}], columns, cleaning=CleaningConfig())
+    assert len(found.examples) == 1
+    assert (found.reader.tally.empty, found.reader.tally.bad) == (1, 0)
+
+
+def test_nulls_among_joined_turns_stay_missing(tmp_path: Path) -> None:
+    # Left out, they would give each turn after them to the other side.
+    rows = [{"q1": "a", "a1": "b", "q2": "c", "r": "d"}, {"q1": "a", "a1": None, "q2": "c", "r": "d"}]
+    columns = {"turns": "q1+a1+q2", "response": "r"}
+    found = read(tmp_path, rows, columns, ("turns",), cleaning=CleaningConfig())
+    assert [example.fields["turns"] for example in found.examples] == [["a", "b", "c"]]
+    assert found.reader.tally.empty == 1
 
 
 def test_context_and_answer_of_a_dialogue(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.data.columns import Columns
+from harness.data.examples import Reader
 from harness.data.files import find_files
 from harness.data.rows import read_rows
 from harness.errors import UserError
@@ -80,6 +82,69 @@ def test_bad_csv_rows(tmp_path: Path) -> None:
     rows = list(read_rows(path))
     assert [row.values for row in rows] == [{"a": "1", "b": "two\nlines"}, None, {"a": "[4]", "b": "5"}]
     assert (rows[1].place, rows[1].problem) == ("train.csv:4", "has 1 cells where the header has 2")
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ('["a", "b"]', ["a", "b"]),
+        ("[]", []),
+        ('["x", null]', ["x", None]),
+        ('["x", 1]', '["x", 1]'),
+        ("[sic]", "[sic]"),
+        ("[" * 100_000 + "]", "[" * 100_000 + "]"),
+    ],
+)
+def test_lists_in_csv_cells(tmp_path: Path, cell: str, expected: Any) -> None:
+    path = tmp_path / "train.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["a", "b"], ["1", cell]])
+    assert [row.values for row in read_rows(path)] == [{"a": "1", "b": expected}]
+
+
+@pytest.mark.parametrize("references", [[], ["x", None]])
+def test_a_list_that_lacks_a_text_is_dropped_and_counted_in_any_format(tmp_path: Path, references: list[Any]) -> None:
+    rows = [{"source": "a", "refs": ["b"]}, {"source": "c", "refs": references}]
+    for ending in ("jsonl", "csv"):
+        path = tmp_path / f"train.{ending}"
+        with path.open("w", newline="") as stream:
+            if ending == "csv":
+                cells = [[row["source"], json.dumps(row["refs"])] for row in rows]
+                csv.writer(stream).writerows([["source", "refs"], *cells])
+            else:
+                stream.writelines(json.dumps(row) + "\n" for row in rows)
+        columns = Columns({"source": "source", "references": "refs"}, ("source",))
+        found = Reader(read_rows(path), columns, label="train", name="f", max_bad_rows=0)
+        assert [made.examples[0].references for made in found] == [["b"]]
+        assert (found.tally.empty, found.tally.bad) == (1, 0)
+
+
+def test_a_header_that_repeats_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("source,response,response\na,b,c\n")
+    with pytest.raises(UserError, match=r"train\.csv has two columns 'response'; give each a name of its own"):
+        list(read_rows(path))
+    path.write_text("source,response,,\na,b,,\n")  # columns that a spreadsheet left behind
+    assert [row.values for row in read_rows(path)] == [{"source": "a", "response": "b", "": ""}]
+
+
+def test_a_quote_that_is_never_closed_swallows_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('source,response\na,b\nc,"d\ne,f\ng,h\n')
+    found = read_rows(path)
+    assert next(found).values == {"source": "a", "response": "b"}
+    with pytest.raises(
+        UserError, match=r"train\.csv has a row, of line 3, with a quote that is never closed; close it"
+    ):
+        next(found)
+
+
+def test_a_quote_that_closes_in_another_row_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('a,b\n1,"two\n3,4\n5,"six"\n7,"eight ""8"""\n')
+    rows = list(read_rows(path))
+    assert [row.values for row in rows] == [None, {"a": "7", "b": 'eight "8"'}]
+    assert (rows[0].place, rows[0].problem) == ("train.csv:2", "is not CSV (',' expected after '\"', up to line 4)")
 
 
 @pytest.mark.parametrize("ending", ["jsonl.gz", "json", "parquet", "arrow", "csv"])

@@ -44,6 +44,21 @@ def test_by_hand() -> None:
     assert found == Overlap(exact=2, ngram8=1, ngram8_any=1)
 
 
+def test_a_character_of_a_script_without_spaces_is_a_word() -> None:
+    held = ["今天天气很好我们去公园", "ที่นี่สวยมากจริงๆ"]
+    rows = [
+        "今天天气很好我们去公园。",  # exact: punctuation does not count
+        "他说今天天气很好我们去公园",  # 11 of 13 characters, 4 of 6 8-grams: near
+        "他说他们今天天气很好我们",  # 8 characters, 1 of 5: some
+        "今天天气很好 我们去公园玩",  # 8 words on either side of the space make the same 8-grams, 4 of 5: near
+        "今天天气很好",  # under 8
+        "ที่นี่สวยมากจริงๆ นะ",  # near
+    ]
+    removed, found = HeldOut.of(held).compare(rows)
+    assert removed.tolist() == [True, True, False, True, False, True]
+    assert found == Overlap(exact=1, ngram8=3, ngram8_any=1)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_the_naive_definition(seed: int) -> None:
     rng = Random(seed)

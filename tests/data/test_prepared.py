@@ -138,6 +138,26 @@ def test_pairs_of_a_file_of_their_own(tmp_path: Path) -> None:
     assert all(len(splits) == 1 for splits in owners.values())
 
 
+@pytest.mark.parametrize("validation", ["file", "share"])
+def test_held_out_pairs_give_way_to_test_wherever_validation_comes_from(tmp_path: Path, validation: str) -> None:
+    test = rows(300, 300)
+    pairs = [{**row, "bad": "falsch"} for row in test + rows(600, 200)]
+    given = {"validation": rows(800, 20)} if validation == "file" else {}
+    path = folder(tmp_path, train=rows(0, 300), test=test, own=pairs, **given)
+    data = local(
+        path,
+        shares={**SHARES, "validation": 0.0 if given else 0.1},
+        pairs_path=f"{path}/own.jsonl",
+        pairs_columns={"source": "en", "chosen": "de", "rejected": "bad"},
+    )
+    assert data.report["pairs_overlap"] == {"exact": 300, "ngram8": 0, "ngram8_any": 0, "removed": 300}
+    asked = {row["en"] for row in test}
+    assert data.pairs["validation"]
+    assert not [pair.id for split in SPLITS for pair in data.pairs[split] if pair.fields["source"] in asked]
+    # Validation rows of a file of their own stay as they are given.
+    assert not given or len(data.splits["validation"]) == 20
+
+
 def test_pairs_among_the_rows_go_where_their_row_goes(tmp_path: Path) -> None:
     def paired(start: int, count: int) -> list[dict[str, str]]:
         return [{**row, "bad": "falsch"} for row in rows(start, count)]

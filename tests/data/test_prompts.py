@@ -5,6 +5,7 @@ import pytest
 from harness.data.prompts import CutReport, fit_prompts
 from harness.errors import UserError
 from harness.tasks.qa import QA
+from harness.tasks.translate import Translate
 from harness.types import Example
 
 
@@ -32,6 +33,14 @@ def test_cuts_and_lost_answers_are_counted() -> None:
 def test_too_small_a_limit_names_the_key_and_its_value() -> None:
     with pytest.raises(UserError, match=r"task\.max_prompt_tokens=5 is too small for .* example 'Ann'"):
         fit_prompts(QA(), [example("Ann sang.", "Ann")], count_tokens=count_words, max_prompt_tokens=5)
+
+
+def test_a_word_that_does_not_fit_alone_names_its_example() -> None:
+    row = Example("train:7", {"source": "https://example.org/" + "x" * 200}, "a", ["a"])
+    with pytest.raises(
+        UserError, match=r"task\.max_prompt_tokens=64 is too small .* of example 'train:7'.*leave the ex"
+    ):
+        fit_prompts(Translate(), [row], count_tokens=len, max_prompt_tokens=64)
 
 
 def test_no_examples() -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from harness.config import EvaluationConfig
+from harness.data.prompts import CutReport
 from harness.evaluation import answers
 from harness.evaluation.answers import best_of_n
-from harness.evaluation.stage import Scored, _gain
+from harness.evaluation.stage import Scored, _gain, score
 from harness.rollouts.sampler import Rollout
 from harness.types import Outputs
 
@@ -48,3 +49,12 @@ def test_the_gain_is_over_one_sample_and_equal_responses_are_ties() -> None:
     assert gain is not None
     assert gain["win_rate"]["value"] == 75.0  # one won, one tied
     assert _gain(job(), Scored(first.outputs, None, {}), first, ["p", "q"]) is None
+
+
+def test_what_is_cut_of_test_prompts_for_the_judge_is_kept() -> None:
+    cuts = CutReport(cut_share=0.5, lost_answer_share=0.25)
+    reading: Any = SimpleNamespace(prompts=lambda examples, codec: (["p"], cuts), world=None)
+    judge: Any = SimpleNamespace(codec=None, score_texts=lambda *_, **__: np.array([1.0]))
+    outputs = Outputs(["a"], [[1]], [True])
+    assert score(reading, [], outputs, judge).judge_cuts == cuts
+    assert score(reading, [], outputs, None).judge_cuts is None

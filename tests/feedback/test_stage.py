@@ -15,6 +15,8 @@ from harness.feedback.annotators import Annotator
 from harness.feedback.stage import encode_pairs, make_annotator, own_pairs, sample_pairs
 from harness.types import Example, PairExample
 
+CUTS = CutReport(cut_share=0.25, lost_answer_share=0.125)
+
 
 class World:
     def gold_parts(self, facts: Any, response: str) -> dict[str, float]:
@@ -29,7 +31,7 @@ def make_job(hardware: Any = None, world: Any = None, **feedback: Any) -> Any:
             rollout=RolloutConfig(),
             task=SimpleNamespace(max_response_tokens=6),
         ),
-        prompts=lambda examples, codec: ([example.fields["text"] for example in examples], CutReport(0.0, 0.0)),
+        prompts=lambda examples, codec: ([example.fields["text"] for example in examples], CUTS),
         smooth_metric=lambda: "chrf",
         hardware=hardware,
         world=world,
@@ -43,13 +45,15 @@ def pair(number: int, chosen: str, rejected: str) -> PairExample:
 
 
 def test_pairs_become_tokens_cut_at_the_response_limit(codec):
-    (labelled,) = encode_pairs(make_job(), [pair(1, "a b", "the red fox sings and sings and sings")], codec)
+    given = [pair(1, "a b", "the red fox sings and sings and sings")]
+    (labelled,), cuts = encode_pairs(make_job(), given, codec)
     assert (labelled.id, labelled.prompt, labelled.chosen) == ("1", "the fox 1", "a b")
     assert labelled.prompt_tokens == codec.encode_prompts(["the fox 1"])[0]
     assert labelled.chosen_tokens == codec.encode_responses(["a b"])[0]
     assert labelled.chosen_tokens[-1] == codec.eos_id
     assert labelled.rejected_tokens == codec.encode_responses([labelled.rejected])[0][:6]
     assert codec.eos_id not in labelled.rejected_tokens
+    assert cuts == {**CUTS._asdict(), "response_cut_share": 0.5}  # one of two responses
     assert labelled.agrees is None, "nobody knows the utility behind it"
 
 
@@ -60,6 +64,7 @@ def test_own_pairs_are_limited_and_the_equal_ones_counted(codec):
     assert [labelled.id for labelled in collected.pairs] == ["1", "4"]
     assert collected.counts() == {"pairs": 2, "equal_tokens": 2, "equal_value": 0}
     assert own_pairs(make_job(), pairs, codec, 2).counts() == {"pairs": 1, "equal_tokens": 1, "equal_value": 0}
+    assert collected.cuts == {**CUTS._asdict(), "response_cut_share": 0.25}  # two of eight responses
     assert own_pairs(make_job(), [], codec, 2).counts() == {"pairs": 0, "equal_tokens": 0, "equal_value": 0}
 
 
@@ -105,6 +110,7 @@ def test_samples_of_the_policy_are_compared_and_their_tokens_are_kept(make_lm, c
 
     collected = run(10)
     assert len(collected.pairs) == 10
+    assert collected.cuts == CUTS._asdict()
     assert sum(found) == 10
     assert drawn[-1] >= 20, "two responses each"
     assert {"train/labels", "train/0/2"} <= set(seeds)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.tasks.dialogue import Dialogue
-from harness.tasks.qa import QA
+from harness.tasks.qa import QA, question_window
 from harness.tasks.summarize import Summarize
 from harness.tasks.translate import Translate
 from harness.types import Example, Task
@@ -55,7 +56,7 @@ def test_prompts(task: Task, fields: dict[str, Any], prompt: str, copy: str) -> 
 def test_a_task_states_what_it_needs(make: Callable[[], Task]) -> None:
     task = make()
     assert task.name == type(task).__name__.lower()
-    assert task.version == 1
+    assert task.version == 2
     assert task.main_metric in task.metrics
     assert make().required_fields == task.required_fields
 
@@ -105,6 +106,26 @@ def test_cuts_by_hand(task: Task, fields: dict[str, Any], words: int, expected: 
     assert task.cut(example(fields), at_most(words)) == (expected, True, False)
 
 
+@pytest.mark.parametrize(
+    ("task", "fields", "length", "expected"),
+    [
+        (Summarize(), {"source": "今天很好。我们去公园。他也去。"}, 18, "今天很好。我们去公园。\nTL;DR:"),
+        (Summarize(), {"source": "今天很好。我们去公园。"}, 10, "今天很\nTL;DR:"),
+        (Translate(), {"source": "東京タワーへ行く"}, 13, "東京タワー\nGerman:"),
+        (Translate(), {"source": "ที่นี่สวย"}, 13, "ที่\nGerman:"),
+        (Dialogue(), {"turns": ["今天我们去公园"]}, 20, "Customer: 去公园\nAgent:"),
+        (
+            QA(),
+            {"context": "今天很好。王先生在北京。他走了。", "question": "王先生在哪？"},
+            21,
+            "王先生在北京。他\nQ: 王先生在哪？\nA:",
+        ),
+    ],
+)
+def test_texts_without_spaces_are_cut(task: Task, fields: dict[str, Any], length: int, expected: str) -> None:
+    assert task.cut(example(fields), lambda prompt: len(prompt) <= length) == (expected, True, False)
+
+
 @given(text=TEXT, limit=st.integers(3, 60))
 def test_texts_are_cut_at_word_ends_and_fit(text: str, limit: int) -> None:
     for task in (Summarize(), Translate()):
@@ -151,6 +172,47 @@ def test_the_window_has_most_question_words() -> None:
     assert cut.prompt.startswith("The famous painter moved to Rome")
 
 
+def test_a_window_is_as_long_as_fits_from_its_beginning() -> None:
+    # One of two words fits, one of the second sentence does not: windows of one width need not be alike.
+    cut = QA().cut(
+        example({"context": "On it. Representatives.", "question": "Representatives?"}), lambda p: len(p) <= 30
+    )
+    assert cut.prompt == "On it.\nQ: Representatives?\nA:"
+    url = "https://example.org/" + "x" * 200
+    for context, kept in ((f"{url} is long. Ann ran far.", "Ann ran far."), (f"Ann ran. {url}", "Ann ran.")):
+        assert QA().cut(example({"context": context, "question": "q"}), lambda p: len(p) <= 50).prompt.startswith(kept)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=30),
+    asked=st.lists(st.sampled_from(["", "", "a", "b", "c"]), min_size=30, max_size=30),
+    begins=st.sets(st.integers(1, 29)),
+    room=st.integers(0, 40),
+)
+def test_the_window_equals_a_search_over_all_windows(
+    lengths: list[int], asked: list[str], begins: set[int], room: int
+) -> None:
+    count = len(lengths)
+    starts = [0, *sorted(start for start in begins if start < count)]
+
+    def fits(start: int, end: int) -> bool:
+        return sum(lengths[start:end]) <= room
+
+    longest = [(s, max(end for end in range(s, count + 1) if fits(s, end))) for s in starts]
+    there = [(s, end) for s, end in longest if end > s]
+    # max keeps the first of equals, the earliest
+    expected = max(there, key=lambda window: len({*asked[window[0] : window[1]]} - {""}), default=None)
+    assert question_window(asked[:count], starts, fits) == expected
+
+
+@given(st.data())
+def test_the_window_fits_whatever_a_tokenizer_does(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 12))
+    fitting = data.draw(st.sets(st.tuples(st.integers(0, 11), st.integers(0, 12))))
+    window = question_window(["a", ""] * 6, list(range(count)), lambda start, end: (start, end) in fitting)
+    assert window is None or (window in fitting and window.start < window.end)
+
+
 @pytest.mark.parametrize(
     ("references", "lost"),
     [
@@ -165,6 +227,14 @@ def test_lost_answers(references: list[str], lost: bool) -> None:
     fields = {"context": "Ann ran. Bob swam far.", "question": "Who swam?"}
     cut = QA().cut(example(fields, references), at_most(7))
     assert cut.prompt.startswith("Bob swam far.")
+    assert cut.lost_answer == lost
+
+
+@pytest.mark.parametrize(("reference", "lost"), [("北京", True), ("王", False), ("GPU", True), ("GP", False)])
+def test_lost_answers_without_spaces(reference: str, lost: bool) -> None:
+    fields = {"context": "她在北京买GPU了。王先生去哪里？", "question": "王先生去哪？"}
+    cut = QA().cut(example(fields, [reference]), lambda prompt: len(prompt) <= 21)
+    assert cut.prompt == "王先生去哪里？\nQ: 王先生去哪？\nA:"
     assert cut.lost_answer == lost
 
 
@@ -192,5 +262,7 @@ def test_fits_is_asked_seldom() -> None:
         return len(prompt.split()) <= 100
 
     context = " ".join(f"word{i} is here." for i in range(500))
-    QA().cut(example({"context": context, "question": "Where is word77?"}), fits)
-    assert asked <= 13  # the whole, then log2 of 1500 words
+    cut = QA().cut(example({"context": context, "question": "Where is word77?"}), fits)
+    assert cut.prompt.startswith("word46 is here.")  # 95 words fit: word 231 is in those from 137 on
+    # Bisections of 1500 words over a bisection of 500 beginnings, where trying all would ask 5000 times.
+    assert asked <= math.log2(1500) * math.log2(500)

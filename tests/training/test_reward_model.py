@@ -39,7 +39,9 @@ def pairs(ragged: Any, agrees: Any = None) -> list[LabelledPair]:
 def test_references_average_zero_afterwards(make_scorer, hardware, codec, ragged):
     scorer = Scorer(*make_scorer(), hardware)
     examples = [example(1, "runs home .", "other"), example(2), example(3, "sings and sings and sings and sings")]
-    shift_on_references(scorer, make_job(), examples, pairs(ragged), scale=False)
+    found = shift_on_references(scorer, make_job(), examples, pairs(ragged), scale=False)
+    # Of the two references that are read the second has more than six tokens.
+    assert found["cuts"] == {"cut_share": 0.0, "lost_answer_share": 0.0, "response_cut_share": 0.5}
     scores = scorer.score_texts(
         ["the fox 1", "the fox 3"], ["runs home .", "sings and sings and sings and sings"], max_tokens=6
     )
