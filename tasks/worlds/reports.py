@@ -40,7 +40,7 @@ class Reports:
     """
 
     name = "reports"
-    version = 1
+    version = 2
     part_maxima: Mapping[str, float] = PART_MAXIMA
 
     def __init__(
