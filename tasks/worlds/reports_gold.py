@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from harness.tasks.worlds.reports_language import ALL_TEMPLATES, article, class_of_word, meaning_of_word
+from harness.tasks.worlds.stretches import BREAK_FACTOR, NEGATIONS, breaks, stretches
 
 PART_MAXIMA: Mapping[str, float] = {"complete": 2.0, "concise": 1.0, "faithful": 0.5, "fluent": 0.5}
 SLOT_WORTH: Mapping[str, float] = {
@@ -24,11 +25,6 @@ FREE_WORDS, FULL_WORDS = 18, 24
 OFF_TOPIC_FACTOR = 1 / 3
 TRUSTED_FACTS = 4
 """So many right facts are needed for all of ``faithful``: one safe word is no faithful summary."""
-BREAK_FACTOR = 0.6
-"""What each break leaves of the facts in a sentence and of its fluency."""
-NEGATIONS = frozenset({"no", "not", "never", "none", "neither", "nor", "nothing", "without"})
-"""None is a word of the language; the sentence of one denies its facts."""
-
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _END, _START = ".", "<s>"
 
@@ -43,28 +39,26 @@ class Sentence(NamedTuple):
 class ReportGold:
     """Scores summaries. Built once per world; holds nothing but the language.
 
-    A fact is stated by a sentence of the language. A sentence that is none is cut into the fewest stretches of such
-    sentences; each break between two of them, and each word that the language does not have, takes a share of what its
-    facts are worth: reversed roles and words in a heap have many breaks, one slip has one.
+    A fact is stated by a sentence of the language. Each place where a sentence leaves the language takes a share of
+    what its facts are worth (see ``breaks``): reversed roles and words in a heap have many, one slip has one. A
+    negation, which no sentence of the language has, denies the facts of its sentence.
     """
 
     def __init__(self) -> None:
         self._meaning = meaning_of_word()
         self._class = class_of_word()
         self._colours = frozenset(self._class.keys() - self._meaning.keys())
-        patterns = {(_START, *sentence) for template in ALL_TEMPLATES for sentence in _template_sentences(template)}
-        self._patterns = frozenset(patterns)
-        self._stretches = frozenset(
-            pattern[start:end] for pattern in patterns for start, end in combinations(range(len(pattern) + 1), 2)
+        self._stretches = stretches(
+            (_START, *sentence) for template in ALL_TEMPLATES for sentence in _template_sentences(template)
         )
 
     def parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]:
         """The parts of gold of one response, each between 0 and its maximum in ``PART_MAXIMA``."""
         sentences = list(split_sentences(response))
         tokens = [token for sentence in sentences for token in sentence.tokens]
-        breaks = [self._breaks(sentence) for sentence in sentences]
+        counts = [self._breaks(sentence) for sentence in sentences]
         mentioned = self._mentioned(tokens)
-        stated = self._stated(sentences, breaks)
+        stated = self._stated(sentences, counts)
         denied = self._denied(sentences)
         credit = {
             slot: stated.get(slot, 0.0)
@@ -80,7 +74,7 @@ class ReportGold:
             "complete": told,
             "concise": told * self._brevity(sentences),
             "faithful": right / (right + wrong) * min(1.0, right / TRUSTED_FACTS) if right else 0.0,
-            "fluent": self._fluency(sentences, breaks),
+            "fluent": self._fluency(sentences, counts),
         }
         length = min(1.0, MAX_TOKENS / max(len(tokens), 1))
         return {name: PART_MAXIMA[name] * share * length for name, share in shares.items()}
@@ -93,11 +87,11 @@ class ReportGold:
                 found[slot].add(meaning)
         return found
 
-    def _stated(self, sentences: Sequence[Sentence], breaks: Sequence[int]) -> dict[str, float]:
+    def _stated(self, sentences: Sequence[Sentence], counts: Sequence[int]) -> dict[str, float]:
         """Slot -> how well it is stated, whatever it is filled with, by the best of the sentences that are read."""
         found: dict[str, float] = {}
         left = READ_TOKENS
-        for sentence, count in zip(sentences, breaks, strict=True):
+        for sentence, count in zip(sentences, counts, strict=True):
             share = BREAK_FACTOR**count
             for token in sentence.tokens[:left]:
                 if token in self._meaning:
@@ -122,35 +116,23 @@ class ReportGold:
         off_topic = sum(all(token not in self._meaning for token in sentence.tokens) for sentence in sentences)
         return by_length * float(OFF_TOPIC_FACTOR ** min(off_topic, 9))
 
-    def _fluency(self, sentences: Sequence[Sentence], breaks: Sequence[int]) -> float:
+    def _fluency(self, sentences: Sequence[Sentence], counts: Sequence[int]) -> float:
         """Mean over sentences: 1 in the language, less for each break and fault of form, 0 where it was said before."""
         if not sentences:
             return 0.0
         said: set[tuple[str, ...]] = set()
         total = 0.0
-        for sentence, count in zip(sentences, breaks, strict=True):
+        for sentence, count in zip(sentences, counts, strict=True):
             if sentence.tokens not in said:
                 total += BREAK_FACTOR ** (count + _form_faults(sentence))
             said.add(sentence.tokens)
         return total / len(sentences)
 
     def _breaks(self, sentence: Sentence) -> int:
-        """Words that the language does not have, and breaks between stretches that it has; articles and end apart."""
+        """Places where the sentence leaves the language, whatever the form of its articles, first letter and end."""
         words = ["a" if token == "an" else self._class.get(token, token) for token in sentence.tokens]
         end = () if words[-1] == _END else (_END,)
-        pattern = (_START, *words, *end)
-        if pattern in self._patterns:
-            return 0
-        count, start, after_word = 0, 0, True
-        while start < len(pattern):
-            end_at = start
-            while end_at < len(pattern) and pattern[start : end_at + 1] in self._stretches:
-                end_at += 1
-            if end_at == start:
-                count, start, after_word = count + 1, start + 1, True
-            else:
-                count, start, after_word = count + (not after_word), end_at, False
-        return count
+        return breaks((_START, *words, *end), self._stretches)
 
 
 def _form_faults(sentence: Sentence) -> int:
