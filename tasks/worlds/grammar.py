@@ -84,7 +84,7 @@ class Grammar:
 
     Gold has four parts: ``adequacy`` (the content words and conjunctions are there, and no others), ``order`` (verbs in
     their places, a valid order of the rest), ``agreement`` (articles, endings, verb forms) and ``fluency`` (capital,
-    full stop, commas, nothing superfluous).
+    full stop, commas, nothing superfluous). The last three also shrink with each wrong word.
 
     Demonstrations are drawn from a mixture of styles:
 
@@ -103,7 +103,7 @@ class Grammar:
     """
 
     name = "grammar"
-    version = 2
+    version = 3
 
     def __init__(self, mixture: Mapping[str, float] | None = None) -> None:
         self.part_maxima: Mapping[str, float] = dict(PART_MAXIMA)
