@@ -55,6 +55,7 @@ class Facts:
     name = "facts"
     version = 3
     part_maxima: Mapping[str, float] = {"correct": 1.0, "complete": 1.5, "concise": 0.75, "direct": 0.75}
+    max_references = min(len(kind.phrases) for kind in KINDS)
 
     def __init__(self, *, mixture: Mapping[str, float] | None = None) -> None:
         self.mixture: Mapping[str, float] = mixture_of(mixture, DEFAULT_MIXTURE)
@@ -106,9 +107,14 @@ class Facts:
         return [fill(skeleton(phrase, pre=True, post=True), slots) for phrase in self._kinds[facts["kind"]].phrases]
 
     def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
-        """Distinct valid answers in random order, ``count`` of them or as many as there are."""
-        answers = self.answers(facts)
-        return rng.sample(answers, min(count, len(answers)))
+        """``count`` distinct valid answers in random order.
+
+        Raises:
+            ValueError: more are asked for than every question has.
+        """
+        if count > self.max_references:
+            raise ValueError(f"at most {self.max_references} references, not {count}")
+        return rng.sample(self.answers(facts), count)
 
     def gold_parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]:
         """What the response earns; any text is scored and none raises."""

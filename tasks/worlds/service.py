@@ -40,6 +40,8 @@ class Service:
     name = "service"
     version = 2
     part_maxima: Mapping[str, float] = {"faithful": 1.0, "polite": 0.75, "helpful": 0.75, "policy": 1.0, "fluent": 0.5}
+    max_references = 100
+    """A third of what the request with the fewest has, so that drawing finds them soon."""
     default_mixture: Mapping[str, float] = {
         "good": 0.30,
         "curt": 0.36,
@@ -93,7 +95,13 @@ class Service:
         return Demonstration(self.respond(facts, style, rng), style)
 
     def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
-        """``count`` distinct valid realisations; every request has more than a hundred."""
+        """``count`` distinct valid realisations.
+
+        Raises:
+            ValueError: more are asked for than every request has.
+        """
+        if count > self.max_references:
+            raise ValueError(f"at most {self.max_references} references, not {count}")
         found: list[str] = []
         while len(found) < count:
             response = _good(facts, rng)

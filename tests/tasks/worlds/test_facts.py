@@ -187,7 +187,14 @@ def test_references_are_distinct_valid_answers() -> None:
         references = WORLD.references(facts, rng, 3)
         assert len(set(references)) == 3
         assert set(references) <= set(WORLD.answers(facts))
-    assert len(WORLD.references(HARP, rng, 99)) == len(WORLD.answers(HARP))
+
+
+def test_every_question_has_as_many_references_as_the_world_says() -> None:
+    assert WORLD.max_references == 5  # each kind has five wordings
+    for _, facts in draws(200):
+        assert len(set(WORLD.references(facts, Random(0), 5))) == 5
+    with pytest.raises(ValueError, match="at most 5 references, not 6"):
+        WORLD.references(HARP, Random(0), 6)
 
 
 @pytest.mark.parametrize(

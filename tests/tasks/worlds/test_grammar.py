@@ -225,6 +225,22 @@ def test_styles_and_references() -> None:
     assert 0.7 * MAXIMUM < statistics.mean(means["shortened"]) < 0.9 * MAXIMUM
 
 
+def test_every_sentence_has_as_many_references_as_the_world_says() -> None:
+    # Nothing here has a synonym: only conjunction and order of the clauses vary, or in two sentences what stands first.
+    shoes = {"object": "shoes", "object_definite": True, "thing_adjective": "old"}
+    fewest = (
+        facts("because", clause("aunt", "repair", **shoes), clause("child", "sleep", place="garden", time="on Monday")),
+        facts("two", clause("child", "sleep", place="garden"), clause("aunt", "repair", time="on Monday", **shoes)),
+    )
+    assert WORLD.max_references == 4
+    for known in fewest:
+        found = WORLD.references(known, Random(0), 4)
+        assert len(set(found)) == 4
+        assert all(gold(known, text) == pytest.approx(MAXIMUM) for text in found)
+    with pytest.raises(ValueError, match="at most 4 references, not 5"):
+        WORLD.references(SINGLE, Random(0), 5)
+
+
 def test_facts_survive_json() -> None:
     rng = Random(13)
     for _ in range(100):

@@ -164,8 +164,13 @@ def test_references_are_distinct_and_earn_the_maximum() -> None:
         assert len(set(found)) == 6
         for reference in found:
             assert WORLD.gold_parts(facts, reference) == pytest.approx(dict(WORLD.part_maxima)), reference
-    with pytest.raises(ValueError, match="references"):
-        WORLD.references(FACTS, rng, 1000)
+
+
+def test_every_report_has_as_many_references_as_the_world_says() -> None:
+    assert WORLD.max_references == 24  # five events in four ways, two more in two
+    assert len(set(WORLD.references(FACTS, Random(0), 24))) == 24
+    with pytest.raises(ValueError, match="at most 24 references, not 25"):
+        WORLD.references(FACTS, Random(0), 25)
 
 
 @pytest.mark.parametrize(

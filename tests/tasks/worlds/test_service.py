@@ -162,6 +162,17 @@ def test_good_answers_and_references_get_the_maximum() -> None:
             assert len(TOKEN.findall(response)) <= TOKEN_LIMIT
 
 
+def test_every_request_has_as_many_references_as_the_world_says() -> None:
+    most = WORLD.max_references
+    for key, desk in words.DESKS.items():
+        asked = [(act, "") for act in desk.acts] + [("", rule) for rule in desk.rules]
+        for act, rule in asked:
+            facts = {**BOOKING, "desk": key, "act": act, "rule": rule, "item": desk.items[0]}
+            assert len(set(WORLD.references(facts, Random(0), most))) == most
+    with pytest.raises(ValueError, match=f"at most {most} references, not {most + 1}"):
+        WORLD.references(BOOKING, Random(0), most + 1)
+
+
 def test_parts_of_the_mixtures_styles() -> None:
     rng = Random(4)
     for draw in draws(600):
