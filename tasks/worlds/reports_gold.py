@@ -22,7 +22,8 @@ MAX_TOKENS = 32
 """A summary longer than this is worth its share of it, in every part; a good one with the longest aside has 31."""
 FREE_WORDS, FULL_WORDS = 18, 24
 """Up to so many words are concise; at the second count nothing is left of ``concise``."""
-OFF_TOPIC_FACTOR = 1 / 3
+IDLE_FACTOR = 1 / 3
+"""What each sentence that tells nothing new, off the topic or told before, leaves of ``concise``."""
 TRUSTED_FACTS = 4
 """So many right facts are needed for all of ``faithful``: one safe word is no faithful summary."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -113,8 +114,13 @@ class ReportGold:
     def _brevity(self, sentences: Sequence[Sentence]) -> float:
         words = sum(token[0].isalnum() for sentence in sentences for token in sentence.tokens)
         by_length = min(1.0, max(0.0, (FULL_WORDS - words) / (FULL_WORDS - FREE_WORDS)))
-        off_topic = sum(all(token not in self._meaning for token in sentence.tokens) for sentence in sentences)
-        return by_length * float(OFF_TOPIC_FACTOR ** min(off_topic, 9))
+        idle = 0
+        told: set[str] = set()
+        for sentence in sentences:
+            slots = {self._meaning[token][0] for token in sentence.tokens if token in self._meaning}
+            idle += slots <= told
+            told |= slots
+        return by_length * float(IDLE_FACTOR ** min(idle, 9))
 
     def _fluency(self, sentences: Sequence[Sentence], counts: Sequence[int]) -> float:
         """Mean over sentences: 1 in the language, less for each break and fault of form, 0 where it was said before."""
