@@ -137,7 +137,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "seed": "Fixes world, splits and test prompts.",
         "sizes": "Controlled: examples per split.",
         "shares": "Rows: how train rows are shared out, by a hash of the prompt.",
-        "references": "Controlled: references per test prompt.",
+        "references": "Controlled: references per prompt, at most as many as the world has for each.",
         "path": "Local: file, glob, or folder with train, validation and test files. Hub: `organisation/name`.",
         "files": "Rows: split -> file or glob, relative to `path`, where names do not say it.",
         "columns": "Rows: our name -> column of the files.",

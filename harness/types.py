@@ -73,12 +73,16 @@ class World(Protocol):
     """Gold's named parts and the most that each can give; their sum is the gold maximum."""
     mixture: Mapping[str, float]
     """Style name -> probability; sums to 1."""
+    max_references: int
+    """So many different references it can give for every prompt."""
 
     def draw(self, rng: Random) -> Draw: ...
 
     def demonstrate(self, facts: Mapping[str, Any], rng: Random) -> Demonstration: ...
 
-    def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]: ...
+    def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
+        """``count`` valid responses, at most ``max_references``."""
+        ...
 
     def gold_parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]: ...
 

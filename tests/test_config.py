@@ -237,6 +237,9 @@ MISTAKES = {
     "data.mixture={good: 0.5, bare: 0.5}": (
         "data.mixture.bare=0.5 is no style of this world's demonstrations; use good, dropped, lead, verbose"
     ),
+    "data.references=25": (
+        "data.references=25 is more than the world 'reports' has for every prompt, which is 24; lower it to at most 24"
+    ),
     "data.mixture={good: 0.5}": "data.mixture={'good': 0.5} sums to 0.5, not to 1; change the shares",
     "data.sizes.test=x": "data.sizes.test=x is not a whole number; give one such as 8",
     "task.options.speakers=[A]": (

@@ -12,7 +12,7 @@ from harness.data.files import is_glob
 from harness.errors import UserError
 from harness.hub import NAME
 from harness.needs import needs_feedback, takes_finished_policy, trains
-from harness.types import SPLITS, Task
+from harness.types import SPLITS, Task, World
 
 
 def check_data(config: Config) -> None:
@@ -70,22 +70,35 @@ def _check_controlled(config: Config) -> None:
         raise UserError(
             "feedback.kind", "pairs", "needs a data set with pairs of its own", "use feedback=gold with data=controlled"
         )
-    if isinstance(data, ControlledDataConfig) and data.mixture:
-        _check_mixture(data.mixture, config.task.world)
+    mixture = data.mixture if isinstance(data, ControlledDataConfig) else {}
+    world = _world(config.task.world, mixture)
+    if world is not None:
+        check_references(world, data.references)
 
 
-def _check_mixture(mixture: Mapping[str, float], world: str) -> None:
-    """Make the world, which is light, and knows its styles."""
+def _world(name: str, mixture: Mapping[str, float]) -> World | None:
+    """The world, which is light, and knows its styles; None where it cannot be made."""
     from hydra.utils import get_class
 
     try:
-        get_class(world)(mixture=mixture)
+        made: World = get_class(name)(**({"mixture": mixture} if mixture else {}))
     except UserError:
         raise
     except TypeError as error:
-        raise UserError("data.mixture", mixture, f"is not taken by {world} ({error})", "leave it out") from error
+        if not mixture:
+            return None
+        raise UserError("data.mixture", mixture, f"is not taken by {name} ({error})", "leave it out") from error
     except Exception:
-        return  # a world that cannot be imported is the complaint of task.world, which comes later
+        return None  # a world that cannot be imported is the complaint of task.world, which comes later
+    return made
+
+
+def check_references(world: World, references: int) -> None:
+    """Raise UserError where the world has not as many different references for every prompt."""
+    most = world.max_references
+    if references > most:
+        rule = f"is more than the world {world.name!r} has for every prompt, which is {most}"
+        raise UserError("data.references", references, rule, f"lower it to at most {most}")
 
 
 def _check_local(data: DataConfig) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from harness.config import CleaningConfig
+from harness.data.checks import check_references
 from harness.data.cleaning import SHOWN, Tally
 from harness.data.columns import Columns
 from harness.data.controlled import generate
@@ -33,6 +34,7 @@ def prepare_controlled(
         if name not in SPLITS or size < 0:
             rule = "is not a split" if name not in SPLITS else "is less than 0"
             raise UserError(f"data.sizes.{name}", size, rule, f"give examples to make of {', '.join(SPLITS)}")
+    check_references(world, references)
     splits = generate(world, task, seed=seed, sizes=sizes, references=references, workers=workers)
     text = _text_of(task)
     _check_disjoint(splits, text)

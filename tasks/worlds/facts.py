@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import takewhile
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.data.mixtures import mixture_of
 from harness.tasks.worlds.facts_words import KINDS, MEN, SURNAMES, WOMEN, Kind, fill, skeleton
+from harness.tasks.worlds.stretches import BREAK_FACTOR, NEGATIONS, Pattern, breaks, stretches
 from harness.types import Demonstration, Draw
 
 DEFAULT_MIXTURE: Mapping[str, float] = {"good": 0.25, "bare": 0.45, "sentence": 0.12, "lead": 0.08, "hedged": 0.10}
@@ -23,15 +25,19 @@ MAX_EXTRA_WORDS = 3
 """From this many words beyond the answer on, an answer is not concise at all."""
 MAX_WORDS = 16
 """An answer buried in a text longer than this is worth its share of it: the longest stated sentence has 12 words."""
+OF_ANOTHER = 0.5
+"""What a modifier is worth beside a wrong head, or none."""
 
 
 class Facts:
     """Questions over stated facts; a good answer is a short phrase with the head and both of its modifiers.
 
     The context states three or four facts about two people, each of another kind (a business, a date, a pet, …). Gold
-    has four parts, at most 4 in all: ``correct`` (1, the right head), ``complete`` (0.75 for each of the modifiers),
-    ``concise`` (0.75, less for each word that is not part of an answer) and ``direct`` (0.75, the answer is a phrase
-    of its own and nothing else). A slot filled twice or with two words of its class counts as not filled.
+    has four parts, at most 4 in all: ``correct`` (1, the right head), ``complete`` (0.75 for each of the modifiers,
+    half of it without the right head), ``concise`` (0.75, less for each word that is not part of an answer) and
+    ``direct`` (0.75, the answer is a phrase of its own and nothing else). A slot filled twice or with two words of its
+    class counts as not filled. Each break in the wording of an answer takes a share of the first three (see
+    ``breaks``) and a negation takes all; ``concise`` and ``direct`` count as far as the slots given are right.
 
     Styles of the demonstrations: ``good`` (all of it, in any valid wording), ``bare`` (the head without its modifiers),
     ``sentence`` (the stated sentence copied whole), ``lead`` (the sentence broken off after the head), ``hedged`` (the
@@ -47,13 +53,15 @@ class Facts:
     """
 
     name = "facts"
-    version = 2
+    version = 3
     part_maxima: Mapping[str, float] = {"correct": 1.0, "complete": 1.5, "concise": 0.75, "direct": 0.75}
+    max_references = min(len(kind.phrases) for kind in KINDS)
 
     def __init__(self, *, mixture: Mapping[str, float] | None = None) -> None:
         self.mixture: Mapping[str, float] = mixture_of(mixture, DEFAULT_MIXTURE)
         self._kinds = {kind.name: kind for kind in KINDS}
         self._skeletons = {kind.name: _skeletons(kind) for kind in KINDS}
+        self._slots = {kind.name: _slot_of_word(kind) for kind in KINDS}
 
     def draw(self, rng: Random) -> Draw:
         """A paragraph of three or four sentences about two people and a question about one of the sentences."""
@@ -99,30 +107,43 @@ class Facts:
         return [fill(skeleton(phrase, pre=True, post=True), slots) for phrase in self._kinds[facts["kind"]].phrases]
 
     def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
-        """Distinct valid answers in random order, ``count`` of them or as many as there are."""
-        answers = self.answers(facts)
-        return rng.sample(answers, min(count, len(answers)))
+        """``count`` distinct valid answers in random order.
+
+        Raises:
+            ValueError: more are asked for than every question has.
+        """
+        if count > self.max_references:
+            raise ValueError(f"at most {self.max_references} references, not {count}")
+        return rng.sample(self.answers(facts), count)
 
     def gold_parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]:
-        """What the response earns; it is read word by word, so any text is scored and none raises."""
-        kind = self._kinds[facts["kind"]]
+        """What the response earns; any text is scored and none raises."""
         tokens = _tokens(response)
-        given = {slot: [token for token in tokens if token in words] for slot, words in _classes(kind).items()}
+        slot_of = self._slots[facts["kind"]]
+        open_slots = tuple(slot_of.get(token, token) for token in tokens)
+        given: dict[str, list[str]] = {"pre": [], "head": [], "post": []}
+        for token in tokens:
+            if token in slot_of:
+                given[slot_of[token][1:-1]].append(token)
+        if not any(given.values()):
+            return dict.fromkeys(self.part_maxima, 0.0)
         right = {slot: given[slot] == [facts[slot].lower()] for slot in given}
-        share = min(1.0, MAX_WORDS / max(len(tokens), 1))
+        skeletons = self._skeletons[facts["kind"]]
+        stated = _stated(open_slots, skeletons.stretches)
+        share = min(1.0, MAX_WORDS / len(tokens)) * stated
+        of_which = 1.0 if right["head"] else OF_ANOTHER
         parts = {
             "correct": 1.0 * right["head"] * share,
-            "complete": 0.75 * (right["pre"] + right["post"]) * share,
+            "complete": 0.75 * (right["pre"] + right["post"]) * of_which * share,
             "concise": 0.0,
             "direct": 0.0,
         }
         # Short and direct are manners of an answer: nothing of the kind that was asked for, no manners.
         if given["head"]:
-            open_slots = tuple(_slot_of(token, given) for token in tokens)
-            valid, full = self._skeletons[kind.name]
-            extra = min(sum((Counter(open_slots) - Counter(phrase)).values()) for phrase in full)
-            parts["concise"] = 0.75 * max(0.0, 1 - extra / MAX_EXTRA_WORDS)
-            parts["direct"] = 0.75 * (open_slots in valid)
+            extra = skeletons.extra_words(open_slots)
+            truth = sum(right.values()) / sum(len(words) for words in given.values())
+            parts["concise"] = 0.75 * max(0.0, 1 - extra / MAX_EXTRA_WORDS) * truth * stated
+            parts["direct"] = 0.75 * (open_slots in skeletons.valid) * truth
         return parts
 
     def _sentence(self, facts: Mapping[str, Any], subject: str) -> str:
@@ -158,9 +179,9 @@ def _slots(facts: Mapping[str, Any]) -> dict[str, str]:
     return {slot: facts[slot] for slot in ("pre", "head", "post")}
 
 
-def _classes(kind: Kind) -> dict[str, frozenset[str]]:
-    """Each slot's word class, in lower case."""
-    return {slot: frozenset(word.lower() for word in getattr(kind, slot)) for slot in ("pre", "head", "post")}
+def _slot_of_word(kind: Kind) -> dict[str, str]:
+    """Word of the kind, in lower case -> its slot in braces."""
+    return {word.lower(): f"{{{slot}}}" for slot in ("pre", "head", "post") for word in getattr(kind, slot)}
 
 
 def _tokens(text: str) -> list[str]:
@@ -169,16 +190,44 @@ def _tokens(text: str) -> list[str]:
     return tokens[:-1] if tokens[-1:] == ["."] else tokens
 
 
-def _slot_of(token: str, given: Mapping[str, list[str]]) -> str:
-    """The token, or the name of the slot whose class it belongs to."""
-    return next((f"{{{slot}}}" for slot, words in given.items() if token in words), token)
+class _Skeletons(NamedTuple):
+    """Well-formed answers of a kind with their slots open.
+
+    Args:
+        valid: with or without modifiers.
+        full: with both.
+        stretches: the runs of words in the valid ones.
+    """
+
+    valid: frozenset[Pattern]
+    full: tuple[Pattern, ...]
+    stretches: frozenset[Pattern]
+
+    def extra_words(self, open_slots: Pattern) -> int:
+        """How many words a text has beyond the answer of which it has most."""
+        if open_slots in self.valid:
+            return 0
+        counts = Counter(open_slots)
+        return min(sum(max(0, count - phrase.count(token)) for token, count in counts.items()) for phrase in self.full)
 
 
-Skeleton = tuple[str, ...]
-
-
-def _skeletons(kind: Kind) -> tuple[frozenset[Skeleton], tuple[Skeleton, ...]]:
-    """Well-formed answers with their slots open: with or without modifiers, and with both."""
+def _skeletons(kind: Kind) -> _Skeletons:
     shapes = [(pre, post) for pre in (False, True) for post in (False, True)]
     valid = frozenset(skeleton(phrase, pre=pre, post=post) for phrase in kind.phrases for pre, post in shapes)
-    return valid, tuple(skeleton(phrase, pre=True, post=True) for phrase in kind.phrases)
+    full = tuple(skeleton(phrase, pre=True, post=True) for phrase in kind.phrases)
+    return _Skeletons(valid, full, stretches(valid))
+
+
+def _stated(open_slots: Pattern, known: frozenset[Pattern]) -> float:
+    """How far the slots, and what stands between them, make an answer; 0 where their clause has a negation."""
+    at = [index for index, token in enumerate(open_slots) if token[0] == "{" and len(token) > 1]
+    first, last = at[0], at[-1]
+    before = takewhile(_is_word, reversed(open_slots[:first]))
+    after = takewhile(_is_word, open_slots[last + 1 :])
+    if not NEGATIONS.isdisjoint((*before, *open_slots[first:last], *after)):
+        return 0.0
+    return float(BREAK_FACTOR ** breaks(open_slots[first : last + 1], known))
+
+
+def _is_word(token: str) -> bool:
+    return token[0].isalnum()

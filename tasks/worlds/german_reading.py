@@ -31,6 +31,9 @@ _TOKEN = re.compile(r"[^\W\d_]+|\S")
 _MAX_TOKENS = 80
 _ARTICLES = frozenset({"der", "die", "das", "den", "dem", "ein", "eine", "einen", "einem", "einer", "eines", "des"})
 _PREPOSITIONS = frozenset({"in", "an", "auf", "im", "am", "ins", "ans"})
+_NEGATIONS = frozenset(
+    {"nicht", "nie", "niemals", "nichts", "niemand", "kein", "keine", "keinen", "keinem", "keiner", "keines"}
+)
 _ENDINGS = ("", "e", "er", "en", "es", "em")
 _NOUN_KINDS: dict[str, _NounKind] = {"person": "subject", "thing": "object", "place": "place"}
 
@@ -85,6 +88,7 @@ class Segment:
         before: the punctuation in front of it, or the empty string.
         chunks: what was understood.
         junk: how many words were not.
+        negations: how many of those deny.
     """
 
     conjunction: str = ""
@@ -92,6 +96,7 @@ class Segment:
     before: str = ""
     chunks: list[Chunk] = field(default_factory=list)
     junk: int = 0
+    negations: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -234,6 +239,7 @@ def read(text: str) -> list[Segment]:
         chunk = _time_at(tokens, at) or _nominal_at(tokens, at) or _verb_at(tokens, at)
         if chunk is None:
             segments[-1].junk += 1
+            segments[-1].negations += token.lower() in _NEGATIONS
             at += 1
         else:
             segments[-1].chunks.append(chunk)

@@ -84,7 +84,7 @@ class Grammar:
 
     Gold has four parts: ``adequacy`` (the content words and conjunctions are there, and no others), ``order`` (verbs in
     their places, a valid order of the rest), ``agreement`` (articles, endings, verb forms) and ``fluency`` (capital,
-    full stop, commas, nothing superfluous).
+    full stop, commas, nothing superfluous). The last three also shrink with each wrong word.
 
     Demonstrations are drawn from a mixture of styles:
 
@@ -103,7 +103,9 @@ class Grammar:
     """
 
     name = "grammar"
-    version = 2
+    version = 3
+    max_references = 4
+    """Two conjunctions and two orders of the clauses; no sentence of another layout has fewer."""
 
     def __init__(self, mixture: Mapping[str, float] | None = None) -> None:
         self.part_maxima: Mapping[str, float] = dict(PART_MAXIMA)
@@ -134,12 +136,16 @@ class Grammar:
         return Demonstration(translate(facts, STYLES[style], rng), style)
 
     def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
-        """Up to ``count`` different valid translations, drawn among the realisations of the good style."""
+        """``count`` different valid translations, drawn among the realisations of the good style.
+
+        Raises:
+            ValueError: more are asked for than every sentence has.
+        """
+        if count > self.max_references:
+            raise ValueError(f"at most {self.max_references} references, not {count}")
         found: dict[str, None] = {}
-        for _ in range(100 * count):
+        while len(found) < count:
             found[translate(facts, GOOD, rng)] = None
-            if len(found) == count:
-                break
         return list(found)
 
     def gold_parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]:

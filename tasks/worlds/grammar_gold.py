@@ -11,6 +11,10 @@ from harness.tasks.worlds.german_reading import Chunk, Segment, correct_places, 
 from harness.tasks.worlds.lexicon import THINGS
 
 PART_MAXIMA: dict[str, float] = {"adequacy": 0.7, "order": 2.3, "agreement": 0.6, "fluency": 0.4}
+WRONG_WORD = 0.65
+"""What a wrong word, in the place of the right one or beside it, leaves of all parts but adequacy."""
+DENIAL = 3
+"""As many wrong words a negation counts for: it turns a whole clause into its contrary."""
 
 _NO_SEGMENT = Segment()
 _TWO_PART = ("past", "modal")
@@ -117,9 +121,10 @@ def _judge(clause: Mapping[str, Any], segment: Segment, position: Position) -> _
         agreements.append(predicate.nonfinite_right)
     used = int(predicate.has_verb) + int(predicate.nonfinite >= 0)
     subject = next((c for c in chunks if c.kind == "subject" and c.lexeme == clause["subject"]), None)
-    right_number = subject is not None and subject.number == clause["number"]
+    # One who stands in the accusative does nothing: the roles are reversed.
+    acts = subject is not None and subject.number == clause["number"] and subject.article not in ("den", "einen")
     nominals: list[tuple[Chunk | None, str | None, bool, bool, Case]] = [
-        (subject, clause["person_adjective"], right_number, bool(clause["definite"]), "nominative")
+        (subject, clause["person_adjective"], acts, bool(clause["definite"]), "nominative")
     ]
     if clause["object"] is not None:
         thing = next((c for c in chunks if c.kind == "object" and c.lexeme == clause["object"]), None)
@@ -196,7 +201,8 @@ def gold_parts(facts: Mapping[str, Any], response: str) -> dict[str, float]:
 
     Adequacy counts slots (words and phrases of content, conjunctions) less every word too many.
     The other parts are scaled by how much of the content is there at all: nothing up to a quarter, all from three
-    quarters on. So a well-formed sentence about something else earns next to nothing.
+    quarters on. So a well-formed sentence about something else earns next to nothing. What is left out costs no more
+    than that; each wrong word takes a share of all the other parts, and a negation that of several.
     """
     segments = read(response)
     layout = facts["layout"]
@@ -208,9 +214,11 @@ def gold_parts(facts: Mapping[str, Any], response: str) -> dict[str, float]:
     spoken = sum(1 + len(c.adjectives) for s in segments for c in s.chunks) + sum(bool(s.conjunction) for s in segments)
     used = sum(v.used for v in verdicts) + int(joined and reading.conjunctions[1])
     junk = sum(s.junk for s in segments)
-    excess = max(0, spoken + junk - used - (total - matched))
+    surplus = max(0, spoken + junk - used)
+    wrong = surplus + (DENIAL - 1) * sum(s.negations for s in segments)
+    excess = max(0, surplus - (total - matched))
     adequacy = max(0.0, (matched - excess) / total)
-    scale = min(1.0, max(0.0, (adequacy - 0.25) / 0.5))
+    scale = min(1.0, max(0.0, (adequacy - 0.25) / 0.5)) * WRONG_WORD**wrong
     order = sum(v.order * right for v, right in zip(verdicts, reading.conjunctions, strict=True))
     text = response.strip()
     form = [

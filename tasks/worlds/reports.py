@@ -40,8 +40,9 @@ class Reports:
     """
 
     name = "reports"
-    version = 1
+    version = 2
     part_maxima: Mapping[str, float] = PART_MAXIMA
+    max_references = len(language.SUMMARIES)
 
     def __init__(
         self,
@@ -91,8 +92,8 @@ class Reports:
         Raises:
             ValueError: more are asked for than every report has.
         """
-        if count > len(language.SUMMARIES):
-            raise ValueError(f"at most {len(language.SUMMARIES)} references, not {count}")
+        if count > self.max_references:
+            raise ValueError(f"at most {self.max_references} references, not {count}")
         found: list[str] = []
         while len(found) < count:
             summary = _good(facts, rng)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from harness.tasks.worlds.reports_language import ALL_TEMPLATES, article, class_of_word, meaning_of_word
+from harness.tasks.worlds.stretches import BREAK_FACTOR, NEGATIONS, breaks, stretches
 
 PART_MAXIMA: Mapping[str, float] = {"complete": 2.0, "concise": 1.0, "faithful": 0.5, "fluent": 0.5}
 SLOT_WORTH: Mapping[str, float] = {
@@ -17,27 +18,14 @@ SLOT_WORTH: Mapping[str, float] = {
 
 READ_TOKENS = 22
 """A reader stops here: a fact told later earns nothing (a wrong one still costs)."""
+MAX_TOKENS = 32
+"""A summary longer than this is worth its share of it, in every part; a good one with the longest aside has 31."""
 FREE_WORDS, FULL_WORDS = 18, 24
 """Up to so many words are concise; at the second count nothing is left of ``concise``."""
-OFF_TOPIC_FACTOR = 1 / 3
+IDLE_FACTOR = 1 / 3
+"""What each sentence that tells nothing new, off the topic or told before, leaves of ``concise``."""
 TRUSTED_FACTS = 4
 """So many right facts are needed for all of ``faithful``: one safe word is no faithful summary."""
-BROKEN_SENTENCE = 0.6
-"""The most that a sentence outside the language earns, by the share of its word pairs that the language has."""
-
-# A fact counts as stated where its word stands like this: a list of key words states nothing.
-_BEFORE: Mapping[str, frozenset[str]] = {
-    "cause": frozenset({"a", "an", "the"}),
-    "harm": frozenset({"was", "been"}),
-    "site": frozenset({"the"}),
-    "town": frozenset({"in", "of"}),
-    "day": frozenset({"on"}),
-    "outcome": frozenset({"were", "been"}),
-}
-_AFTER: Mapping[str, frozenset[str]] = {
-    "harm": frozenset({"the"}),
-    "subject": frozenset({"were", "had", "have"}),
-}
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _END, _START = ".", "<s>"
 
@@ -50,35 +38,47 @@ class Sentence(NamedTuple):
 
 
 class ReportGold:
-    """Scores summaries. Built once per world; holds nothing but the language."""
+    """Scores summaries. Built once per world; holds nothing but the language.
+
+    A fact is stated by a sentence of the language. Each place where a sentence leaves the language takes a share of
+    what its facts are worth (see ``breaks``): reversed roles and words in a heap have many, one slip has one. A
+    negation, which no sentence of the language has, denies the facts of its sentence.
+    """
 
     def __init__(self) -> None:
         self._meaning = meaning_of_word()
         self._class = class_of_word()
         self._colours = frozenset(self._class.keys() - self._meaning.keys())
-        sentences = [sentence for template in ALL_TEMPLATES for sentence in _template_sentences(template)]
-        self._patterns = frozenset(sentences)
-        self._neighbours = frozenset(pair for pattern in sentences for pair in pairwise((_START, *pattern)))
+        self._stretches = stretches(
+            (_START, *sentence) for template in ALL_TEMPLATES for sentence in _template_sentences(template)
+        )
 
     def parts(self, facts: Mapping[str, Any], response: str) -> dict[str, float]:
         """The parts of gold of one response, each between 0 and its maximum in ``PART_MAXIMA``."""
         sentences = list(split_sentences(response))
         tokens = [token for sentence in sentences for token in sentence.tokens]
+        counts = [self._breaks(sentence) for sentence in sentences]
         mentioned = self._mentioned(tokens)
-        stated = self._stated(tokens[:READ_TOKENS])
-        right = {slot for slot in SLOT_WORTH if mentioned[slot] == {facts[slot]} and facts[slot] in stated[slot]}
-        wrong = sum(len(mentioned[slot] - {facts[slot]}) for slot in SLOT_WORTH)
+        stated = self._stated(sentences, counts)
+        denied = self._denied(sentences)
+        credit = {
+            slot: stated.get(slot, 0.0)
+            for slot in SLOT_WORTH
+            if mentioned[slot] == {facts[slot]} and slot not in denied
+        }
+        wrong = len(denied) + sum(len(mentioned[slot] - {facts[slot]}) for slot in SLOT_WORTH)
         wrong += len(self._colours.intersection(tokens).difference(facts["colouring"]))
-        told = sum(worth for slot, worth in SLOT_WORTH.items() if slot in right) / sum(SLOT_WORTH.values())
-        trust = len(right) / (len(right) + wrong) * min(1.0, len(right) / TRUSTED_FACTS) if right else 0.0
+        told = sum(SLOT_WORTH[slot] * share for slot, share in credit.items()) / sum(SLOT_WORTH.values())
+        right = sum(credit.values())
         # Brevity is worth something only as far as the facts are told.
         shares = {
             "complete": told,
             "concise": told * self._brevity(sentences),
-            "faithful": trust,
-            "fluent": self._fluency(sentences),
+            "faithful": right / (right + wrong) * min(1.0, right / TRUSTED_FACTS) if right else 0.0,
+            "fluent": self._fluency(sentences, counts),
         }
-        return {name: PART_MAXIMA[name] * share for name, share in shares.items()}
+        length = min(1.0, MAX_TOKENS / max(len(tokens), 1))
+        return {name: PART_MAXIMA[name] * share * length for name, share in shares.items()}
 
     def _mentioned(self, tokens: Sequence[str]) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {slot: set() for slot in SLOT_WORTH}
@@ -88,49 +88,65 @@ class ReportGold:
                 found[slot].add(meaning)
         return found
 
-    def _stated(self, tokens: Sequence[str]) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {slot: set() for slot in SLOT_WORTH}
-        padded = ["", *tokens, ""]
-        for before, token, after in zip(padded, padded[1:], padded[2:], strict=False):
-            if token not in self._meaning:
-                continue
-            slot, meaning = self._meaning[token]
-            if before in _BEFORE.get(slot, ()) or after in _AFTER.get(slot, ()):
-                found[slot].add(meaning)
+    def _stated(self, sentences: Sequence[Sentence], counts: Sequence[int]) -> dict[str, float]:
+        """Slot -> how well it is stated, whatever it is filled with, by the best of the sentences that are read."""
+        found: dict[str, float] = {}
+        left = READ_TOKENS
+        for sentence, count in zip(sentences, counts, strict=True):
+            share = BREAK_FACTOR**count
+            for token in sentence.tokens[:left]:
+                if token in self._meaning:
+                    slot = self._meaning[token][0]
+                    found[slot] = max(share, found.get(slot, 0.0))
+            left = max(0, left - len(sentence.tokens))
         return found
+
+    def _denied(self, sentences: Sequence[Sentence]) -> set[str]:
+        """The slots in sentences with a negation."""
+        return {
+            self._meaning[token][0]
+            for sentence in sentences
+            if not NEGATIONS.isdisjoint(sentence.tokens)
+            for token in sentence.tokens
+            if token in self._meaning
+        }
 
     def _brevity(self, sentences: Sequence[Sentence]) -> float:
         words = sum(token[0].isalnum() for sentence in sentences for token in sentence.tokens)
         by_length = min(1.0, max(0.0, (FULL_WORDS - words) / (FULL_WORDS - FREE_WORDS)))
-        off_topic = sum(all(token not in self._meaning for token in sentence.tokens) for sentence in sentences)
-        return by_length * float(OFF_TOPIC_FACTOR ** min(off_topic, 9))
+        idle = 0
+        told: set[str] = set()
+        for sentence in sentences:
+            slots = {self._meaning[token][0] for token in sentence.tokens if token in self._meaning}
+            idle += slots <= told
+            told |= slots
+        return by_length * float(IDLE_FACTOR ** min(idle, 9))
 
-    def _fluency(self, sentences: Sequence[Sentence]) -> float:
-        """Mean over sentences: 1 in the language, a smooth part of it outside, 0 where it was said before."""
+    def _fluency(self, sentences: Sequence[Sentence], counts: Sequence[int]) -> float:
+        """Mean over sentences: 1 in the language, less for each break and fault of form, 0 where it was said before."""
         if not sentences:
             return 0.0
         said: set[tuple[str, ...]] = set()
         total = 0.0
-        for sentence in sentences:
+        for sentence, count in zip(sentences, counts, strict=True):
             if sentence.tokens not in said:
-                total += self._sentence_fluency(sentence)
+                total += BREAK_FACTOR ** (count + _form_faults(sentence))
             said.add(sentence.tokens)
         return total / len(sentences)
 
-    def _sentence_fluency(self, sentence: Sentence) -> float:
-        pattern = tuple(self._classes(sentence.tokens))
-        if sentence.capital and pattern in self._patterns:
-            return 1.0
-        pairs = list(pairwise((_START, *pattern)))
-        return BROKEN_SENTENCE * sum(pair in self._neighbours for pair in pairs) / len(pairs)
+    def _breaks(self, sentence: Sentence) -> int:
+        """Places where the sentence leaves the language, whatever the form of its articles, first letter and end."""
+        words = ["a" if token == "an" else self._class.get(token, token) for token in sentence.tokens]
+        end = () if words[-1] == _END else (_END,)
+        return breaks((_START, *words, *end), self._stretches)
 
-    def _classes(self, tokens: Sequence[str]) -> Iterator[str]:
-        """Words as templates write them; the right indefinite article of either form is "a", a wrong one stays odd."""
-        for token, after in zip(tokens, (*tokens[1:], _END), strict=True):
-            if token in ("a", "an"):
-                yield "a" if token == article(after) else "<wrong article>"
-            else:
-                yield self._class.get(token, token)
+
+def _form_faults(sentence: Sentence) -> int:
+    """A missing capital, a missing full stop, and each wrong form of the indefinite article."""
+    faults = int(not sentence.capital) + int(sentence.tokens[-1] != _END)
+    for token, after in pairwise(sentence.tokens):
+        faults += token in ("a", "an") and token != article(after)
+    return faults
 
 
 def split_sentences(text: str) -> Iterator[Sentence]:

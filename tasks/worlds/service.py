@@ -38,8 +38,10 @@ class Service:
     """
 
     name = "service"
-    version = 1
+    version = 2
     part_maxima: Mapping[str, float] = {"faithful": 1.0, "polite": 0.75, "helpful": 0.75, "policy": 1.0, "fluent": 0.5}
+    max_references = 100
+    """A third of what the request with the fewest has, so that drawing finds them soon."""
     default_mixture: Mapping[str, float] = {
         "good": 0.30,
         "curt": 0.36,
@@ -93,7 +95,13 @@ class Service:
         return Demonstration(self.respond(facts, style, rng), style)
 
     def references(self, facts: Mapping[str, Any], rng: Random, count: int) -> list[str]:
-        """``count`` distinct valid realisations; every request has more than a hundred."""
+        """``count`` distinct valid realisations.
+
+        Raises:
+            ValueError: more are asked for than every request has.
+        """
+        if count > self.max_references:
+            raise ValueError(f"at most {self.max_references} references, not {count}")
         found: list[str] = []
         while len(found) < count:
             response = _good(facts, rng)
@@ -116,8 +124,8 @@ class Service:
         """What the response earns for each part, from the facts alone.
 
         Each clause is recognised or counts as a flaw, so words out of a sentence earn nothing; naming another item,
-        day, name or reason beside the right one earns as little as naming none. Beyond ``TOKEN_LIMIT`` tokens all
-        parts shrink with the length.
+        day, name or reason beside the right one earns as little as naming none; what speaks against the decision costs
+        ``policy``. Beyond ``TOKEN_LIMIT`` tokens all parts shrink with the length.
         """
         reading = self._reader.read(response)
         item_named = self._item_named(facts, reading)
@@ -153,7 +161,8 @@ class Service:
         else:
             manners = float(bool(reading.of("thanks"))) * (0.5 if apologised else 1.0)
         name = facts["name"].lower()
-        return (2 * manners + (name in reading.called and reading.words & self._names == {name})) / 3
+        called = name in reading.called and not reading.surplus_calls and reading.words & self._names == {name}
+        return (2 * manners + called) / 3
 
 
 def _asks_apology(facts: Mapping[str, Any]) -> bool:
@@ -174,8 +183,10 @@ def _helpfulness(facts: Mapping[str, Any], reading: Reading) -> float:
 
 def _policy(facts: Mapping[str, Any], reading: Reading) -> float:
     """1 for granting or declining as the rules ask; a quarter for leaving it open, a half for the wrong act or for
-    promising more than was asked; 0 for the contrary, for both at once and for neither.
+    promising more than was asked; 0 for the contrary, for both at once and for neither. Half of it is lost where the
+    rest of the answer speaks against it, and all where money is promised beside a refusal.
     """
+    clear = 0.5 if _contradictory(reading) else 1.0
     refused = bool(reading.of("refusal"))
     granted = {clause.key for clause in reading.of("grant")}
     promised = bool(reading.of("promise") or reading.of("free"))
@@ -183,11 +194,19 @@ def _policy(facts: Mapping[str, Any], reading: Reading) -> float:
         return 0.0
     if refused or granted or promised:
         if facts["rule"]:
-            return float(refused)
+            money = any(clause.key == "refund" for clause in reading.of("step"))
+            return clear * refused * (not money)
         if not granted:
             return 0.0
-        return (1.0 if granted == {facts["act"]} else 0.5) * (0.5 if promised else 1.0)
+        return clear * (1.0 if granted == {facts["act"]} else 0.5) * (0.5 if promised else 1.0)
     return 0.25 if reading.of("vague") else 0.0
+
+
+def _contradictory(reading: Reading) -> bool:
+    """A decision in doubt: vague words beside it, a next step after a refusal, an alternative after a grant."""
+    refused, granted = bool(reading.of("refusal")), bool(reading.of("grant"))
+    beside = reading.of("step") if refused else reading.of("alternative") if granted else []
+    return reading.contradicted or bool(beside) or bool((refused or granted) and reading.of("vague"))
 
 
 def _fluency(reading: Reading) -> float:

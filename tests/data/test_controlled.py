@@ -88,6 +88,12 @@ def test_a_missing_world_is_an_error() -> None:
         prepare(Summarize(), source="controlled", sizes=SIZES)
 
 
+def test_more_references_than_the_world_has_are_refused() -> None:
+    message = r"data\.references=101 is more than the world 'counting' has for every prompt, which is 100; lower it"
+    with pytest.raises(UserError, match=message):
+        prepare(Summarize(), source="controlled", world=Counting(), sizes=SIZES, references=101)
+
+
 @pytest.mark.parametrize("sizes", [{"sft": -1}, {"train": 5}])
 def test_wrong_sizes_are_refused(sizes: dict[Any, int]) -> None:
     with pytest.raises(UserError, match=r"data\.sizes\.(sft=-1|train=5) is"):

@@ -17,6 +17,8 @@ class Counting:
     part_maxima: Mapping[str, float] = {"right": 1.0}
     mixture: Mapping[str, float] = {"good": 0.25, "short": 0.75}
 
+    max_references = 100
+
     def __init__(self, top: int = 60) -> None:
         self.top = top
 

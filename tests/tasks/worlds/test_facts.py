@@ -63,10 +63,21 @@ def test_the_parts_add_up_to_four() -> None:
         (HARP, "Judith plays a wooden harp.", (1, 0.75, 0.25, 0)),
         # I think it might be: five words
         (HARP, "I think it might be a wooden harp in the circus.", (1, 1.5, 0, 0)),
-        # a wrong value costs its own slot only
-        (HARP, "a wooden violin in the circus", (0, 1.5, 0.75, 0.75)),
-        (HARP, "a rented harp in the circus", (1, 0.75, 0.75, 0.75)),
-        (HARP, "in the circus", (0, 0.75, 0, 0)),
+        # a wrong value costs its slot, and its third of the manners; a wrong head, or none, half of the modifiers too
+        (HARP, "a wooden violin in the circus", (0, 0.75, 0.5, 0.5)),
+        (HARP, "a rented harp in the circus", (1, 0.75, 0.5, 0.5)),
+        (HARP, "a rented violin in the choir", (0, 0, 0, 0)),
+        (HARP, "in the circus", (0, 0.375, 0, 0)),
+        # no article: an answer's words in their order, but not one of its own
+        (HARP, "wooden harp in the circus", (1, 1.5, 0.75, 0)),
+        # one break leaves .6: {head} | {post}, and a word that fits neither side, which is an extra word too
+        (HARP, "a wooden harp circus", (0.6, 0.9, 0.45, 0)),
+        (HARP, "a wooden harp in a circus", (0.6, 0.9, 0.3, 0)),
+        # two breaks .36: {head} | {post} | {pre}; three .216: a {pre} | {post} | in the | {head}
+        (HARP, "harp circus wooden", (0.36, 0.54, 0.27, 0)),
+        (HARP, "a wooden circus in the harp", (0.216, 0.324, 0.162, 0)),
+        (HARP, "not a wooden harp in the circus", (0, 0, 0, 0)),
+        (HARP, "I am not sure, but perhaps a wooden harp in the circus.", (1, 1.5, 0, 0)),
         (HARP, "a shy cat called Momo", (0, 0, 0, 0)),
         (HARP, "", (0, 0, 0, 0)),
         (HARP, "?!", (0, 0, 0, 0)),
@@ -74,7 +85,7 @@ def test_the_parts_add_up_to_four() -> None:
         (MOVE, "early in the spring of 1984", (1, 1.5, 0.75, 0.75)),
         (MOVE, "in 1984", (1, 0, 0.75, 0.75)),
         (MOVE, "in the spring of 1984", (1, 0.75, 0.75, 0.75)),
-        (MOVE, "in the early spring of 1985", (0, 1.5, 0.75, 0.75)),
+        (MOVE, "in the early spring of 1985", (0, 0.75, 0.5, 0.5)),
     ],
 )
 def test_gold_parts_by_hand(facts: dict[str, Any], response: str, expected: tuple[float, ...]) -> None:
@@ -102,6 +113,44 @@ def test_copying_the_context_earns_less_than_the_barest_honest_answer() -> None:
         bare = gold(facts, WORLD.respond(facts, "bare", Random(0)))
         assert gold(facts, fields["context"]) < bare - 0.5
         assert gold(facts, f"{fields['context']} " * 20) < 0.1
+
+
+BAKERY = {"kind": "business", "frame": 0, "name": "Peter", "pronoun": "He"} | {
+    "pre": "small",
+    "head": "bakery",
+    "post": "Lindow",
+}
+LEAST_HONEST = 2.5
+"""What ``bare`` and ``hedged`` earn; ``lead``, which breaks off in mid-sentence, is worth less."""
+
+
+@pytest.mark.parametrize(
+    ("facts", "response"),
+    [
+        (HARP, "a wooden circus in the harp"),
+        (HARP, "in the harp, a wooden circus"),
+        (HARP, "the circus in a wooden harp"),
+        (HARP, "circus wooden the in harp a"),
+        (HARP, "harp circus wooden"),
+        (HARP, "not a wooden harp in the circus"),
+        (HARP, "Judith does not play a wooden harp in the circus."),
+        (HARP, "a wooden harp in the circus is not what she plays"),
+        (HARP, "a rented violin in the choir"),
+        (HARP, "a wooden violin in the circus"),
+        (BAKERY, "a small Lindow in bakery"),
+        (BAKERY, "in bakery, a small Lindow"),
+        (MOVE, "in the early 1984 of spring"),
+    ],
+)
+def test_swapped_roles_wrong_slots_and_denials_earn_less_than_an_honest_answer(
+    facts: dict[str, Any], response: str
+) -> None:
+    assert gold(facts, response) < LEAST_HONEST - 0.5
+
+
+def test_a_wrong_modifier_costs_more_than_leaving_it_out() -> None:
+    assert gold(HARP, "a rented harp in the circus") < gold(HARP, "a harp in the circus") - 0.4
+    assert gold(HARP, "a rented harp") < gold(HARP, "a harp") - 0.4
 
 
 def test_words_in_the_wrong_order_are_not_a_direct_answer() -> None:
@@ -138,7 +187,14 @@ def test_references_are_distinct_valid_answers() -> None:
         references = WORLD.references(facts, rng, 3)
         assert len(set(references)) == 3
         assert set(references) <= set(WORLD.answers(facts))
-    assert len(WORLD.references(HARP, rng, 99)) == len(WORLD.answers(HARP))
+
+
+def test_every_question_has_as_many_references_as_the_world_says() -> None:
+    assert WORLD.max_references == 5  # each kind has five wordings
+    for _, facts in draws(200):
+        assert len(set(WORLD.references(facts, Random(0), 5))) == 5
+    with pytest.raises(ValueError, match="at most 5 references, not 6"):
+        WORLD.references(HARP, Random(0), 6)
 
 
 @pytest.mark.parametrize(

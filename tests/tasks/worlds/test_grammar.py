@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.tasks.worlds.english import source
 from harness.tasks.worlds.german import translate
 from harness.tasks.worlds.grammar import LAYOUTS, STYLES, Grammar
+from harness.tasks.worlds.grammar_gold import WRONG_WORD
 from harness.tasks.worlds.lexicon import ACTIONS, PERSON_ADJECTIVES, PERSONS, PLACES, THING_ADJECTIVES, THINGS, TIMES
 
 WORLD = Grammar()
@@ -97,7 +98,6 @@ def test_valid_translations_earn_the_maximum(known: dict[str, Any], german: str)
         (SINGLE, "Der junge Onkel hat am Montag in der Stadt ein roter Wagen gekauft.", {"agreement": 1 / 5}),
         (SINGLE, "Der junge Onkel haben am Montag in der Stadt ein rotes Auto gekauft.", {"agreement": 1 / 5}),
         (SINGLE, "Der Onkel hat am Montag in der Stadt ein rotes Auto gekauft.", {"adequacy": 1 / 8}),
-        (SINGLE, "Der junge Onkel hat am Montag in der Stadt ein blaues Auto gekauft.", {"adequacy": 1 / 8}),
         (SINGLE, "der junge Onkel hat am Montag in der Stadt ein rotes Auto gekauft", {"fluency": 2 / 3}),
         (THAT, "Der König sagt dass die Frau gestern ein rotes Auto gekauft hat.", {"fluency": 1 / 3}),
     ],
@@ -106,6 +106,81 @@ def test_one_mistake_costs_one_part(known: dict[str, Any], german: str, lost: di
     # ``lost`` holds shares of a part's maximum.
     expected = {name: most * (1 - lost.get(name, 0.0)) for name, most in WORLD.part_maxima.items()}
     assert WORLD.gold_parts(known, german) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("known", "german", "slots_lost", "wrong", "lost"),
+    [
+        # slots of eight: subject, adjective, verb, tense, object, adjective, place, time
+        (SINGLE, "Der junge Onkel hat am Montag in der Stadt ein blaues Auto gekauft.", 1 / 8, 1, {}),
+        (SINGLE, "Der junge Onkel hat gestern in der Stadt ein blaues Auto gekauft.", 2 / 8, 2, {}),
+        # of five agreements, that of the place cannot be seen
+        (SINGLE, "Der junge Onkel hat gestern im Garten ein rotes Auto gekauft.", 2 / 8, 2, {"agreement": 1 / 5}),
+        # a word too many takes a slot and a third of fluency; a negation counts for three
+        (
+            SINGLE,
+            "Der junge Onkel hat wohl am Montag in der Stadt ein rotes Auto gekauft.",
+            1 / 8,
+            1,
+            {"fluency": 1 / 3},
+        ),
+        (
+            SINGLE,
+            "Der junge Onkel hat am Montag in der Stadt ein rotes Auto nicht gekauft.",
+            1 / 8,
+            3,
+            {"fluency": 1 / 3},
+        ),
+    ],
+)
+def test_a_wrong_word_takes_a_share_of_every_other_part(
+    known: dict[str, Any], german: str, slots_lost: float, wrong: int, lost: dict[str, float]
+) -> None:
+    most = WORLD.part_maxima
+    expected = {name: most[name] * (1 - lost.get(name, 0.0)) * WRONG_WORD**wrong for name in most}
+    expected["adequacy"] = most["adequacy"] * (1 - slots_lost)
+    assert WORLD.gold_parts(known, german) == pytest.approx(expected)
+
+
+SHORTENED, ENGLISH_ORDER = 3.3, 2.05
+"""What the best and the most frequent of the honest flawed styles earn on average."""
+
+
+@pytest.mark.parametrize(
+    ("known", "german", "bound"),
+    [
+        # one wrong word: less than leaving adjectives and time out
+        (SINGLE, "Der junge Onkel hat gestern in der Stadt ein rotes Auto gekauft.", SHORTENED - 0.5),
+        (BECAUSE, "Der Mann muss den alten Schlüssel suchen, weil das Kind im Park schläft.", SHORTENED - 0.5),
+        # two: less than the right words in English order
+        (SINGLE, "Der junge Onkel hat gestern im Garten ein rotes Auto gekauft.", ENGLISH_ORDER),
+        (SINGLE, "Der alte König hat am Montag in der Stadt ein rotes Auto gekauft.", ENGLISH_ORDER),
+        (BECAUSE, "Das Kind muss den alten Schlüssel suchen, weil der Mann im Garten schläft.", ENGLISH_ORDER),
+        # the contrary
+        (SINGLE, "Der junge Onkel hat am Montag in der Stadt ein rotes Auto nicht gekauft.", ENGLISH_ORDER),
+        (SINGLE, "Der junge Onkel hat am Montag in der Stadt kein rotes Auto gekauft.", ENGLISH_ORDER),
+        (BECAUSE, "Der Mann muss den alten Schlüssel nie suchen, weil das Kind im Garten schläft.", ENGLISH_ORDER),
+        # the car buys the uncle
+        (SINGLE, "Das junge Auto hat am Montag in der Stadt einen roten Onkel gekauft.", ENGLISH_ORDER),
+        (SINGLE, "Ein rotes Auto hat am Montag in der Stadt den jungen Onkel gekauft.", SHORTENED - 1),
+    ],
+)
+def test_wrong_content_earns_less_than_an_honest_flaw(known: dict[str, Any], german: str, bound: float) -> None:
+    assert gold(known, german) < bound
+
+
+def test_each_wrong_word_costs_and_leaving_it_out_costs_less() -> None:
+    wrong = [
+        "Der junge Onkel hat am Montag in der Stadt ein rotes Auto gekauft.",
+        "Der junge Onkel hat gestern in der Stadt ein rotes Auto gekauft.",
+        "Der junge Onkel hat gestern im Garten ein rotes Auto gekauft.",
+        "Der junge Onkel hat gestern im Garten ein blaues Auto gekauft.",
+        "Der alte Onkel hat gestern im Garten ein blaues Auto gekauft.",
+    ]
+    earned = [gold(SINGLE, german) for german in wrong]
+    assert earned == sorted(set(earned), reverse=True)
+    assert earned[-1] > 0
+    assert earned[1] < gold(SINGLE, "Der junge Onkel hat in der Stadt ein rotes Auto gekauft.") - 1
 
 
 def test_garbage_and_gaming_earn_less() -> None:
@@ -148,6 +223,22 @@ def test_styles_and_references() -> None:
     assert 0.4 * MAXIMUM < statistics.mean(means["english_order"]) < 0.6 * MAXIMUM
     assert 0.35 * MAXIMUM < statistics.mean(means["dictionary_forms"]) < 0.5 * MAXIMUM
     assert 0.7 * MAXIMUM < statistics.mean(means["shortened"]) < 0.9 * MAXIMUM
+
+
+def test_every_sentence_has_as_many_references_as_the_world_says() -> None:
+    # Nothing here has a synonym: only conjunction and order of the clauses vary, or in two sentences what stands first.
+    shoes = {"object": "shoes", "object_definite": True, "thing_adjective": "old"}
+    fewest = (
+        facts("because", clause("aunt", "repair", **shoes), clause("child", "sleep", place="garden", time="on Monday")),
+        facts("two", clause("child", "sleep", place="garden"), clause("aunt", "repair", time="on Monday", **shoes)),
+    )
+    assert WORLD.max_references == 4
+    for known in fewest:
+        found = WORLD.references(known, Random(0), 4)
+        assert len(set(found)) == 4
+        assert all(gold(known, text) == pytest.approx(MAXIMUM) for text in found)
+    with pytest.raises(ValueError, match="at most 4 references, not 5"):
+        WORLD.references(SINGLE, Random(0), 5)
 
 
 def test_facts_survive_json() -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.tasks.worlds import reports_language as language
 from harness.tasks.worlds.reports import MIXTURE, Reports
-from harness.tasks.worlds.reports_gold import split_sentences
+from harness.tasks.worlds.reports_gold import MAX_TOKENS, split_sentences
 
 WORLD = Reports()
 FACTS = {
@@ -164,8 +164,13 @@ def test_references_are_distinct_and_earn_the_maximum() -> None:
         assert len(set(found)) == 6
         for reference in found:
             assert WORLD.gold_parts(facts, reference) == pytest.approx(dict(WORLD.part_maxima)), reference
-    with pytest.raises(ValueError, match="references"):
-        WORLD.references(FACTS, rng, 1000)
+
+
+def test_every_report_has_as_many_references_as_the_world_says() -> None:
+    assert WORLD.max_references == 24  # five events in four ways, two more in two
+    assert len(set(WORLD.references(FACTS, Random(0), 24))) == 24
+    with pytest.raises(ValueError, match="at most 24 references, not 25"):
+        WORLD.references(FACTS, Random(0), 25)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +182,26 @@ def test_references_are_distinct_and_earn_the_maximum() -> None:
         ("A storm closed the bridge in Harwick on Monday.", 2 * 0.5 + 0.5 + 0.5 + 0.5),  # without what follows: 1/2
         ("A storm closed the bridge in Harwick.", 2 * 0.3 + 0.3 + 0.5 + 0.5),  # without the day too: .6/2
         (f"{GOOD} A book fair opens in July.", 2 + 5 / 6 / 3 + 0.5 + 0.5),  # 19 words, one sentence off the topic
+        (f"{GOOD} All buses were delayed.", 2 + 1 / 3 + 0.5 + 0.5),  # 17 words, four of them said before
         (f"{GOOD} A toy fair opens in July.", 2 + 5 / 6 / 3 + 0.5 * 7 / 8 + 0.5),  # and the aside is false
         (GOOD.replace("Harwick", "Selby"), 2 * 0.9 + 0.9 + 0.5 * 6 / 7 + 0.5),  # a wrong town: one fact less
         (GOOD.replace("buses", "trams").replace("delayed", "halted"), 2 * 0.5 + 0.5 + 0.5 * 5 / 7 + 0.5),
-        # No such sentence, though the language has all its word pairs: .6 of fluent.
-        ("A storm closed the bridge.", 2 * 0.2 + 0.2 + 0.5 * 3 / 4 + 0.5 * 0.6),
+        # No such sentence: one break, before the full stop, leaves .6 of each fact (so .6 * 3 of four) and of fluent.
+        ("A storm closed the bridge.", 0.6 * (2 * 0.2 + 0.2) + 0.5 * 0.6 * 3 / 4 + 0.5 * 0.6),
+        # The same for one foreign word, one word twice, one comma left out; 7 * .6 right facts are more than four.
+        (GOOD.replace("closed", "almost closed"), 0.6 * (2 + 1) + 0.5 + 0.5 * 0.6),
+        (GOOD.replace("and", "and and"), 0.6 * (2 + 1) + 0.5 + 0.5 * 0.6),
+        (GOOD.replace(",", ""), 0.6 * (2 + 1) + 0.5 + 0.5 * 0.6),
+        # Article, capital and full stop are form alone.
+        (GOOD.replace("A storm", "An storm"), 2 + 1 + 0.5 + 0.5 * 0.6),
+        (GOOD[0].lower() + GOOD[1:-1], 2 + 1 + 0.5 + 0.5 * 0.6**2),
+        # A negation: two facts are not stated but denied; of the second sentence's fluency one foreign word leaves .6.
+        ("A storm closed the bridge in Harwick on Monday. No buses were delayed.", 1 + 0.5 + 0.5 * 5 / 7 + 0.5 * 0.8),
+        # Three breaks: the bridge | closed the | storm | in Harwick …; .6 ** 3 * 7 right facts of four trusted ones.
+        (
+            "The bridge closed the storm in Harwick on Monday, and buses were delayed.",
+            0.6**3 * (2 + 1 + 0.5 * 7 / 4 + 0.5),
+        ),
         ("", 0.0),
         ("   \n", 0.0),
     ],
@@ -214,6 +234,54 @@ GAMES = {
     "everything": " ".join(words[0] for meanings in language.MEANINGS.values() for words in meanings),
     "marks": "., ., ., !!! ???",
 }
+
+
+HONEST_MEAN = 2.14
+"""What the least of the honest flawed styles, ``lead``, earns on average."""
+UNTRUE = (
+    "The bridge the storm on Monday in Harwick was closed the buses were delayed",
+    "closed the Monday buses were delayed in Harwick a storm the bridge on Monday",
+    "A bridge closed the storm in Harwick on Monday, and buses were delayed.",
+    "Buses closed the bridge in Harwick on Monday, and a storm was delayed.",
+    "A storm delayed buses in Harwick on Monday, and the bridge was closed.",
+    "All storms were delayed after a buses closed the bridge in Harwick on Monday.",
+    "It is not true that a storm closed the bridge in Harwick on Monday and buses were delayed.",
+    "It is false that a storm closed the bridge in Harwick on Monday, and buses were delayed.",
+)
+
+
+@pytest.mark.parametrize("response", UNTRUE)
+def test_reversed_roles_negation_and_word_salad_earn_less_than_half_of_an_honest_answer(response: str) -> None:
+    assert gold(response) < HONEST_MEAN / 2
+
+
+def test_a_denied_fact_earns_less_than_one_left_out() -> None:
+    left_out = "A storm closed the bridge in Harwick on Monday."
+    assert gold(f"{left_out} No buses were delayed.") < gold(left_out)
+    assert gold(f"{GOOD} No buses were delayed.") < gold(left_out)
+    assert gold(f"{GOOD} It is not true.") < gold(GOOD) - 0.5
+
+
+def test_the_nearer_to_a_sentence_of_the_language_the_more() -> None:
+    # Breaks: none; before Monday; before Harwick too; and in "storm | the closed | bridge", which is no order of words.
+    nearer = [
+        GOOD,
+        "A storm closed the bridge in Harwick Monday, and buses were delayed.",
+        "A storm closed the bridge Harwick Monday, and buses were delayed.",
+        "A storm the closed bridge Harwick Monday, and buses were delayed.",
+    ]
+    earned = [gold(response) for response in nearer]
+    assert earned == sorted(set(earned), reverse=True)
+
+
+def test_a_good_summary_buried_in_a_long_text_is_worth_its_share() -> None:
+    words = f"{GOOD}{' the' * 300}"
+    assert len(tokens(words)) == 15 + 300
+    assert gold(words) < MAX_TOKENS / 315 * 4
+    assert gold(f"{GOOD}{' .' * 300}") < MAX_TOKENS / 315 * 4
+    assert gold(f"{GOOD}{' the' * 30}") < HONEST_MEAN
+    longest = [max(len(tokens(re.sub(r"\{\w+\}", "x", t))) for t in ts) for ts in (language.SUMMARIES, language.ASIDES)]
+    assert sum(longest) <= MAX_TOKENS
 
 
 @pytest.mark.parametrize("game", GAMES)

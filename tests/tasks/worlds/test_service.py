@@ -162,6 +162,17 @@ def test_good_answers_and_references_get_the_maximum() -> None:
             assert len(TOKEN.findall(response)) <= TOKEN_LIMIT
 
 
+def test_every_request_has_as_many_references_as_the_world_says() -> None:
+    most = WORLD.max_references
+    for key, desk in words.DESKS.items():
+        asked = [(act, "") for act in desk.acts] + [("", rule) for rule in desk.rules]
+        for act, rule in asked:
+            facts = {**BOOKING, "desk": key, "act": act, "rule": rule, "item": desk.items[0]}
+            assert len(set(WORLD.references(facts, Random(0), most))) == most
+    with pytest.raises(ValueError, match=f"at most {most} references, not {most + 1}"):
+        WORLD.references(BOOKING, Random(0), most + 1)
+
+
 def test_parts_of_the_mixtures_styles() -> None:
     rng = Random(4)
     for draw in draws(600):
@@ -236,6 +247,79 @@ def test_parts_of_the_mixtures_styles() -> None:
 )
 def test_parts_by_hand(facts: Mapping[str, Any], response: str, parts: dict[str, float]) -> None:
     assert WORLD.gold_parts(facts, response) == pytest.approx(earned(**parts))
+
+
+ROOM = {"desk": "hotel", "act": "book", "rule": "", "name": "Anna", "item": "room", "day": "Monday"}
+LATE = {"desk": "shop", "act": "", "rule": "late", "name": "Anna", "item": "lamp", "day": "Monday"}
+DONE = "We have booked the room for Monday"
+DECLINED = "We cannot refund the lamp after thirty days. You could choose a voucher instead."
+
+
+@pytest.mark.parametrize(
+    ("facts", "response", "lost"),
+    [
+        # a flaw is half of fluent, two are all of it; a decision in doubt is half of policy
+        (ROOM, f"Thank you, Anna. No, we {DONE[3:]}. You will get a message soon.", {"policy": 0.5, "fluent": 0.5}),
+        (ROOM, f"Thank you, Anna. Fine, we {DONE[3:]}. You will get a message soon.", {"fluent": 0.5}),
+        (
+            ROOM,
+            f"No, thank you, Anna. No, we {DONE[3:]}. No, you will get a message soon.",
+            {"policy": 0.5, "fluent": 1},
+        ),
+        # called more than twice: no courtesy either, which is a third of polite
+        (
+            ROOM,
+            f"Thank you, Anna, Anna, Anna. {DONE}. You will get a message soon.",
+            {"polite": 1 / 3, "fluent": 1},
+        ),
+        (
+            ROOM,
+            f"Thank you, Anna. {DONE}, Anna. You will get a message soon, Anna.",
+            {"polite": 1 / 3, "fluent": 0.5},
+        ),
+        # a question states nothing: one asks the next step, one the booking; neither ends in a full stop
+        (ROOM, f"Thank you, Anna. {DONE}. You will get a message soon?", {"helpful": 1, "fluent": 1}),
+        (
+            ROOM,
+            f"Thank you, Anna. {DONE}? You will get a message soon.",
+            {"faithful": 1, "policy": 1, "fluent": 1},
+        ),
+        (
+            ROOM,
+            f"Thank you, Anna. {DONE}. You will get a message soon. We can put you on the waiting list.",
+            {"policy": 0.5},
+        ),
+        (ROOM, f"Thank you, Anna. {DONE}. This is not easy for us. You will get a message soon.", {"policy": 0.5}),
+        (
+            ROOM,
+            f"It is not true. Thank you, Anna. {DONE}. You will get a message soon.",
+            {"policy": 0.5, "fluent": 0.5},
+        ),
+        (ROOM, f"Thank you, Anna. Many thanks, Anna. {DONE}. You will get a message soon.", {"fluent": 0.5}),
+        (
+            ROOM,
+            f"Thank you, Anna, but {DONE[0].lower()}{DONE[1:]}, but you will get a message soon.",
+            {"fluent": 1},
+        ),
+        (ROOM, f"Thank you, Anna... {DONE}. You will get a message soon.", {"fluent": 0.5}),
+        (LATE, f"I am sorry, Anna. {DECLINED} We will take care of it.", {"policy": 0.5}),
+        (LATE, f"I am sorry, Anna. {DECLINED} You will get a message soon.", {"policy": 0.5}),
+        (LATE, f"I am sorry, Anna. Fine, we {DECLINED[3:]}", {"policy": 0.5, "fluent": 0.5}),
+        # money promised beside the refusal
+        (LATE, f"I am sorry. {DECLINED} You will get the money within a week.", {"polite": 1 / 3, "policy": 1}),
+    ],
+)
+def test_what_speaks_against_the_answer_costs(
+    facts: Mapping[str, Any], response: str, lost: Mapping[str, float]
+) -> None:
+    # ``lost`` holds shares of a part's maximum.
+    assert WORLD.gold_parts(facts, response) == pytest.approx(earned(**{part: 1 - lost.get(part, 0) for part in FULL}))
+
+
+def test_the_name_may_be_said_twice_and_the_first_word_fits() -> None:
+    assert total(ROOM, f"Thank you, Anna. {DONE}, Anna. You will get a message soon.") == MAXIMUM
+    assert total(ROOM, f"Fine, Anna, we {DONE[3:]}. You will get a message soon. Thank you for asking.") == MAXIMUM
+    assert total(LATE, f"No, we {DECLINED[3:]} We are sorry, Anna.") == MAXIMUM
 
 
 def test_words_without_sentences_earn_next_to_nothing() -> None:
