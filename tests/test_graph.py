@@ -190,3 +190,25 @@ def test_a_second_process_shows_the_plan_and_works_on_where_it_cannot(
     assert ([row[2] for row in rows if row[:2] == ["data", data]] == ["yes"]) != fails
     assert any(row[:1] == ["reward_model"] and row[2] == "no" for row in rows) != fails
     assert asked == ["reward_model"]
+
+
+def test_a_failed_record_knows_its_judge_and_its_data_as_soon_as_these_are_there(tmp_path: Path) -> None:
+    from harness import recording
+    from harness.records import read_records
+    from harness.stages import MANIFEST, write_json
+
+    job = make_job(config(f"output_dir={tmp_path}"))
+    made, request = build_graph(job), Request(job.config, [], "")
+    runner = StageRunner(tmp_path, Progress("quiet"))
+
+    def failed() -> Any:
+        recording.fail(request, job, made, ValueError("x"), runner)
+        (record,) = read_records(tmp_path / "records")
+        return record["status"], record["judge_fingerprint"], record["data_hash"]
+
+    judge = made.parts["judge"].fingerprint
+    assert failed() == ("failed", judge, None)
+    folder = runner.directory(made.parts["data"])
+    folder.mkdir(parents=True)
+    write_json(folder / MANIFEST, {"summary": {"report": {"content_hash": "0123456789abcdef01"}}})
+    assert failed() == ("failed", judge, "0123456789abcdef")
