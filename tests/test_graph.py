@@ -107,12 +107,12 @@ class Length(evaluate.Metric):
         return evaluate.MetricInfo(description="", citation="", features=features)
 
     def _compute(self, predictions, references):
-        return {"length": sum(map(len, predictions)) / len(predictions)}
+        return {"letters": sum(map(len, predictions)) / len(predictions)}
 """
     found = []
     for folder, text in (("a", source), ("b", source), ("c", source + "# changed")):
         (tmp_path / folder).mkdir()
-        path = tmp_path / folder / "length.py"
+        path = tmp_path / folder / "letters.py"
         path.write_text(text)
         found.append(graph(f"evaluation.extra_metrics=[{path}]").rows["references"].fingerprint)
     assert found[0] == found[1] != found[2]

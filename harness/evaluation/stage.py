@@ -38,7 +38,7 @@ from harness.training.probes import sequence_kl
 from harness.training.sft import base_directory
 from harness.types import Example, Outputs
 
-VERSION = 9
+VERSION = 10
 TEXT_ROWS = ("references", "copy-input", "empty", "longest")
 """Fixed rows that need no model: once per task and data."""
 CORRELATION_EXAMPLES = 500
