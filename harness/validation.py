@@ -159,6 +159,7 @@ def validate(config: Config) -> None:
     _check_task(config)
     _check_packing(config)
     check_data(config)
+    _check_test_prompts(config)
     _check_models(config)
     _check_evaluation(config)
     _check_hub(config)
@@ -263,6 +264,14 @@ def _check_task(config: Config) -> None:
             "is not among task.metrics",
             f"choose one of {config.task.metrics}",
         )
+
+
+def _check_test_prompts(config: Config) -> None:
+    """An interval needs two test prompts. How many files hold shows when they have been read."""
+    groups = ("sizes",) if config.data.source == "controlled" else ("limits", "max_rows")
+    for name in groups:
+        if getattr(config.data, name, {}).get("test") == 1:
+            raise UserError(f"data.{name}.test", 1, "leaves one test prompt, too few for an interval", "give 2 or more")
 
 
 def _check_packing(config: Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from stand_in_vllm import stand_in
 
 from harness import pipeline
 from harness.config import register_schemas
+from harness.errors import UserError
 from harness.graph import Graph, build_graph, in_turn, planned_stages
 from harness.pipeline import make_job
 from harness.progress import Progress
@@ -212,3 +214,47 @@ def test_a_failed_record_knows_its_judge_and_its_data_as_soon_as_these_are_there
     folder.mkdir(parents=True)
     write_json(folder / MANIFEST, {"summary": {"report": {"content_hash": "0123456789abcdef01"}}})
     assert failed() == ("failed", judge, "0123456789abcdef")
+
+
+@pytest.mark.parametrize("given", ["data.limits.test=1", "+data.max_rows.test=1"])
+def test_a_limit_of_one_test_prompt_is_refused_before_any_work(given: str, tmp_path: Path) -> None:
+    from harness.validation import validate
+
+    mapped = ["data.columns.question=q", "data.columns.context=c", "data.columns.response=a"]
+    with pytest.raises(UserError, match=r"=1 leaves one test prompt, too few for an interval"):
+        validate(config("task=qa", "data=local", f"data.path={tmp_path}", *mapped, "feedback=metric",
+                        "judge.responses=samples", given))  # fmt: skip
+
+
+def test_data_with_one_test_prompt_end_at_the_data_stage(tmp_path: Path) -> None:
+    """However often the prompt is repeated; with two that differ the stage is finished."""
+
+    def rows(split: str, questions: list[str]) -> None:
+        lines = [json.dumps({"q": f"What is {name}?", "c": f"{name} is {name}.", "a": name}) for name in questions]
+        (tmp_path / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    mapped = ["data.columns.question=q", "data.columns.context=c", "data.columns.response=a"]
+    given = ["task=qa", "data=local", f"data.path={tmp_path}", *mapped, "feedback=metric", "judge.responses=samples"]
+    rows("train", [f"w{number} x{number} y{number}" for number in range(60)])
+    rows("validation", ["v1", "v2"])
+    for questions, fits in ((["t1"], False), (["t1", "t1"], False), (["t1", "t2"], True)):
+        rows("test", questions)
+        stage = graph(*given).parts["data"]
+        runner = StageRunner(tmp_path / "runs", Progress("quiet"))
+        if fits:
+            runner.run(stage)
+        else:
+            with pytest.raises(UserError, match=r"data\.path=.* gives one test prompt, too few for an interval"):
+                runner.run(stage)
+        assert (runner.cached(stage) is not None) == fits
+
+
+def test_a_line_of_a_metric_without_an_interval() -> None:
+    from types import SimpleNamespace
+
+    from harness.evaluation.stage import _line
+
+    metric = {"after": 2.0, "delta": 1.0, "low": None, "high": None}
+    job: Any = SimpleNamespace(config=SimpleNamespace(task=SimpleNamespace(main_metric="f1")))
+    summary = {"metrics": {"f1": metric}, "win_rates": {"judge": None, "reference": None}}
+    assert _line(job, summary) == "f1 2.00 (+1.00)"
