@@ -112,8 +112,8 @@ def bench_rows(records: Sequence[BenchRecord]) -> list[BenchRow]:
         leagues.setdefault(row.league, []).append(row)
     for members in leagues.values():
         members.sort(key=_order)
-        ranked = [row for row in members if "accuracy" in row.cells]
         names = ("accuracy", "accuracy_low", "accuracy_high")
+        ranked = [row for row in members if all(name in row.cells for name in names)]
         for row, rank in zip(ranked, ranks([Interval(*(row.cells[n] for n in names)) for row in ranked]), strict=True):
             row.cells["rank"] = rank
         _tell_apart(members)

@@ -224,10 +224,11 @@ def brief(value: object) -> str:
 
 def _fixed_settings(record: Record) -> dict[str, Any]:
     """The single settings that a fixed row depends on, by key; None for a key that its configuration lacks."""
+    config: Mapping[str, Any] = record["config"]
     found: dict[str, Any] = {}
     for key in (*_TASK_SETTINGS, *_FIXED_SETTINGS.get(record["candidate"], ())):
         group, name = key.split(".")
-        found[key] = (record["config"].get(group) or {}).get(name)
+        found[key] = (config.get(group) or {}).get(name)
     return found
 
 

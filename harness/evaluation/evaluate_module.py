@@ -100,20 +100,21 @@ class ModuleMetric:
 
     Args:
         metric: the loaded module.
+        columns: its columns.
         content: a hash of its code.
     """
 
     metric: Metric
+    columns: tuple[str, ...]
     content: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.metric.columns
 
     def scored(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Scored]:
         """What the module says, with its signatures made longer."""
         found = self.metric.scored(outputs, references)
-        return {name: _Signed(name, f"{each.signature}|code:{self.content}", each) for name, each in found.items()}
+        return {
+            name: _Signed(name, f"{said.signature}|code:{self.content}", said.per_example, said)
+            for name, said in found.items()
+        }
 
 
 @dataclass(slots=True)
@@ -122,11 +123,8 @@ class _Signed:
 
     name: str
     signature: str
+    per_example: np.ndarray
     said: Scored
-
-    @property
-    def per_example(self) -> np.ndarray:
-        return self.said.per_example
 
     def score(self, weights: np.ndarray | None = None) -> np.ndarray:
         return self.said.score(weights)

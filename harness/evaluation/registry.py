@@ -53,7 +53,7 @@ def load_metric(name_or_path: str) -> Metric:
     content = _module_content(name_or_path, module)
     if hasattr(module, "columns") and hasattr(module, "scored"):  # it follows our protocol already
         metric = cast(Metric, module)
-        return metric if content in _shipped() else ModuleMetric(metric, content)
+        return metric if content in _shipped() else ModuleMetric(metric, metric.columns, content)
     return EvaluateMetric.around(module, name_or_path, content=content)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,13 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
     assert html.count("<script") == 2
 
 
-def test_a_record_that_breaks_the_schema_is_refused_and_left_out(tmp_path: Path) -> None:
+def test_a_record_that_breaks_the_schema_is_refused_and_left_out(tmp_path: Path, caplog: Any) -> None:
     with pytest.raises(ValueError, match="lacks report"):
         write_bench_record(tmp_path, {k: v for k, v in bench("a").items() if k != "report"})  # type: ignore[typeddict-item]
     (tmp_path / "reward_bench").mkdir(exist_ok=True)
     (tmp_path / "reward_bench" / "broken.json").write_text("{")
+    unbounded = bench("a", report={"accuracy": {"estimate": 1.0, "low": None, "high": None}})
+    (tmp_path / "reward_bench" / "unbounded.json").write_text(json.dumps(unbounded))
     assert read_bench_records(tmp_path) == []
+    assert "broken.json is left out" in caplog.text
+    assert "unbounded.json is left out: report.accuracy.low is NoneType, not float" in caplog.text
