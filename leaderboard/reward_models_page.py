@@ -47,7 +47,8 @@ def bench_markdown(rows: Sequence[BenchRow]) -> list[str]:
     lines = ["## Reward models", "", NOTE, ""]
     for _, group in groupby(rows, key=lambda row: row.league):
         members = list(group)
-        lines += [f"### {escape_markdown(league_label(members))}", "", table_line(columns), table_line(["---"] * len(columns))]
+        lines += [f"### {escape_markdown(league_label(members))}", ""]
+        lines += [table_line(columns), table_line(["---"] * len(columns))]
         lines += [table_line([escape_markdown(_text(row, column)) for column in columns]) for row in members]
         lines.append("")
     return lines

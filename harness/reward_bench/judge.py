@@ -120,8 +120,8 @@ class PairJudge:
 
 _ALONE = re.compile(r"[\W_]*(?:answer|response|verdict|choice|winner|letter)?[\W_]*([ABC])[\W_]*", re.IGNORECASE)
 _LINE = re.compile(r"\s*([ABC])[\s.:,;!]*")
-_OPENING = re.compile(r"\s*([ABC])\s*(?:[.:;–—]|-\s|,?\s*(?:because|since)\b)")  # noqa: RUF001
-_MARKUP = re.compile(r"[*_`#\[\](){}]+|(?<!\w)[\"'“”‘’]+|[\"'“”‘’]+(?!\w)")  # noqa: RUF001
+_OPENING = re.compile(r"\s*([ABC])\s*(?:[.:;–—]|-\s|,?\s*(?:because|since)\b)")
+_MARKUP = re.compile(r"[*_`#\[\](){}]+|(?<!\w)[\"'“”‘’]+|[\"'“”‘’]+(?!\w)")
 # What else may stand before the noun ("worse", "longer") turns the sentence around.
 _CALLED = re.compile(
     r"(?:^|[.:;,!?\n]|\b(?i:the|my|so|thus|hence|therefore|better|best|final|preferred|correct|right|winning|overall)\s)"
@@ -137,7 +137,7 @@ _BEATEN = re.compile(
 """Where a letter is only what another one is better than."""
 _TURNED_BEFORE = re.compile(
     r"\b(?:not|never|no|neither|nor|cannot|hardly|less|least|unless|if|whether|wrong|worse|worst|doubt|unclear|although"
-    r"|though|while|might|may|could|would)\b|n[’']t\b",  # noqa: RUF001
+    r"|though|while|might|may|could|would)\b|n[’']t\b",
     re.IGNORECASE,
 )
 _TURNED_AFTER = re.compile(r"\?|\b(?:but|however|although|though|except|unless|if)\b", re.IGNORECASE)

@@ -204,7 +204,8 @@ def test_the_names_that_are_taken_are_the_tables() -> None:
     from harness.leaderboard.table import FIRST_COLUMNS, LAST_COLUMNS
 
     columns = {*FIRST_COLUMNS, *LAST_COLUMNS}
-    stems = {column.removesuffix(f"_{cell}") for column in columns for cell in METRIC_CELLS if column.endswith(f"_{cell}")}
+    cells = [f"_{cell}" for cell in METRIC_CELLS]
+    stems = {column.removesuffix(cell) for column in columns for cell in cells if column.endswith(cell)}
     assert stems <= set(TAKEN)
     assert {name.removesuffix("_before").removesuffix("_after") for name in SCALARS} <= set(TAKEN)
 

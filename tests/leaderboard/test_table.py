@@ -96,7 +96,9 @@ def seeds_and_status(records: list[Any]) -> dict[str, tuple[str, str]]:
 
 def test_a_failure_counts_where_its_data_and_its_judge_are(record: Any) -> None:
     def on(data: str, seed: int, **given: Any) -> Any:
-        return record(seed=seed, data_hash=data, judge_fingerprint=f"judge-{data}", fingerprint=f"{data}{seed}", **given)
+        return record(
+            seed=seed, data_hash=data, judge_fingerprint=f"judge-{data}", fingerprint=f"{data}{seed}", **given
+        )
 
     failure: dict[str, Any] = {"status": "failed", "reason": "x"}
     old, new = [on("a", seed) for seed in (1, 2, 3)], [on("b", seed, created=f"2027-01-0{seed}") for seed in (1, 2)]
