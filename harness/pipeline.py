@@ -158,7 +158,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
                 runner.run(graph.parts["answers"])
             _make_rows(request, job, graph, runner, aided=ahead is not None)
     except Exception as error:
-        fail(request, job, graph, error)
+        fail(request, job, graph, error, runner)
         write_cards(request, graph, runner, None, None)
         raise
     if config.hub.push:
@@ -188,7 +188,7 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
         try:
             make(BESIDE, graph.rows[BESIDE])
         except Exception as error:  # the candidate has a record of its own, or gets one
-            fail(request, job, graph, error, BESIDE)
+            fail(request, job, graph, error, runner, BESIDE)
             raise
 
     try:

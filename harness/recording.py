@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ def record(
         "status": summary.get("status", "ok"),
         "reason": summary.get("reason"),
         "flags": summary.get("flags", []),
-        "data_hash": parts["data"]["report"]["content_hash"][:16],
+        "data_hash": _data_hash(parts["data"]["report"]),
         "wall_seconds": round(sum(manifest["wall_seconds"] for manifest in manifests), 1),
         "peak_memory_mb": max(manifest["peak_memory_mb"] for manifest in manifests),
         "n_examples": summary["n_examples"],
@@ -134,10 +134,18 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
     }
 
 
-def fail(request: Request, job: Job, graph: Graph, error: BaseException, row: str | None = None) -> None:
-    """Give a failed job, or a row of it, its place in the table."""
+def fail(
+    request: Request, job: Job, graph: Graph, error: BaseException, runner: StageRunner, row: str | None = None
+) -> None:
+    """Give a failed job, or a row of it, its place in the table: beside what was scored on the same data."""
     stage = graph.candidate if row is None else graph.rows[row]
-    _write_failed(request, _identity(request, job, graph, stage, row), error)
+    data = runner.cached(graph.parts["data"])
+    data_hash = None if data is None else _data_hash(data.summary["report"])
+    _write_failed(request, {**_identity(request, job, graph, stage, row), "data_hash": data_hash}, error)
+
+
+def _data_hash(report: Mapping[str, Any]) -> str:
+    return str(report["content_hash"])[:16]
 
 
 def refuse(request: Request, error: BaseException) -> None:
@@ -150,6 +158,7 @@ def refuse(request: Request, error: BaseException) -> None:
     identity = {
         **_request_identity(request, None, config.seed, fingerprint),
         "judge_fingerprint": None,
+        "data_hash": None,
         "task_version": 0,
         "fingerprints": {},
         "hardware": asdict(config.hardware),
@@ -164,7 +173,6 @@ def _write_failed(request: Request, identity: Any, error: BaseException) -> None
         "status": "failed",
         "reason": reason(error),
         "flags": [],
-        "data_hash": None,
         "wall_seconds": 0.0,
         "peak_memory_mb": None,
         "n_examples": 0,

@@ -16,6 +16,9 @@ from typing import Any, Literal, TypedDict, Union, cast, get_args, get_origin, g
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+DEPTH = 100
+"""Levels of lists and objects in a record: far more than any configuration has, and few enough for Python to walk."""
+LARGEST_INTEGER = 2**63 - 1
 
 Status = Literal["ok", "unchanged", "collapsed", "failed"]
 
@@ -91,6 +94,16 @@ class Sample(TypedDict):
     scores: dict[str, Any]
 
 
+class Groups(TypedDict, total=False):
+    """The groups of a configuration that the leaderboard looks into; there are others."""
+
+    task: dict[str, Any] | None
+    data: dict[str, Any] | None
+    algorithm: dict[str, Any] | None
+    rollout: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+
+
 class _Required(TypedDict):
     schema: int
     run_id: str
@@ -109,7 +122,7 @@ class _Required(TypedDict):
     judge_fingerprint: str | None
     data_hash: str | None
     task_version: int
-    config: dict[str, Any]
+    config: Groups
     overrides: list[str]
     fingerprints: dict[str, str]
     fingerprint: str
@@ -221,11 +234,25 @@ def _read(path: Path, kind: Any, schema: int) -> dict[str, Any] | str:
     """The record in a file, or what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+    except (OSError, RecursionError, ValueError) as error:  # no text, no JSON, or an integer of thousands of digits
         return f"cannot be read ({error})"
+    if _deeper_than(content, DEPTH):
+        return f"is nested more than {DEPTH} levels deep"
     if isinstance(content, dict) and content.get("schema") != schema:
         return f"has schema {content.get('schema')!r}, and this version reads schema {schema}"
     return _problem(_finite(content), kind, "") or cast("dict[str, Any]", _finite(content))
+
+
+def _deeper_than(content: Any, levels: int) -> bool:
+    level = [content]
+    for _ in range(levels):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def _finite(value: Any) -> Any:
@@ -255,6 +282,8 @@ def _problem(value: Any, hint: Any, where: str) -> str | None:
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
         return f"{where or 'the file'} is {type(value).__name__}, not {kind.__name__}"
+    if kind in (int, float) and isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        return f"{where} has more than 63 bits"
     if kind is list:
         items = ((f"{where}[{index}]", item) for index, item in enumerate(value))
     elif kind is dict:

@@ -15,6 +15,7 @@ from harness.errors import SecretGiven, UserError
 from harness.evaluation.registry import BUILT_IN
 from harness.feedback.annotators import smooth_metrics
 from harness.needs import loaded_paths, needs_reward_model, trains
+from harness.records import LARGEST_INTEGER
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "data.source": ("controlled", "local", "hub"),
@@ -112,6 +113,7 @@ NOT_NEGATIVE = (
     "algorithm.checks.probe_prompts",
 )
 
+SEEDS = ("seed", "data.seed", "judge.seed", "evaluation.seed")
 PROMPT_SPLITS = ("sft", "preference", "rl")
 SHARES = ("feedback.noise", "judge.annotator.noise", "algorithm.advantage.gamma", "algorithm.advantage.lam")
 
@@ -128,6 +130,8 @@ def validate(config: Config) -> None:
         _require(config, key, lambda value: value >= 0, "must be at least 0", "give 0 or more")
     for key in (*POSITIVE, *NOT_NEGATIVE):
         _require(config, key, math.isfinite, "is no number to reckon with", "give a finite one")
+    for key in SEEDS:
+        _require(config, key, lambda value: value <= LARGEST_INTEGER, "has more than 63 bits", "give a smaller one")
     for key in SHARES:
         _require(config, key, lambda value: 0 <= value <= 1, "must lie between 0 and 1", "give a share such as 0.1")
     _require(
@@ -159,6 +163,7 @@ def validate(config: Config) -> None:
     _check_task(config)
     _check_packing(config)
     check_data(config)
+    _check_test_prompts(config)
     _check_models(config)
     _check_evaluation(config)
     _check_hub(config)
@@ -263,6 +268,14 @@ def _check_task(config: Config) -> None:
             "is not among task.metrics",
             f"choose one of {config.task.metrics}",
         )
+
+
+def _check_test_prompts(config: Config) -> None:
+    """An interval needs two test prompts. How many files hold shows when they have been read."""
+    groups = ("sizes",) if config.data.source == "controlled" else ("limits", "max_rows")
+    for name in groups:
+        if getattr(config.data, name, {}).get("test") == 1:
+            raise UserError(f"data.{name}.test", 1, "leaves one test prompt, too few for an interval", "give 2 or more")
 
 
 def _check_packing(config: Config) -> None:

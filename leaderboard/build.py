@@ -19,6 +19,9 @@ from harness.reward_bench.records import read_bench_records
 if TYPE_CHECKING:
     import pandas as pd
 
+FORMULA = ("=", "+", "-", "@")
+"""What spreadsheets take for the start of a formula."""
+
 
 def build(runs: Path, to: Path) -> pd.DataFrame:
     """Read ``runs/records/*.json`` and the reward bench's, write the files into ``to`` and return the first table.
@@ -56,4 +59,13 @@ def build(runs: Path, to: Path) -> pd.DataFrame:
 
 
 def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    plain = table.map(_plain_text).rename(columns=_plain_text)
+    return plain.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
+def _plain_text(value: object) -> object:
+    """A text that breaks no line of a CSV file by a lone CR, and that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", " ")
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text

@@ -33,7 +33,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
     main = main_metric(rows)
     metrics = [name for name in dict.fromkeys((main, "gold")) if name and any(name in row.metrics for row in rows)]
     rates = ("win_rate", "win_rate_reference", "win_rate_gold")
-    heads = ["rank", "candidate", "seeds", "status", *metrics, *rates, "kl", "length", "flags"]
+    named = map(escape_markdown, metrics)
+    heads = ["rank", "candidate", "seeds", "status", *named, *rates, "kl", "length", "flags"]
     lines = [table_line(heads), table_line(["---:" if head in ("rank", "kl") else "---" for head in heads])]
     for row in rows:
         name = escape_markdown(str(row.cells["candidate"]))

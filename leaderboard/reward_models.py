@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.leaderboard.ranking import ranks
+from harness.leaderboard.rows import brief
 from harness.reward_bench.records import BenchRecord
 from harness.types import Interval
 
@@ -60,45 +63,102 @@ ABOUT = {
     "wall_seconds": "Time it took when first run.",
     "device": "Where it ran.",
     "peak_memory_mb": "Peak memory.",
-    "data_hash": "Of the pairs as they were read. Rows of one hash are ranked together.",
+    "data_hash": "Of the pairs as they were read, subsets aside. Rows of one hash are ranked together.",
     "fingerprint": "Of the examination.",
     "git_commit": "The code's commit.",
     "run_id": "The record behind the row.",
 }
 
 
+# What of a configuration tells reward models, and ways to ask them, apart; the rest decides how fast they answer.
+_SETTINGS = (
+    *("scorer.kind", "scorer.path", "scorer.revision", "scorer.name", "scorer.base_url"),
+    *("scorer.format", "scorer.max_tokens", "scorer.criterion", "scorer.answer_tokens"),
+    *("scorer.api.protocol", "scorer.api.system", "scorer.api.options"),
+    *("task.name", "task.template", "task.options"),
+)
+
+
 @dataclass(slots=True)
 class BenchRow:
-    """One row: its record, and column -> value; a column that is not here is an empty cell."""
+    """One row: its record, and column -> value; a column that is not here is an empty cell.
+
+    Args:
+        record: what was measured.
+        cells: column -> value.
+        flags: the record's, and what tells the row from others of its name.
+    """
 
     record: BenchRecord
     cells: dict[str, Any] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
 
     @property
-    def league(self) -> tuple[str, str | None]:
-        """What rows must share to be ranked together."""
-        return self.record["data"], self.record["data_hash"]
+    def league(self) -> str | None:
+        """What rows must share to be ranked together: the pairs, whatever their file is called."""
+        return self.record["data_hash"]
 
 
 def bench_rows(records: Sequence[BenchRecord]) -> list[BenchRow]:
-    """All rows, data by data: the ranked ones best first, then the failed ones that no success replaced."""
-    done = {(record["data_hash"], record["candidate"]) for record in records if record["status"] != "failed"}
-    kept = [r for r in records if r["status"] != "failed" or (r["data_hash"], r["candidate"]) not in done]
-    rows = [BenchRow(record, _cells(record)) for record in kept]
-    leagues: dict[tuple[str, str | None], list[BenchRow]] = {}
-    for row in sorted(rows, key=_order):
+    """All rows, data by data: the ranked ones best first, then the failed ones that no success replaced.
+
+    A success replaces the failures of the same reward model, asked in the same way about the same pairs.
+    """
+    done = {_examined(record) for record in records if record["status"] != "failed"}
+    kept = [record for record in records if record["status"] != "failed" or _examined(record) not in done]
+    rows = [BenchRow(record, _cells(record), list(record["flags"])) for record in kept]
+    leagues: dict[str | None, list[BenchRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.record["data"], str(row.league))):
         leagues.setdefault(row.league, []).append(row)
     for members in leagues.values():
-        ranked = [row for row in members if "accuracy" in row.cells]
+        members.sort(key=_order)
         names = ("accuracy", "accuracy_low", "accuracy_high")
+        ranked = [row for row in members if all(name in row.cells for name in names)]
         for row, rank in zip(ranked, ranks([Interval(*(row.cells[n] for n in names)) for row in ranked]), strict=True):
             row.cells["rank"] = rank
+        _tell_apart(members)
+    for row in rows:
+        row.cells["flags"] = ", ".join(row.flags)
     return [row for members in leagues.values() for row in members]
 
 
+def league_label(members: Sequence[BenchRow]) -> str:
+    """What the pairs of a league are called: each name that they have."""
+    return ", ".join(sorted({row.record["data"] for row in members}))
+
+
+def _examined(record: BenchRecord) -> tuple[str | None, str, str]:
+    return record["data_hash"], record["candidate"], json.dumps(_settings(record), sort_keys=True)
+
+
+def _settings(record: BenchRecord) -> dict[str, Any]:
+    """What decides the verdicts, by key; None for a key that the configuration lacks."""
+    found: dict[str, Any] = {}
+    for key in _SETTINGS:
+        value: Any = record["config"]
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        found[key] = value
+    return found
+
+
+def _tell_apart(members: Sequence[BenchRow]) -> None:
+    """Flag rows of one name with those of their settings in which they differ, else with their fingerprint."""
+    namesakes: dict[str, list[BenchRow]] = defaultdict(list)
+    for row in members:
+        namesakes[row.record["candidate"]].append(row)
+    for group in (group for group in namesakes.values() if len(group) > 1):
+        facts = [{**_settings(row.record), "data": row.record["data"], "device": row.record["device"]} for row in group]
+        differing = [key for key in facts[0] if len({json.dumps(found[key]) for found in facts}) > 1]
+        told = [", ".join(f"{key}={brief(found[key])}" for key in differing) for found in facts]
+        for row, words in zip(group, told, strict=True):
+            row.flags += [words] if words else []
+            if told.count(words) > 1:
+                row.flags.append(f"fingerprint={row.record['fingerprint']}")
+
+
 def _order(row: BenchRow) -> tuple[object, ...]:
-    data, data_hash = row.league
-    return (data, str(data_hash), -row.cells.get("accuracy", -1.0), row.record["candidate"], row.record["run_id"])
+    return (-row.cells.get("accuracy", -1.0), row.record["candidate"], row.record["data"], row.record["run_id"])
 
 
 def _cells(record: BenchRecord) -> dict[str, Any]:
@@ -106,7 +166,6 @@ def _cells(record: BenchRecord) -> dict[str, Any]:
     words: Mapping[str, Any] = record
     status = record["status"] if record["reason"] is None else f"{record['status']}: {record['reason']}"
     cells: dict[str, Any] = {name: words[name] for name in (*FIRST[1:6], *LAST) if name in words} | {"status": status}
-    cells["flags"] = ", ".join(record["flags"])
     batch, longer = report.get("batch_invariance") or {}, report.get("longer") or {}
     cells |= {name: report.get(name) for name in ("pairs", "ece", "margin", "length_correlation")}
     cells |= {name: report.get(name) for name in ("prompt_cut_share", "response_cut_share", "first_preferred")}
@@ -163,7 +222,7 @@ def about(column: str) -> str:
         n = column.split("_")[2]
         return (
             f"By how much the best of {n} answers by score beats a random one: share of chosen answers, in points. "
-            f"Prompts with at least {n} answers count."
+            f"Prompts with at least {max(int(n), 3)} answers count."
         )
     if column.startswith("accuracy["):
         return f"Accuracy on the subset “{column[9:-1]}”."

@@ -11,7 +11,7 @@ from harness.leaderboard.cells import badges
 from harness.leaderboard.charts import interval_bar
 from harness.leaderboard.markdown import escape_markdown, table_line
 from harness.leaderboard.page import fact_list
-from harness.leaderboard.reward_models import BenchRow, about, bench_columns, shown
+from harness.leaderboard.reward_models import BenchRow, about, bench_columns, league_label, shown
 from harness.types import Interval
 
 TITLE = "reward models"
@@ -45,9 +45,10 @@ def bench_markdown(rows: Sequence[BenchRow]) -> list[str]:
     """Lines of the Markdown file."""
     columns = [column for column in _overview(rows) if column != "data"]
     lines = ["## Reward models", "", NOTE, ""]
-    for (data, _), group in groupby(rows, key=lambda row: row.league):
+    for _, group in groupby(rows, key=lambda row: row.league):
         members = list(group)
-        lines += [f"### {escape_markdown(data)}", "", table_line(columns), table_line(["---"] * len(columns))]
+        lines += [f"### {escape_markdown(league_label(members))}", ""]
+        lines += [table_line(columns), table_line(["---"] * len(columns))]
         lines += [table_line([escape_markdown(_text(row, column)) for column in columns]) for row in members]
         lines.append("")
     return lines
@@ -80,12 +81,13 @@ def _table(rows: Sequence[BenchRow], columns: Sequence[str], kind: str) -> str:
     )
     scale = _scale(rows)
     bodies = []
-    for (data, data_hash), group in groupby(rows, key=lambda row: row.league):
-        head = escape(f"{data} · data hash {data_hash}")
+    for data_hash, group in groupby(rows, key=lambda row: row.league):
+        members = list(group)
+        head = escape(f"{league_label(members)} · data hash {data_hash}")
         bodies.append(
             f'<tbody class="apart"><tr><th colspan="{len(columns)}" scope="rowgroup">{head}</th></tr></tbody>'
         )
-        bodies.append(f"<tbody>{''.join(_tr(row, columns, kind, scale) for row in group)}</tbody>")
+        bodies.append(f"<tbody>{''.join(_tr(row, columns, kind, scale) for row in members)}</tbody>")
     caption = f"Reward models: {'the main columns' if kind == 'overview' else 'all columns'}"
     return (
         f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{caption}">'
@@ -110,7 +112,7 @@ def _cell(row: BenchRow, column: str, scale: tuple[float, float]) -> str:
         return f'<span class="name">{escape(str(row.cells[column]))}</span>'
     if column == "status":
         status = str(row.cells[column])
-        notes = [flag for flag in row.record["flags"] if flag]
+        notes = [flag for flag in row.flags if flag]
         return f'<span class="badge {escape(row.record["status"])}">{escape(status)}</span><br>{badges(notes)}'
     low, high = row.cells.get(f"{column}_low"), row.cells.get(f"{column}_high")
     value = row.cells.get(column)

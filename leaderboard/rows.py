@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from harness.evaluation.statistics import t_interval
 from harness.leaderboard.ranking import League
@@ -34,7 +34,8 @@ _FIXED_SETUP = {
     "sft-more": ("model", "sft"),
     "best-of-n": ("model", "sft", "feedback", "reward_model"),
 }
-# The settings outside those groups that a fixed row depends on.
+# The settings outside those groups that a fixed row depends on: every one on what is asked, and how long it may be.
+_TASK_SETTINGS = ("task.template", "task.options", "task.max_prompt_tokens", "task.max_response_tokens")
 _POLICY_SETTINGS = ("evaluation.temperature",)
 _FIXED_SETTINGS = {
     "base": _POLICY_SETTINGS,
@@ -43,6 +44,7 @@ _FIXED_SETTINGS = {
     "best-of-n": ("evaluation.best_of_n", "rollout.temperature", "rollout.top_k", "rollout.top_p"),  # its samples'
 }
 _CONFIDENCE = 0.95
+_FLAG_LENGTH = 40
 
 Level = Literal["prompts", "seeds"]
 
@@ -53,7 +55,7 @@ class Row:
 
     Args:
         records: the successful ones, one per seed, by seed.
-        failed: the failed ones, of seeds that have no success.
+        failed: the failed ones, of seeds that have no success here.
         cells: column -> value; a column that is not here is an empty cell.
         levels: quantity -> what its interval is over, for the quantities that have one.
         after: metric -> the interval of its value after, for rows that have one.
@@ -101,8 +103,8 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     """All rows of some records, unranked, in the order in which their set-ups first appear.
 
     Records of one name and set-up that were scored differently (another judge, data, task version or signature) give
-    several rows. Of two records for one seed the later one stands, and the row's flags say so; a success stands
-    before a failure.
+    several rows. Of two records for one seed of a row the later one stands, and the row's flags say so; a success
+    stands before a failure.
     """
     setups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:
@@ -110,22 +112,92 @@ def rows_of(records: Sequence[Record]) -> list[Row]:
     rows = []
     for group in setups.values():
         group.sort(key=lambda record: (record["created"], record["run_id"]))
-        buckets: list[list[Record]] = []
-        for record in (record for record in group if record["status"] != "failed"):
-            same = (bucket for bucket in buckets if not league_of(bucket[-1]).differences(league_of(record)))
-            bucket = next(same, None)
-            if bucket is None:
-                buckets.append([record])
-            else:
-                bucket.append(record)
-        done = {record["seed"] for bucket in buckets for record in bucket}
-        failed = [record for record in group if record["status"] == "failed" and record["seed"] not in done]
-        # A failure has no scores that could tell where it belongs: it counts in the newest row of its set-up.
-        buckets.sort(key=lambda bucket: bucket[-1]["created"])
-        rows += [_row(bucket, []) for bucket in buckets[:-1]]
-        rows.append(_row(buckets[-1] if buckets else [], failed))
+        buckets = _buckets(group)
+        buckets.sort(key=_newest)
+        made = [_row(bucket.succeeded, bucket.standing) for bucket in buckets]
+        _flag_other_extra_metrics(made)
+        rows += made
     _tell_controls_apart(rows)
     return rows
+
+
+class _Bucket(NamedTuple):
+    """Records of one set-up that were scored alike, by age: those of one row."""
+
+    succeeded: list[Record]
+    failed: list[Record]
+
+    @property
+    def standing(self) -> list[Record]:
+        """The failures of seeds that did not succeed here."""
+        done = {record["seed"] for record in self.succeeded}
+        return [record for record in self.failed if record["seed"] not in done]
+
+    def takes(self, record: Record) -> bool:
+        """Whether a record was scored, or would have been, as those in here were."""
+        own = _scored_as(record)
+        return not any(
+            _scored_as(other).differences(_as_far_as_known(record, own, other))
+            for other in self.succeeded or self.failed
+        )
+
+
+def _buckets(group: Sequence[Record]) -> list[_Bucket]:
+    """One set-up's records parted by how they were scored.
+
+    A failure goes by its data and its judge as far as it knows them. One that knows neither counts in the newest row.
+    """
+    buckets: list[_Bucket] = []
+    for record in (record for record in group if record["status"] != "failed"):
+        bucket = next((bucket for bucket in buckets if bucket.takes(record)), None)
+        if bucket is None:
+            buckets.append(_Bucket([record], []))
+        else:
+            bucket.succeeded.append(record)
+    failures = [record for record in group if record["status"] == "failed"]
+    for record in sorted(failures, key=lambda record: not _knows_its_place(record)):
+        newest_first = sorted(buckets, key=_newest, reverse=True)
+        known = _knows_its_place(record)
+        bucket = next((bucket for bucket in newest_first if not known or bucket.takes(record)), None)
+        if bucket is None:
+            buckets.append(_Bucket([], [record]))
+        else:
+            bucket.failed.append(record)
+    for bucket in buckets:
+        bucket.failed.sort(key=lambda record: (record["created"], record["run_id"]))
+    return buckets
+
+
+def _newest(bucket: _Bucket) -> tuple[bool, str]:
+    """Rows with a success come before those without, the newer ones before the older."""
+    return bool(bucket.succeeded), (bucket.succeeded or bucket.failed)[-1]["created"]
+
+
+def _knows_its_place(failure: Record) -> bool:
+    return failure["data_hash"] is not None or failure["judge_fingerprint"] is not None
+
+
+def _as_far_as_known(record: Record, own: League, other: Record) -> League:
+    """A failure before there was data knows its judge, which depends on the data, and nothing else."""
+    unknown = "failed" in (record["status"], other["status"]) and None in (record["data_hash"], other["data_hash"])
+    return own if not unknown else _scored_as(other)._replace(judge_fingerprint=own.judge_fingerprint)
+
+
+def _scored_as(record: Record) -> League:
+    """What seeds of one row must share: more than what is ranked together, the extra metrics too."""
+    signatures = {name: metric["signature"] for name, metric in record["metrics"].items()}
+    return league_of(record)._replace(signatures=signatures)
+
+
+def _flag_other_extra_metrics(rows: Sequence[Row]) -> None:
+    """Say of rows of one set-up which extra metric is another one in each."""
+    for name in metric_names(record for row in rows for record in row.records):
+        if name in TASK_METRICS or name == "gold" or name.startswith("gold_"):
+            continue
+        having = [row for row in rows if name in row.metrics]
+        if len({_signature(row, name) for row in having}) > 1:
+            for row in having:
+                row.cells["flags"].append(f"another {name} than in its namesake")
 
 
 def _tell_controls_apart(rows: Sequence[Row]) -> None:
@@ -139,15 +211,24 @@ def _tell_controls_apart(rows: Sequence[Row]) -> None:
         for key in settings[0]:
             if len({json.dumps(found[key]) for found in settings}) > 1:
                 for row, found in zip(group, settings, strict=True):
-                    row.cells["flags"].append(f"{key}={found[key]}")
+                    row.cells["flags"].append(f"{key}={brief(found[key])}")
+
+
+def brief(value: object) -> str:
+    """A setting as a flag can hold it: on one line, a long one cut, with a part of its hash."""
+    text = " ".join(str(value).split())
+    if len(text) <= _FLAG_LENGTH:
+        return text
+    return f"{text[:_FLAG_LENGTH]}…~{hashlib.sha256(str(value).encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def _fixed_settings(record: Record) -> dict[str, Any]:
     """The single settings that a fixed row depends on, by key; None for a key that its configuration lacks."""
+    config: Mapping[str, Any] = record["config"]
     found: dict[str, Any] = {}
-    for key in _FIXED_SETTINGS.get(record["candidate"], ()):
+    for key in (*_TASK_SETTINGS, *_FIXED_SETTINGS.get(record["candidate"], ())):
         group, name = key.split(".")
-        found[key] = (record["config"].get(group) or {}).get(name)
+        found[key] = (config.get(group) or {}).get(name)
     return found
 
 
@@ -205,15 +286,17 @@ def _signature(row: Row, name: str) -> str:
 
 
 def _status(succeeded: Sequence[Record], failed: Sequence[Record]) -> str:
+    """The gravest status first, then the others that some seeds have: ``failed 1/3: oom; collapsed 2/3``."""
     seeds = len(succeeded) + len(failed)
+    counts = Counter(record["status"] for record in succeeded)
+    found = []
     if failed:
         reason = "; ".join(dict.fromkeys(record["reason"] or "no reason given" for record in failed))
-        return f"failed: {reason}" if seeds == 1 else f"failed {len(failed)}/{seeds}: {reason}"
-    counts = Counter(record["status"] for record in succeeded)
+        found.append(f"failed: {reason}" if seeds == 1 else f"failed {len(failed)}/{seeds}: {reason}")
     for status in ("collapsed", "unchanged"):
         if counts[status]:
-            return status if counts[status] == seeds else f"{status} {counts[status]}/{seeds}"
-    return "ok"
+            found.append(status if counts[status] == seeds else f"{status} {counts[status]}/{seeds}")
+    return "; ".join(found) or "ok"
 
 
 def _flags(row: Row) -> list[str]:

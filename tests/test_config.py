@@ -249,6 +249,8 @@ MISTAKES = {
     "seed=null": "seed=null cannot be null; give a value or leave the key out",
     "plan=maybe": "plan=maybe is neither true nor false; give one of the two",
     "task.metrics=bleu": "task.metrics=bleu is not a list; write task.metrics=[VALUE,VALUE]",
+    f"seed={2**63}": f"seed={2**63} has more than 63 bits; give a smaller one",
+    "data.sizes.test=1": "data.sizes.test=1 leaves one test prompt, too few for an interval; give 2 or more",
     "data.sizes=3": "data.sizes=3 is not a mapping; set its entries one by one: data.sizes.NAME=VALUE",
     "judge.model=hf": "judge.model=hf stands for a group of keys; set them one by one: judge.model.NAME=VALUE",
     "~sft": "sft is missing; give sft=VALUE",

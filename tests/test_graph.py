@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from stand_in_vllm import stand_in
 
 from harness import pipeline
 from harness.config import register_schemas
+from harness.errors import UserError
 from harness.graph import Graph, build_graph, in_turn, planned_stages
 from harness.pipeline import make_job
 from harness.progress import Progress
@@ -107,12 +109,12 @@ class Length(evaluate.Metric):
         return evaluate.MetricInfo(description="", citation="", features=features)
 
     def _compute(self, predictions, references):
-        return {"length": sum(map(len, predictions)) / len(predictions)}
+        return {"letters": sum(map(len, predictions)) / len(predictions)}
 """
     found = []
     for folder, text in (("a", source), ("b", source), ("c", source + "# changed")):
         (tmp_path / folder).mkdir()
-        path = tmp_path / folder / "length.py"
+        path = tmp_path / folder / "letters.py"
         path.write_text(text)
         found.append(graph(f"evaluation.extra_metrics=[{path}]").rows["references"].fingerprint)
     assert found[0] == found[1] != found[2]
@@ -230,3 +232,69 @@ def test_a_second_process_shows_the_plan_and_works_on_where_it_cannot(
     assert ([row[2] for row in rows if row[:2] == ["data", data]] == ["yes"]) != fails
     assert any(row[:1] == ["reward_model"] and row[2] == "no" for row in rows) != fails
     assert asked == ["reward_model", "ppo"]
+
+
+def test_a_failed_record_knows_its_judge_and_its_data_as_soon_as_these_are_there(tmp_path: Path) -> None:
+    from harness import recording
+    from harness.records import read_records
+    from harness.stages import MANIFEST, write_json
+
+    job = make_job(config(f"output_dir={tmp_path}"))
+    made, request = build_graph(job), Request(job.config, [], "")
+    runner = StageRunner(tmp_path, Progress("quiet"))
+
+    def failed() -> Any:
+        recording.fail(request, job, made, ValueError("x"), runner)
+        (record,) = read_records(tmp_path / "records")
+        return record["status"], record["judge_fingerprint"], record["data_hash"]
+
+    judge = made.parts["judge"].fingerprint
+    assert failed() == ("failed", judge, None)
+    folder = runner.directory(made.parts["data"])
+    folder.mkdir(parents=True)
+    write_json(folder / MANIFEST, {"summary": {"report": {"content_hash": "0123456789abcdef01"}}})
+    assert failed() == ("failed", judge, "0123456789abcdef")
+
+
+@pytest.mark.parametrize("given", ["data.limits.test=1", "+data.max_rows.test=1"])
+def test_a_limit_of_one_test_prompt_is_refused_before_any_work(given: str, tmp_path: Path) -> None:
+    from harness.validation import validate
+
+    mapped = ["data.columns.question=q", "data.columns.context=c", "data.columns.response=a"]
+    with pytest.raises(UserError, match=r"=1 leaves one test prompt, too few for an interval"):
+        validate(config("task=qa", "data=local", f"data.path={tmp_path}", *mapped, "feedback=metric",
+                        "judge.responses=samples", given))  # fmt: skip
+
+
+def test_data_with_one_test_prompt_end_at_the_data_stage(tmp_path: Path) -> None:
+    """However often the prompt is repeated; with two that differ the stage is finished."""
+
+    def rows(split: str, questions: list[str]) -> None:
+        lines = [json.dumps({"q": f"What is {name}?", "c": f"{name} is {name}.", "a": name}) for name in questions]
+        (tmp_path / f"{split}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    mapped = ["data.columns.question=q", "data.columns.context=c", "data.columns.response=a"]
+    given = ["task=qa", "data=local", f"data.path={tmp_path}", *mapped, "feedback=metric", "judge.responses=samples"]
+    rows("train", [f"w{number} x{number} y{number}" for number in range(60)])
+    rows("validation", ["v1", "v2"])
+    for questions, fits in ((["t1"], False), (["t1", "t1"], False), (["t1", "t2"], True)):
+        rows("test", questions)
+        stage = graph(*given).parts["data"]
+        runner = StageRunner(tmp_path / "runs", Progress("quiet"))
+        if fits:
+            runner.run(stage)
+        else:
+            with pytest.raises(UserError, match=r"data\.path=.* gives one test prompt, too few for an interval"):
+                runner.run(stage)
+        assert (runner.cached(stage) is not None) == fits
+
+
+def test_a_line_of_a_metric_without_an_interval() -> None:
+    from types import SimpleNamespace
+
+    from harness.evaluation.stage import _line
+
+    metric = {"after": 2.0, "delta": 1.0, "low": None, "high": None}
+    job: Any = SimpleNamespace(config=SimpleNamespace(task=SimpleNamespace(main_metric="f1")))
+    summary = {"metrics": {"f1": metric}, "win_rates": {"judge": None, "reference": None}}
+    assert _line(job, summary) == "f1 2.00 (+1.00)"

@@ -106,6 +106,9 @@ def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
         ({"metrics": {"bleu": {"before": 1.0}}}, "metrics.bleu lacks after, after_high, after_low"),
         ({"curves": [{"series": "gold", "sqrt_kl": 0.0, "value": "x"}]}, "curves[0].value is str, not float"),
         ({"scalars": {}}, "scalars lacks eos_after"),
+        ({"config": {"evaluation": "x"}}, "config.evaluation is str, not dict"),
+        ({"wall_seconds": 10**400}, "wall_seconds has more than 63 bits"),
+        ({"n_examples": 2**63}, "n_examples has more than 63 bits"),
     ],
 )
 def test_a_record_that_breaks_the_schema(tmp_path: Path, caplog: Any, change: dict[str, Any], words: str) -> None:
@@ -133,6 +136,20 @@ def test_unreadable_files_are_one_warning_each(tmp_path: Path, caplog: Any) -> N
         assert sum(f"{name}.json" in message for message in caplog.messages) == 1
     assert "lacks device" in caplog.text
     assert "schema 2" in caplog.text
+
+
+def test_what_python_cannot_walk_or_turn_into_numbers_is_left_out(tmp_path: Path, caplog: Any) -> None:
+    deep: Any = 1
+    for _ in range(600):
+        deep = {"a": deep}
+    write_record(tmp_path / "good.json", _record(config={"a": {"b": [{"c": 1}]}}))
+    (tmp_path / "deep.json").write_text(json.dumps(_record(config=deep)))
+    (tmp_path / "digits.json").write_text(json.dumps(_record()).replace('"seed": 1', f'"seed": {"9" * 5000}'))
+    with caplog.at_level(logging.WARNING):
+        assert len(read_records(tmp_path)) == 1
+    assert len(caplog.records) == 2
+    assert "deep.json is left out: is nested more than 100 levels deep" in caplog.text
+    assert "digits.json is left out: cannot be read" in caplog.text
 
 
 def test_run_ids_are_file_names(tmp_path: Path) -> None:

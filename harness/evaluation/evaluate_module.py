@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.evaluation.scored import check_texts, mean_scored
-from harness.types import Scored
+from harness.types import Metric, Scored
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PROBE = "The cat sat on the mat near the door."
 
@@ -29,15 +32,17 @@ class EvaluateMetric:
         columns: one for each number in its result: the module's name where there is but one, else name_key.
         takes_lists: True where it takes a list of references per example; else each reference is scored by itself and
             the mean over them is kept.
+        content: a hash of its code, for the signature.
     """
 
     module: Any
     name: str
     columns: tuple[str, ...]
     takes_lists: bool
+    content: str
 
     @classmethod
-    def around(cls, module: Any, name_or_path: str) -> EvaluateMetric:
+    def around(cls, module: Any, name_or_path: str, *, content: str) -> EvaluateMetric:
         """Try a loaded module on one example, which shows its columns and the form of references that it takes.
 
         Raises:
@@ -52,7 +57,7 @@ class EvaluateMetric:
                 reasons.append(" ".join(str(error).split()) or type(error).__name__)
                 continue
             if values:
-                return cls(module, name, _columns(name, values), takes_lists)
+                return cls(module, name, _columns(name, values), takes_lists, content)
             reasons.append("its result holds no number")
         raise UserError(
             "evaluation.extra_metrics",
@@ -72,7 +77,7 @@ class EvaluateMetric:
         """
         check_texts(outputs, references)
         rows = [self._row(output, list(refs)) for output, refs in zip(outputs, references, strict=True)]
-        signature = f"evaluate:{self.name}|refs:{'list' if self.takes_lists else 'mean'}|agg:mean"
+        signature = f"evaluate:{self.name}|code:{self.content}|refs:{'list' if self.takes_lists else 'mean'}|agg:mean"
         return {
             column: mean_scored(column, [row[column] for row in rows], signature=signature) for column in self.columns
         }
@@ -87,6 +92,42 @@ class EvaluateMetric:
                 f"{self.name}: gave {sorted(rows[0])} for {output!r} where {sorted(self.columns)} were due"
             )
         return {column: math.fsum(row[column] for row in rows) / len(rows) for column in self.columns}
+
+
+@dataclass(slots=True)
+class ModuleMetric:
+    """A module that follows our protocol, whose signatures also say which code it was.
+
+    Args:
+        metric: the loaded module.
+        columns: its columns.
+        content: a hash of its code.
+    """
+
+    metric: Metric
+    columns: tuple[str, ...]
+    content: str
+
+    def scored(self, outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Scored]:
+        """What the module says, with its signatures made longer."""
+        found = self.metric.scored(outputs, references)
+        return {
+            name: _Signed(name, f"{said.signature}|code:{self.content}", said.per_example, said)
+            for name, said in found.items()
+        }
+
+
+@dataclass(slots=True)
+class _Signed:
+    """A verdict under another signature."""
+
+    name: str
+    signature: str
+    per_example: np.ndarray
+    said: Scored
+
+    def score(self, weights: np.ndarray | None = None) -> np.ndarray:
+        return self.said.score(weights)
 
 
 def _compute(module: Any, output: str, references: str | list[str]) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from harness.errors import UserError
 from harness.evaluation.evaluate_library import import_evaluate
-from harness.models.content import content_identity
+from harness.models.content import content_identity, files_identity
 from harness.types import Metric, Scored
 
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
@@ -25,6 +26,11 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "distinct": ("distinct1", "distinct2"),
 }
 """Module in `harness.evaluation.metrics` -> the columns that it fills. Its class is the capitalised name."""
+
+TAKEN = ("length", "repetition", "eos", "proxy", "kl", "judge", "gold", "win_rate", "rm_accuracy", "judge_accuracy")
+"""Names of what the table and the samples hold beside metrics: a metric of such a name would fill their cells."""
+GOLD_PART = "gold_"
+"""What the names of gold's parts start with, which have no column."""
 
 HUB_TIMEOUT_SECONDS = 3.0
 
@@ -41,12 +47,14 @@ def load_metric(name_or_path: str) -> Metric:
     for module, columns in BUILT_IN.items():
         if name_or_path == module or name_or_path in columns:
             return _built_in(module)
-    from harness.evaluation.evaluate_module import EvaluateMetric
+    from harness.evaluation.evaluate_module import EvaluateMetric, ModuleMetric
 
     module = _load_module(name_or_path)
+    content = _module_content(name_or_path, module)
     if hasattr(module, "columns") and hasattr(module, "scored"):  # it follows our protocol already
-        return cast(Metric, module)
-    return EvaluateMetric.around(module, name_or_path)
+        metric = cast(Metric, module)
+        return metric if content in _shipped() else ModuleMetric(metric, metric.columns, content)
+    return EvaluateMetric.around(module, name_or_path, content=content)
 
 
 def metrics_for(columns: Sequence[str], extra_metrics: Sequence[str] = ()) -> list[Metric]:
@@ -57,7 +65,7 @@ def metrics_for(columns: Sequence[str], extra_metrics: Sequence[str] = ()) -> li
         extra_metrics: names or paths for `load_metric`.
     Raises:
         UserError: ``task.metrics`` where a column is not built in; ``evaluation.extra_metrics`` where a module cannot
-            be loaded or gives a column that is there already.
+            be loaded or gives a column that is there already, or one of another quantity's name.
     """
     known = {column: module for module, given in BUILT_IN.items() for column in given}
     for column in columns:
@@ -75,6 +83,13 @@ def metrics_for(columns: Sequence[str], extra_metrics: Sequence[str] = ()) -> li
     taken = set(columns)
     for name in extra_metrics:
         metric = load_metric(name)
+        if clash := [column for column in metric.columns if column in TAKEN or column.startswith(GOLD_PART)]:
+            raise UserError(
+                "evaluation.extra_metrics",
+                name,
+                f"gives {', '.join(clash)}, which is what the table calls something else",
+                "rename the module",
+            )
         if clash := sorted(taken.intersection(metric.columns)):
             raise UserError(
                 "evaluation.extra_metrics",
@@ -94,6 +109,19 @@ def metric_identity(name_or_path: str) -> str:
     if Path(name_or_path).exists():
         return f"{Path(name_or_path).stem}:{content_identity(name_or_path)}"
     return name_or_path
+
+
+def _module_content(name_or_path: str, module: Any) -> str:
+    """A hash of a loaded module's code: of the file or folder that was named, or of the copy that the hub sent."""
+    if Path(name_or_path).exists():
+        return content_identity(name_or_path)
+    return files_identity([Path(inspect.getfile(type(module)))])
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> frozenset[str]:
+    """The contents of the built-in metrics, which state all that decides their numbers in their signatures."""
+    return frozenset(files_identity([path]) for path in (Path(__file__).parent / "metrics").glob("*.py"))
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 from harness.context import Job
 from harness.data.prepared import PreparedData
 from harness.data.prompts import CutReport
+from harness.errors import UserError
 from harness.evaluation.answers import (
     best_of_n,
     draw,
@@ -39,7 +40,7 @@ from harness.training.probes import sequence_kl
 from harness.training.sft import base_directory
 from harness.types import Example, Outputs
 
-VERSION = 9
+VERSION = 10
 TEXT_ROWS = ("references", "copy-input", "empty", "longest")
 """Fixed rows that need no model: once per task and data."""
 CORRELATION_EXAMPLES = 500
@@ -93,6 +94,7 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
     """Score one fixed row, or (``row`` None) the candidate; ``samples.jsonl`` keeps every per-example number."""
     data = job.data(workspace)
     examples = data.splits["test"]
+    require_test_prompts(job, examples)
     judge = load_judge(workspace, job)
     with workspace.progress.stage(f"evaluation of {row or 'candidate'}", 3, "parts") as bar:
         if row in TEXT_ROWS:
@@ -120,6 +122,19 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
     if scored.judge_cuts is not None:
         summary["judge_test_cuts"] = scored.judge_cuts._asdict()
     return {**summary, **answers.extra, "line": _line(job, summary)}
+
+
+def require_test_prompts(job: Job, examples: Sequence[Example]) -> None:
+    """At least two test prompts that differ: whole prompts are drawn for every interval.
+
+    Raises:
+        UserError: there is one alone, once or several times.
+    """
+    if len(set(_prompt_labels(job, examples))) < 2:
+        data = job.config.data
+        key, value = ("data.path", data.path) if data.path else ("data.sizes.test", len(examples))
+        rule = "gives one test prompt, too few for an interval"
+        raise UserError(key, value, rule, "give at least two that differ")
 
 
 def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
@@ -385,11 +400,8 @@ def _line(job: Job, summary: Mapping[str, Any]) -> str:
     for name in (job.config.task.main_metric, "gold"):
         metric = summary["metrics"].get(name)
         if metric is not None:
-            change = (
-                ""
-                if metric["delta"] is None
-                else f" ({metric['delta']:+.2f} [{metric['low']:+.2f}, {metric['high']:+.2f}])"
-            )
+            ends = "" if metric["low"] is None else f" [{metric['low']:+.2f}, {metric['high']:+.2f}]"
+            change = "" if metric["delta"] is None else f" ({metric['delta']:+.2f}{ends})"
             parts.append(f"{name} {metric['after']:.2f}{change}")
     judged = summary["win_rates"]["judge"] or summary["win_rates"]["reference"]
     if judged is not None:

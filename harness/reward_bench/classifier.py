@@ -49,7 +49,7 @@ def load_classifier(config: ScorerConfig, task: Task, hardware: Hardware) -> Exa
         loaded = load_scorer(path, device=hardware.device, key=KEY, revision=config.revision)
         scorer = Scorer(*loaded, hardware)
         chat = _wants_chat(config, scorer.codec.tokenizer)
-        limit = config.max_tokens or room_for_response(scorer.model, 0)
+        limit = _limit(config, room_for_response(scorer.model, 0))
         reader = ChatReader(task, scorer.codec.tokenizer, limit) if chat else TaskReader(task, scorer.codec, limit)
 
         def score(texts: Sequence[Tokens], batch_size: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def load_classifier(config: ScorerConfig, task: Task, hardware: Hardware) -> Exa
     model, tokenizer = load_pooled_classifier(path, device=hardware.device, key=KEY, revision=config.revision)
     if config.format == "chat":
         raise UserError("scorer.format", "chat", "does not fit a classifier that reads text pairs", "set it to task")
-    limit = config.max_tokens or pooled_limit(model, tokenizer)
+    limit = _limit(config, readable_tokens(model), int(tokenizer.model_max_length))
     pooled = PooledScores(model, tokenizer, hardware)
     return Classifier(PairReader(task, tokenizer, limit), pooled, config.batch_size, "task", limit)
 
@@ -71,11 +71,32 @@ def _wants_chat(config: ScorerConfig, tokenizer: Any) -> bool:
     return has if config.format == "auto" else config.format == "chat"
 
 
-def pooled_limit(model: Any, tokenizer: Any) -> int | None:
-    """Most tokens of a text: the tokenizer's word, since RoBERTa's positions begin after its pad's."""
+def _limit(config: ScorerConfig, readable: int | None, stated: int | None = None) -> int | None:
+    """Most tokens of a text: the user's word, else as far as the model reads and its tokenizer says that it should.
+
+    Args:
+        config: with the user's word.
+        readable: what the model can read at most; None where it states no limit.
+        stated: by the tokenizer, which holds a huge number where nobody said.
+
+    Raises:
+        UserError: ``scorer.max_tokens`` is more than the model can read.
+    """
+    if config.max_tokens is None:
+        return min((n for n in (readable, stated) if n is not None and n < 10**9), default=None)
+    if readable is not None and config.max_tokens > readable:
+        rule = f"is more than the {readable} tokens that {config.path} can read"
+        raise UserError("scorer.max_tokens", config.max_tokens, rule, f"give at most {readable}, or leave it out")
+    return config.max_tokens
+
+
+def readable_tokens(model: Any) -> int | None:
+    """How many tokens the model can tell the places of; RoBERTa's positions begin after that of its pads."""
     known = positions(model)
-    stated = int(tokenizer.model_max_length)
-    return min((n for n in (known, stated) if n is not None and n < 10**9), default=None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.num_embeddings) - int(module.padding_idx) - 1
+    return known
 
 
 class Classifier:
@@ -172,7 +193,10 @@ def _fitting_prompt(
 
 
 class ChatReader:
-    """A pair as a conversation in the tokenizer's own chat template; one that is too long loses its beginning."""
+    """A pair as a conversation in the tokenizer's own chat template; one that is too long loses its beginning.
+
+    That is of the prompt, and where no prompt is left, of the response too.
+    """
 
     def __init__(self, task: Task, tokenizer: Any, limit: int | None) -> None:
         self.task, self.tokenizer, self.limit = task, tokenizer, limit
@@ -184,9 +208,22 @@ class ChatReader:
 
     def _read(self, messages: list[dict[str, str]]) -> Tokens:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._ids(text)
         kept = ids if self.limit is None else ids[-self.limit :]
-        return Tokens([], kept, len(kept) < len(ids), False)
+        cut = len(ids) - len(kept)
+        return Tokens([], kept, cut > 0, cut > 0 and cut > self._before_response(text, messages[-1]["content"], ids))
+
+    def _before_response(self, text: str, response: str, ids: Sequence[int]) -> int:
+        """How many tokens of a conversation come before its last message, whose ends a template may strip."""
+        start = text.rfind(response.strip())
+        if start < 0 or not self.tokenizer.is_fast:
+            return len(ids) - len(self._ids(response))
+        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+        return sum(end <= start for _, end in encoded["offset_mapping"])
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
 
 def _said(text: str) -> dict[str, str]:

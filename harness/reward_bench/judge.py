@@ -23,7 +23,7 @@ from harness.reward_bench.config import ScorerConfig
 from harness.reward_bench.verdicts import Verdicts
 from harness.types import PairExample, Task
 
-WORDING_VERSION = 1
+WORDING_VERSION = 2
 """Bumped when the wording below or the reading of answers changes."""
 WORDING = """Two answers to the same prompt are given below. Decide which one is better. {criterion}
 
@@ -118,27 +118,68 @@ class PairJudge:
         return with_options({"model": self.scorer.name, **said, **limits}, self.scorer.api)
 
 
-_ALONE = re.compile(r"\W*(?:answer|response|verdict|choice|letter)?\W*([ABC])\W*", re.IGNORECASE)
-_NAMED = re.compile(
-    r"\b(?:answer|response|verdict|choice|winner|letter|better)\b(?:\s+(?:is|answer))*[\s:*\"'(\[]*\b([ABC])\b"
+_ALONE = re.compile(r"[\W_]*(?:answer|response|verdict|choice|winner|letter)?[\W_]*([ABC])[\W_]*", re.IGNORECASE)
+_LINE = re.compile(r"\s*([ABC])[\s.:,;!]*")
+_OPENING = re.compile(r"\s*([ABC])\s*(?:[.:;–—]|-\s|,?\s*(?:because|since)\b)")
+_MARKUP = re.compile(r"[*_`#\[\](){}]+|(?<!\w)[\"'“”‘’]+|[\"'“”‘’]+(?!\w)")
+# What else may stand before the noun ("worse", "longer") turns the sentence around.
+_CALLED = re.compile(
+    r"(?:^|[.:;,!?\n]|\b(?i:the|my|so|thus|hence|therefore|better|best|final|preferred|correct|right|winning|overall)\s)"
+    r"\s*(?i:answer|response|verdict|choice|winner|letter)\s*(?:\b(?i:is)\b\s*:?|:)\s*(?:(?i:answer|response)\s+)?"
+    r"([ABC])\b"
 )
-_LAST_LINE = re.compile(r"[\s*\"'(\[]*([ABC])[\s*\"')\].]*")
+_SURE = r"(?:(?i:clearly|slightly|definitely|significantly|much|far|the)\s+)*"
+_BETTER = re.compile(rf"\b([ABC])\s+(?i:is)\s+{_SURE}(?i:better|best|winner)\b")
+_BEATEN = re.compile(
+    r"\b(?i:than|over)\s+(?:(?i:the)\s+)?(?:(?i:answer|response)\s+)?[ABC]\b"
+    rf"|\b[ABC]\s+(?i:is)\s+{_SURE}(?i:worse|worst)\b"
+)
+"""Where a letter is only what another one is better than."""
+_TURNED_BEFORE = re.compile(
+    r"\b(?:not|never|no|neither|nor|cannot|hardly|less|least|unless|if|whether|wrong|worse|worst|doubt|unclear|although"
+    r"|though|while|might|may|could|would)\b|n[’']t\b",
+    re.IGNORECASE,
+)
+_TURNED_AFTER = re.compile(r"\?|\b(?:but|however|although|though|except|unless|if)\b", re.IGNORECASE)
 
 
 def read_verdict(text: str) -> str | None:
     """The letter that an answer settles on, or None where it settles on none.
 
-    A letter alone, with or without a word such as "Answer" and marks around it; else the last line, if it is such a
-    letter; else the one letter that the text names as answer, verdict or choice. Where it names several, none counts.
+    A letter alone, with or without a word such as "Answer" and marks around it; else the last line or the first, if it
+    is such a letter; else the one that the text opens with, its reason behind it, calls its answer, verdict, choice or
+    winner, or says is better. What an answer is like ("answer B is rude") is no verdict. A text that names several, a
+    first line that the rest takes back, a sentence that is turned around, and another letter that is more than what
+    the named one is better than, leave doubt: None.
 
     >>> [read_verdict(text) for text in ("A", "**B**.", "Answer: c", "A good reply.", "The better answer is B.")]
     ['A', 'B', 'C', None, 'B']
+    >>> [read_verdict(text) for text in ("A is better than answer B.", "Clearly, answer B is worse.", "A beats B.")]
+    ['A', None, None]
     """
-    said = text.strip()
-    if match := _ALONE.fullmatch(said):
+    if match := _ALONE.fullmatch(text):
         return match.group(1).upper()
-    lines = said.splitlines()
-    if lines and (match := _LAST_LINE.fullmatch(lines[-1])):
-        return match.group(1)
-    named = set(_NAMED.findall(said))
-    return named.pop() if len(named) == 1 else None
+    said = _MARKUP.sub(" ", text).strip()
+    lines = said.splitlines() or [""]
+    first, last = (match.group(1) if (match := _LINE.fullmatch(lines[row])) else None for row in (0, -1))
+    if last is not None:
+        return last if first in (None, last) else None
+    if first is not None:
+        return first if _named("\n".join(lines[1:])) <= {first} else None
+    named = _named(said)
+    if match := _OPENING.match(said):
+        named.add(match.group(1))
+    letter = named.pop() if len(named) == 1 else None
+    others = set(re.findall(r"\b[ABC]\b", _BEATEN.sub(" ", said))) - {letter}
+    return None if others else letter
+
+
+def _named(text: str) -> set[str | None]:
+    """The letters that sentences name as the verdict; None among them for a sentence that is turned around."""
+    found: set[str | None] = set()
+    for sentence in re.findall(r"[^.!?\n]+[.!?\n]?", text):
+        for match in (*_CALLED.finditer(sentence), *_BETTER.finditer(sentence)):
+            before, after = sentence[: match.start(1)], sentence[match.end(1) :]
+            turned = _TURNED_BEFORE.search(before) or _TURNED_AFTER.search(after)
+            found.add(None if turned else match.group(1))
+    return found

@@ -27,7 +27,8 @@ class Preferences(NamedTuple):
         pairs: whose first response people (or a rule) preferred.
         prompts: (N,) each pair's uncut prompt fields as one text: equal for pairs of one prompt.
         subsets: name -> rows of the pairs in it; a pair may be in several.
-        report: counts of pairs, of rows left out, bad, or with a text set right, and a hash of all that was read.
+        report: counts of pairs, of rows left out, bad, or with a text set right, and a hash of the pairs, whatever
+            subsets they are in.
     """
 
     pairs: list[PairExample]
@@ -81,7 +82,8 @@ def _limited(pairs: list[PairExample], limit: int | None) -> list[PairExample]:
 def _content_hash(pairs: Sequence[PairExample]) -> str:
     digest = hashlib.sha256()
     for pair in pairs:
-        line = json.dumps([pair.fields, pair.chosen, pair.rejected], sort_keys=True, ensure_ascii=True)
+        fields = {name: value for name, value in pair.fields.items() if name != SUBSET}
+        line = json.dumps([fields, pair.chosen, pair.rejected], sort_keys=True, ensure_ascii=True)
         digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:16]
 

@@ -12,6 +12,54 @@ FOLDER = "reward_bench"
 """Where the records are, below ``output_dir``."""
 
 
+class Bounded(TypedDict):
+    """An estimate with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class SubsetAccuracy(TypedDict):
+    """Without an interval where all its pairs are of one prompt."""
+
+    estimate: float
+    low: float | None
+    high: float | None
+
+
+class Subset(TypedDict):
+    """Of a subset's pairs."""
+
+    accuracy: SubsetAccuracy
+
+
+class Gain(TypedDict):
+    """By how much the best of n answers beats a random one."""
+
+    n: int
+    gain: Bounded
+
+
+class BenchReport(TypedDict, total=False):
+    """What the leaderboard reads of `harness.reward_bench.report.report`; there is more."""
+
+    pairs: int
+    accuracy: Bounded
+    ece: float | None
+    margin: float | None
+    length_correlation: float | None
+    prompt_cut_share: float | None
+    response_cut_share: float | None
+    first_preferred: float | None
+    subsets: dict[str, Subset] | None
+    longer: dict[str, float | None] | None
+    flip_rate: Bounded | None
+    best_of_n: list[Gain] | None
+    batch_invariance: dict[str, float | None] | None
+    usage: dict[str, Any] | None
+
+
 class BenchRecord(TypedDict):
     """One reward model on one file of preferences.
 
@@ -30,7 +78,7 @@ class BenchRecord(TypedDict):
     status: Status
     reason: str | None
     flags: list[str]
-    report: dict[str, Any]
+    report: BenchReport
     data_report: dict[str, Any]
     config: dict[str, Any]
     overrides: list[str]

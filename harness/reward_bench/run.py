@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from harness.reward_bench.verdicts import Examined, Verdicts
 from harness.stages import Finished, Stage, StageRunner, Workspace
 from harness.types import Task
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def examination(config: RewardBenchConfig, overrides: Sequence[str], command: st
             "options": config.task.options,
         },
         "data": found.report["content_hash"],
-        "subsets": sorted(found.subsets),
+        "subsets": _digest(found.subsets),
         "resamples": config.resamples,
         "best_of_n": list(config.best_of_n),
     }
@@ -80,6 +81,10 @@ def examination(config: RewardBenchConfig, overrides: Sequence[str], command: st
     environment = {} if config.scorer.kind == "judge" else hardware.environment()  # a judge computes nothing here
     stage = Stage("reward_bench", VERSION, identity, {}, None, environment, run)
     return Examination(config, overrides, command, task, found, hardware, stage)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def scorer_identity(config: RewardBenchConfig) -> dict[str, Any]:

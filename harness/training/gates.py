@@ -22,10 +22,17 @@ ROWS = 32
 
 
 def require_accuracy(report_card: Mapping[str, Any]) -> None:
-    """The reward model, trained here or given, beats chance on held-out pairs, with its interval."""
-    low = report_card["accuracy"]["low"]
+    """The reward model, trained here or given, beats chance on held-out pairs, with its interval.
+
+    Pairs that are all judged alike leave the bootstrap nothing to vary: there Wilson's interval stands in, so that a
+    few pairs, all of them right, are not taken for a proof.
+    """
+    from harness.evaluation.statistics import wilson_interval
+
+    estimate, low = report_card["accuracy"]["estimate"], report_card["accuracy"]["low"]
+    if low == report_card["accuracy"]["high"]:
+        low = 100 * wilson_interval(estimate / 100, report_card["pairs"]).low
     if low <= 50:
-        estimate = report_card["accuracy"]["estimate"]
         raise RunFailed(
             "gate accuracy: the reward model is no better than chance on held-out pairs "
             f"({estimate:.1f}, lower bound {low:.1f}); give it more or cleaner pairs, "

@@ -16,7 +16,8 @@ import pytest
 import harness.evaluation
 from harness.errors import UserError
 from harness.evaluation import registry
-from harness.evaluation.registry import BUILT_IN, load_metric, metrics_for
+from harness.evaluation.registry import BUILT_IN, TAKEN, load_metric, metrics_for
+from harness.models.content import content_identity
 
 WriteModule = Callable[..., str]
 
@@ -158,7 +159,55 @@ def test_a_module_that_takes_one_reference_is_averaged_over_them(write_module: W
     scored = metric.scored(["abc", "ab", ""], [["xyz", "x"], ["x", "xyz"], [""]])["same_length"]
     assert scored.per_example.tolist() == [0.5, 0.0, 1.0]
     assert scored.score()[0] == pytest.approx(0.5)
-    assert scored.signature == "evaluate:same_length|refs:mean|agg:mean"
+    content = content_identity(path)
+    assert scored.signature == f"evaluate:same_length|code:{content}|refs:mean|agg:mean"
+
+
+OWN_PROTOCOL = """
+import evaluate
+from harness.evaluation.metrics.distinct import Distinct
+
+class Own(Distinct):
+    columns = ("distinct1", "distinct2")  # {version}
+"""
+
+
+def test_a_signature_says_which_code_it_was(tmp_path: Path, write_module: WriteModule) -> None:
+    found = []
+    for result in ("float(len(predictions[0]))", "2 * float(len(predictions[0]))"):
+        path = write_module("len2", result=result)
+        scored = load_metric(path).scored(["ab"], [["x"]])["len2"]
+        found.append((scored.score()[0], scored.signature))
+    assert [value for value, _ in found] == [2.0, 4.0]
+    assert found[0][1] != found[1][1]
+    signatures = set()
+    for version in ("1", "2"):
+        path = tmp_path / "own.py"
+        path.write_text(OWN_PROTOCOL.format(version=version))
+        scored = load_metric(str(path)).scored(["a b", "a c"], [["x"], ["x"]])["distinct1"]
+        assert scored.score()[0] == pytest.approx(75.0)  # three different words of four
+        assert scored.signature.endswith(f"|code:{content_identity(str(path))}")
+        signatures.add(scored.signature)
+    assert len(signatures) == 2
+
+
+@pytest.mark.parametrize("name", [*TAKEN, "gold_words"])
+def test_a_name_of_another_quantity_is_refused(name: str, write_module: WriteModule) -> None:
+    path = write_module(name, result="{'x': 1.0}")
+    with pytest.raises(UserError, match=rf"extra_metrics={path} gives {name}, which is what the table calls something"):
+        metrics_for(["exact_match"], [path])
+
+
+def test_the_names_that_are_taken_are_the_tables() -> None:
+    """All of the record's scalars, and whatever else of its columns a metric's cells could be."""
+    from harness.leaderboard.rows import METRIC_CELLS, SCALARS
+    from harness.leaderboard.table import FIRST_COLUMNS, LAST_COLUMNS
+
+    columns = {*FIRST_COLUMNS, *LAST_COLUMNS}
+    cells = [f"_{cell}" for cell in METRIC_CELLS]
+    stems = {column.removesuffix(cell) for column in columns for cell in cells if column.endswith(cell)}
+    assert stems <= set(TAKEN)
+    assert {name.removesuffix("_before").removesuffix("_after") for name in SCALARS} <= set(TAKEN)
 
 
 def test_a_module_that_takes_lists_and_gives_several_numbers(write_module: WriteModule) -> None:
@@ -182,7 +231,9 @@ def test_a_module_that_gives_a_bare_number(write_module: WriteModule) -> None:
 def test_a_path_to_a_shipped_file_is_that_metric(write_module: WriteModule, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = load_metric(str(FOLDER / "squad.py"))
     assert metric.columns == ("exact_match", "f1")
-    assert metric.scored(["The cat"], [["cat"]])["f1"].score()[0] == 100
+    scored = metric.scored(["The cat"], [["cat"]])["f1"]
+    assert scored.score()[0] == 100
+    assert scored.signature == load_metric("f1").scored(["The cat"], [["cat"]])["f1"].signature
 
 
 @pytest.mark.parametrize(

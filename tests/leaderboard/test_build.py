@@ -11,6 +11,7 @@ import pytest
 
 from harness.leaderboard.__main__ import main
 from harness.leaderboard.build import build
+from harness.leaderboard.markdown import markdown
 from harness.leaderboard.page import page
 from harness.leaderboard.rows import rows_of
 from harness.leaderboard.table import ranked_rows
@@ -75,6 +76,32 @@ def test_every_text_is_escaped(record: Any, metric: Any) -> None:
     assert any(NASTY in text for text in seen.text)
     (embedded,) = [script for script in seen.scripts if script.lstrip().startswith("[")]
     assert json.loads(embedded)[0][0]["samples"][0]["texts"][1]["text"] == NASTY
+
+
+def test_texts_break_no_line_of_the_csv_and_are_no_formulas(tmp_path: Path, record: Any, metric: Any) -> None:
+    names = ['=HYPERLINK("http://x","y")', "+1", "-x", "@x", " =1", "a\rb", "a\r\nb", "plain"]
+    for number, name in enumerate(names):
+        made = record(name, run_id=f"r{number}", after=29.0)
+        made["metrics"]["=len\r"] = metric(1.0, 2.0, 0.5, "s")
+        write_record(tmp_path / "records" / f"r{number}.json", made)
+    build(tmp_path, tmp_path / "site")
+    with (tmp_path / "site" / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["candidate"] for row in rows) == sorted(
+        ['\'=HYPERLINK("http://x","y")', "'+1", "'-x", "'@x", "' =1", "a b", "a\nb", "plain"]
+    )
+    assert {row["rouge1_delta"] for row in rows} == {"-1"}  # a number stays one
+    assert {row["'=len _after"] for row in rows} == {"2"}
+
+
+def test_metric_names_are_escaped_in_markdown(record: Any, metric: Any) -> None:
+    made = record(main_metric="a|b <i>")
+    made["metrics"]["a|b <i>"] = metric(1.0, 2.0, 0.5, "s")
+    lines = markdown(ranked_rows([made])).splitlines()
+    (head,) = [line for line in lines if line.startswith("| rank |")]
+    assert "| a\\|b &lt;i&gt; |" in head
+    columns = [len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")]
+    assert len(set(columns)) == 1
 
 
 def test_no_external_request(record: Any, metric: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,51 @@ def test_a_failure_stands_until_a_success_replaces_it() -> None:
     assert row.cells["status"] == "ok"
 
 
+def scorer(**settings: Any) -> dict[str, Any]:
+    return {"scorer": {"batch_size": 8, **settings}}
+
+
+def test_a_failure_of_another_model_of_the_same_name_stands() -> None:
+    rows = bench_rows(
+        [
+            bench("rm", 80.0, fingerprint="1", config=scorer(path="/a/rm")),
+            bench("rm", None, fingerprint="2", config=scorer(path="/b/rm")),
+            bench("rm", None, fingerprint="3", config=scorer(path="/a/rm") | {"device": "x"}),  # replaced
+        ]
+    )
+    assert [(row.cells["status"], row.cells["flags"]) for row in rows] == [
+        ("ok", "scorer.path=/a/rm"),
+        ("failed: broke", "scorer.path=/b/rm"),
+    ]
+
+
+def test_rows_of_one_name_say_in_what_they_differ() -> None:
+    made = [
+        bench("rm", 80.0, fingerprint="1", config=scorer(max_tokens=None)),
+        bench("rm", 60.0, fingerprint="2", config=scorer(max_tokens=32), flags=["50.0 % of prompts cut"]),
+        bench("other", 70.0),
+    ]
+    assert [(row.cells["candidate"], row.cells["flags"]) for row in bench_rows(made)] == [
+        ("rm", "scorer.max_tokens=None"),
+        ("other", ""),
+        ("rm", "50.0 % of prompts cut, scorer.max_tokens=32"),
+    ]
+    retrained = bench_rows([bench("rm", 80.0, fingerprint="1"), bench("rm", 60.0, fingerprint="2")])
+    assert [row.cells["flags"] for row in retrained] == ["fingerprint=1", "fingerprint=2"]
+
+
+def test_the_same_pairs_in_another_file_are_one_league(tmp_path: Path) -> None:
+    made = [bench("x", 90.0), bench("y", 60.0, data="copy", run_id="y"), bench("z", 70.0, data="b", data_hash="bb")]
+    assert [(row.cells["candidate"], row.cells["rank"]) for row in bench_rows(made)] == [("z", 1), ("x", 1), ("y", 2)]
+    for each in made:
+        write_bench_record(tmp_path, each)
+    build(tmp_path, tmp_path / "site")
+    assert "### b\n" in (text := (tmp_path / "site" / "leaderboard.md").read_text())
+    assert text.count("### ") == 2
+    assert "### copy, set\n" in text
+    assert "copy, set · data hash aa" in (tmp_path / "site" / "index.html").read_text()
+
+
 def test_every_column_says_what_it_is() -> None:
     columns = bench_columns(bench_rows([bench("a")]))
     assert all(about(column) for column in columns)
@@ -94,6 +140,9 @@ def test_every_column_says_what_it_is() -> None:
         *("best_of_4_gain", "best_of_4_gain_low", "best_of_4_gain_high"),
     ]
     assert "accuracy[hard]" in columns
+    # Two answers alone would be the accuracy again: best-of-two counts prompts with three.
+    assert about("best_of_2_gain").endswith("Prompts with at least 3 answers count.")
+    assert about("best_of_4_gain").endswith("Prompts with at least 4 answers count.")
 
 
 def test_the_table_stands_alone_and_beside_the_other(tmp_path: Path, record: Any) -> None:
@@ -142,9 +191,13 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
     assert html.count("<script") == 2
 
 
-def test_a_record_that_breaks_the_schema_is_refused_and_left_out(tmp_path: Path) -> None:
+def test_a_record_that_breaks_the_schema_is_refused_and_left_out(tmp_path: Path, caplog: Any) -> None:
     with pytest.raises(ValueError, match="lacks report"):
         write_bench_record(tmp_path, {k: v for k, v in bench("a").items() if k != "report"})  # type: ignore[typeddict-item]
     (tmp_path / "reward_bench").mkdir(exist_ok=True)
     (tmp_path / "reward_bench" / "broken.json").write_text("{")
+    unbounded = bench("a", report={"accuracy": {"estimate": 1.0, "low": None, "high": None}})
+    (tmp_path / "reward_bench" / "unbounded.json").write_text(json.dumps(unbounded))
     assert read_bench_records(tmp_path) == []
+    assert "broken.json is left out" in caplog.text
+    assert "unbounded.json is left out: report.accuracy.low is NoneType, not float" in caplog.text

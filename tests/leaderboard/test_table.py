@@ -87,6 +87,55 @@ def test_a_success_of_the_same_seed_outlives_a_later_failure(record: Any) -> Non
     assert (row.cells["seeds"], row.cells["status"]) == ("1/1", "ok")
 
 
+def seeds_and_status(records: list[Any]) -> dict[str, tuple[str, str]]:
+    """Data hash of the row's records -> its cells."""
+    rows = rows_of(records)
+    assert len({row.first["data_hash"] for row in rows}) == len(rows)
+    return {str(row.first["data_hash"]): (row.cells["seeds"], row.cells["status"]) for row in rows}
+
+
+def test_a_failure_counts_where_its_data_and_its_judge_are(record: Any) -> None:
+    def on(data: str, seed: int, **given: Any) -> Any:
+        return record(
+            seed=seed, data_hash=data, judge_fingerprint=f"judge-{data}", fingerprint=f"{data}{seed}", **given
+        )
+
+    failure: dict[str, Any] = {"status": "failed", "reason": "x"}
+    old, new = [on("a", seed) for seed in (1, 2, 3)], [on("b", seed, created=f"2027-01-0{seed}") for seed in (1, 2)]
+    whole, two_of_three = ("3/3", "ok"), ("2/3", "failed 1/3: x")
+    # What succeeded on other data does not hide a failure, nor does a failure there count here.
+    failed_on_new = on("b", 3, created="2027-01-03", **failure)
+    assert seeds_and_status([*old, *new, failed_on_new]) == {"a": whole, "b": two_of_three}
+    assert seeds_and_status([*old[:2], on("a", 3, **failure), *new]) == {"a": two_of_three, "b": ("2/2", "ok")}
+    # Before there are data the judge is known, and it depends on the data.
+    before_data = on("b", 3, **failure) | {"data_hash": None}
+    assert seeds_and_status([*old, *new, before_data]) == {"a": whole, "b": two_of_three}
+    # One that knows neither counts in the newest row.
+    refused = on("b", 3, **failure) | {"data_hash": None, "judge_fingerprint": None}
+    assert seeds_and_status([*old, *new, refused]) == {"a": whole, "b": two_of_three}
+    # Where nothing succeeded on its data it has a row of its own.
+    assert seeds_and_status([*old, failed_on_new]) == {"a": whole, "b": ("0/1", "failed: x")}
+
+
+def test_statuses_of_several_kinds_are_all_said(record: Any) -> None:
+    made = [record(seed=seed, status="collapsed") for seed in (1, 2)]
+    failure = record(seed=3, status="failed", reason="oom")
+    assert only([*made, failure]).cells["status"] == "failed 1/3: oom; collapsed 2/3"
+    mixed = [made[0], record(seed=2, status="unchanged"), record(seed=3)]
+    assert only(mixed).cells["status"] == "collapsed 1/3; unchanged 1/3"
+    assert only(made).cells["status"] == "collapsed"
+
+
+def test_seeds_of_another_extra_metric_are_another_row(record: Any, metric: Any) -> None:
+    made = [record(seed=seed, after=40.0 + seed) for seed in (1, 2, 3)]
+    for each, signature, after in zip(made, ("len|v1", "len|v2", "len|v2"), (400.0, 4.0, 5.0), strict=True):
+        each["metrics"]["len"] = metric(0.0, after, 1.0, signature)
+    rows = ranked_rows(made)
+    assert sorted((row.cells["len_after"], row.cells["seeds"]) for row in rows) == [(4.5, "2/2"), (400.0, "1/1")]
+    assert all("another len than in its namesake" in row.cells["flags"] for row in rows)
+    assert {row.league for row in rows} == {0}  # an extra metric does not rank
+
+
 def test_collapsed_seeds_count_in_the_means(record: Any) -> None:
     row = only([record(seed=1, after=40.0), record(seed=2, after=10.0, status="collapsed")])
     assert row.cells["rouge1_after"] == 25.0
@@ -139,6 +188,40 @@ def test_fixed_rows_stand_once_whatever_the_algorithm(record: Any) -> None:
         assert len(rows_of(made)) == 1
         wide = record(candidate, seed=3, fixed=True, config={**config, "model": {"width": 256}})
         assert len(rows_of([*made, wide])) == 1 + width_matters
+
+
+@pytest.mark.parametrize("candidate", ["references", "copy-input", "empty", "base", "sft", "sft-more", "best-of-n"])
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("template", "A {x}", "B {x}"),
+        ("options", {"ending": "x"}, {}),
+        ("max_prompt_tokens", 32, 64),
+        ("max_response_tokens", 32, 64),
+    ],
+)
+def test_controls_of_another_wording_or_limit_are_other_rows(
+    record: Any, candidate: str, name: str, first: Any, second: Any
+) -> None:
+    without_judge: dict[str, Any] = {"fixed": True, "judge_fingerprint": None, "reference": None}
+    made = [
+        record(candidate, seed=seed, config={"model": {}, "task": {name: value}}, **without_judge)
+        for seed, value in ((1, first), (2, second))
+    ]
+    rows = rows_of(made)
+    assert [row.cells["seeds"] for row in rows] == ["1/1", "1/1"]
+    assert [flag for row in rows for flag in row.cells["flags"] if "=" in flag] == [
+        f"task.{name}={first}",
+        f"task.{name}={second}",
+    ]
+
+
+def test_a_long_wording_is_cut_in_the_flags(record: Any) -> None:
+    templates = ["word " * 50 + end for end in "ab"]
+    rows = rows_of([record("sft", fixed=True, config={"task": {"template": each}}) for each in templates])
+    flags = [flag for row in rows for flag in row.cells["flags"] if "=" in flag]
+    assert len(set(flags)) == 2
+    assert all(len(flag) < 70 and flag.startswith("task.template=word word") for flag in flags)
 
 
 @pytest.mark.parametrize(

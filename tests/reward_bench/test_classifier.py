@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.models.scorer import Scorer
 from harness.reward_bench.classifier import load_classifier
 from harness.reward_bench.config import ScorerConfig
+from harness.types import PairExample
 
 
 def examined(folder: Path, task: Any, hardware: Any, **options: Any) -> Any:
@@ -82,6 +83,74 @@ def test_a_pooled_classifier_scores_as_its_own_forward_pass(
     short = examined(pooled, dialogue, hardware, max_tokens=20)
     assert max(len(text.prompt) for pair in preferences.pairs for text in short.read(pair)) <= 20
     assert judged(short, preferences).facts["prompt_cut_share"] > 0
+
+
+def roberta(pooled: Path, folder: Path, *, positions: int, pad: int) -> Path:
+    """A classifier whose positions begin after ``pad``, with the other one's tokenizer, which states no limit."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(pooled, model_max_length=None)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=positions,
+        pad_token_id=pad,
+        num_labels=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def long_pair(words: int) -> PairExample:
+    said = " ".join(["bird"] * words)
+    return PairExample("p", {"turns": [f"{said} ?"]}, said, said)
+
+
+def test_more_tokens_than_a_model_reads_are_refused(
+    ours: Path, pooled: Path, tmp_path: Path, dialogue: Any, hardware: Any
+) -> None:
+    """256 positions; 48, though the tokenizer says 40; and 50 of which the pads' two, 0 and 1, are taken."""
+    for folder, most in ((ours, 256), (pooled, 48), (roberta(pooled, tmp_path / "r", positions=50, pad=1), 48)):
+        with pytest.raises(UserError, match=rf"scorer\.max_tokens={most + 1} is more than the {most} tokens"):
+            examined(folder, dialogue, hardware, max_tokens=most + 1)
+        model = examined(folder, dialogue, hardware, max_tokens=most)
+        texts = [text for text in model.read(long_pair(most)) for _ in (0, 1)]
+        assert {len(text.prompt) + len(text.response) for text in texts} == {most}
+        assert np.isfinite(model.score(texts, 4)).all()
+
+
+@pytest.mark.parametrize(("pad", "most"), [(0, 49), (1, 48)])
+def test_roberta_reads_as_far_as_its_positions_go(
+    pooled: Path, tmp_path: Path, dialogue: Any, hardware: Any, pad: int, most: int
+) -> None:
+    model = examined(roberta(pooled, tmp_path / "r", positions=50, pad=pad), dialogue, hardware)
+    assert model.limit == most
+    assert np.isfinite(model.score(list(model.read(long_pair(60))), 2)).all()
+
+
+def test_a_response_that_is_cut_in_a_conversation_is_counted_as_one(
+    ours: Path, preferences: Any, dialogue: Any, hardware: Any
+) -> None:
+    (ours / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}")
+    whole = examined(ours, dialogue, hardware)
+    pair = preferences.pairs[0]
+    tokens = len(whole.read(pair)[0].response)
+    prompt = len(whole.read._ids("the fox runs ? home . why does bird 0 sing ?"))
+
+    def cuts(limit: int) -> tuple[bool, bool]:
+        text = examined(ours, dialogue, hardware, max_tokens=limit).read(pair)[0]
+        assert len(text.response) == min(limit, tokens)
+        return text.prompt_cut, text.response_cut
+
+    assert tokens - prompt > 1
+    assert cuts(tokens) == (False, False)
+    assert cuts(tokens - 1) == (True, False)
+    assert cuts(tokens - prompt) == (True, False)  # the prompt is gone, the response whole
+    assert cuts(tokens - prompt - 1) == (True, True)
 
 
 def test_a_chat_template_is_used_where_there_is_one(ours: Path, preferences: Any, dialogue: Any, hardware: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UserError
+from harness.reward_bench import run
 from harness.reward_bench.config import PreferenceFileConfig
 from harness.reward_bench.preferences import read_preferences
 from harness.reward_bench.report import report
@@ -38,6 +39,17 @@ def test_subsets_by_column_length_and_turns(preferences: Any) -> None:
         "turns: 2-3": 12,
     }
     assert len(set(preferences.prompts)) == 4
+
+
+def test_subsets_are_no_part_of_the_hash_and_decide_the_examination(pairs_file: Path, dialogue: Any) -> None:
+    def of(**columns: str) -> Any:
+        mapping = {"turns": "context", "chosen": "chosen", "rejected": "rejected", "id": "id", **columns}
+        return read_preferences(PreferenceFileConfig(pairs_path=str(pairs_file), pairs_columns=mapping), dialogue)
+
+    plain, parted, by_id = of(), of(subset="kind"), of(subset="id")
+    assert len({found.report["content_hash"] for found in (plain, parted, by_id)}) == 1
+    assert len({run._digest(found.subsets) for found in (plain, parted, by_id)}) == 3
+    assert run._digest({"a": [0], "b": [1]}) != run._digest({"a": [1], "b": [0]})
 
 
 def test_a_limit_takes_a_part_of_a_larger_one(tmp_path: Path, dialogue: Any) -> None:

@@ -43,6 +43,18 @@ def test_accuracy_needs_a_lower_bound_above_chance():
             gates.require_accuracy(card(low))
 
 
+@pytest.mark.parametrize(("pairs", "passes"), [(2, False), (3, False), (4, True), (1000, True)])
+def test_a_few_pairs_that_are_all_right_are_no_proof(pairs: int, passes: bool) -> None:
+    """Wilson's lower bound with all n right is n / (n + 1.96²): 34.2, 43.8, 51.0 and 99.6."""
+    all_right = {"pairs": pairs, "accuracy": {"estimate": 100.0, "low": 100.0, "high": 100.0}}
+    if passes:
+        gates.require_accuracy(all_right)
+    else:
+        bound = 100 * pairs / (pairs + 1.959964**2)
+        with pytest.raises(RunFailed, match=rf"\(100\.0, lower bound {bound:.1f}\)"):
+            gates.require_accuracy(all_right)
+
+
 FAULTS = pytest.mark.parametrize(
     "fault",
     [
