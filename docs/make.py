@@ -333,7 +333,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "temperature": "Of training samples; β and the ratio are measured at it.",
         "top_k": "Sample among the k likeliest tokens; 0: all.",
         "top_p": "Sample among the likeliest tokens of this mass; 1: all.",
-        "batch_size": "Responses sampled at a time; they do not depend on it.",
+        "batch_size": "Responses sampled at a time; they do not depend on it. 256 but with `nano`.",
         "engine": "What samples in training, feedback and best-of-n: `native`, `compiled` or `vllm` (performance.md).",
         "engine_memory": "vllm: share of a GPU's memory that it takes.",
     },

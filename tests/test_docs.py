@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,33 @@ def test_every_meaning_belongs_to_a_key(make: ModuleType) -> None:
     for name, meanings in make.MEANINGS.items():
         known = {field.name for field in fields(getattr(config, name, None) or getattr(bench, name))}
         assert set(meanings) <= known, name
+
+
+def test_a_default_of_the_embedded_set_up_alone_is_said_to_be_one() -> None:
+    """Keys whose default is another with one's own data and model: the page's words give that one too."""
+    from hydra import compose, initialize_config_module
+
+    from harness.config import register_schemas
+
+    register_schemas()
+    own = ["data=local", "data.path=DIR", "model=hf", "model.name=DIR"]
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        embedded, given = (compose("config", overrides=overrides) for overrides in ([], own))
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    differing = [key for key, value in _numbers(given) if value != dict(_numbers(embedded)).get(key, value)]
+    assert {"sft.epochs", "rollout.batch_size"} <= set(differing)
+    for key in differing:
+        (meaning,) = re.findall(rf"^\| `{re.escape(key)}` \|.*\| (.*?) \|$", page, flags=re.MULTILINE)
+        assert re.search(rf"\b{dict(_numbers(given))[key]:g}\b", meaning), key
+
+
+def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numeric keys of a configuration, with their values."""
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
 
 
 def test_the_readme_names_every_group_and_option() -> None:
