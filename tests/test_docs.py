@@ -35,6 +35,26 @@ def test_generated_pages_are_up_to_date(make: ModuleType) -> None:
     assert stale == [], "run: python docs/make.py"
 
 
+def test_the_page_of_columns_has_all_of_them_in_the_tables_order() -> None:
+    from harness.leaderboard.reward_models import bench_columns
+    from harness.leaderboard.rows import METRIC_CELLS, TASK_METRICS
+    from harness.leaderboard.table import columns_of
+
+    page = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
+    policies, bench = (
+        [
+            name
+            for line in re.findall(r"^\| (`.*?`) \| \w", part, flags=re.MULTILINE)
+            for name in line.strip("`").split("` `")
+        ]
+        for part in page.split("\n## ")[1:]
+    )
+    cells = [f"{name}_{cell}" for name in (*TASK_METRICS, "EXTRA", "gold") for cell in METRIC_CELLS]
+    assert [name for name in policies if name not in cells] == columns_of([])
+    assert [name for name in policies if name in cells] == cells
+    assert [name for name in bench if "best_of_N" not in name and "SUBSET" not in name] == bench_columns([])
+
+
 def test_every_meaning_belongs_to_a_key(make: ModuleType) -> None:
     from dataclasses import fields
 
