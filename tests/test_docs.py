@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import pytest
 
@@ -130,9 +130,31 @@ def test_commands_in_the_readme_have_overrides_that_exist() -> None:
             assert overrides or "--help" in line
 
 
-def test_links_in_the_documents_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_in_the_documents_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_page_of_records_names_every_key_and_every_gate() -> None:
+    from harness.feedback.pairs import FIELDS
+    from harness.records import Record, Sample
+    from harness.training.gates import GATES
+
+    page = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    assert {*_keys(Record), *_keys(Sample), *FIELDS} <= named
+    gates = page.partition("## Gates")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", gates, flags=re.MULTILINE)) == sorted(GATES)
+
+
+def _keys(kind: Any) -> Iterator[str]:
+    """The keys of a TypedDict, and those of the ones in it."""
+    for name, hint in get_type_hints(kind).items():
+        yield name
+        for inner in (hint, *get_args(hint)):
+            if is_typeddict(inner):
+                yield from _keys(inner)
 
 
 def test_constraints_pin_every_dependency() -> None:
