@@ -109,7 +109,11 @@ def make_algorithm(config: AlgorithmConfig) -> Algorithm:
 
 
 def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
-    """Train the SFT policy against the reward model into ``model/``; probes go to ``probes.jsonl``."""
+    """Train the SFT policy against the reward model into ``model/``; probes go to ``probes.jsonl``.
+
+    Raises:
+        RunFailed: ``algorithm.prompt_splits`` holds no prompt, or a gate does not hold.
+    """
     config = job.config
     data, reward_stage = job.data(workspace), workspace.inputs["reward_model"]
     policy = load_trainable_policy(

@@ -100,7 +100,18 @@ def imitation_settings(config: Config, *, epochs: float | None = None) -> Imitat
 def base_model(
     config: ModelConfig, task: Task, examples: list[Example], seed: int, hardware: Hardware
 ) -> LanguageModel:
-    """The untrained model: nano, with a tokenizer trained on these examples, or what ``model=hf`` names."""
+    """The untrained model: nano, with a tokenizer trained on these examples, or what ``model=hf`` names.
+
+    Args:
+        config: ``model.*``, or the judge's ``judge.model.*``.
+        task: nano: whose prompts the tokenizer is trained on.
+        examples: nano: with which fields and responses.
+        seed: nano: of the weights.
+        hardware: whose device it goes to.
+
+    Raises:
+        UserError: what ``model.name`` names cannot be loaded, or computes otherwise in a batch than alone.
+    """
     if config.kind == "hf":
         base = load_base(config, device=hardware.device)
         require_sound(base)
@@ -114,7 +125,14 @@ def base_model(
 
 
 def adapt(policy: LanguageModel, config: ModelConfig, workspace: Workspace, *, key: str = "model") -> None:
-    """Put an adapter on a base model where one is asked for; a nano base is kept in ``base/`` for it."""
+    """Put an adapter on a base model where one is asked for; a nano base is kept in ``base/`` for it.
+
+    Args:
+        policy: gets it in place.
+        config: of the model, with ``lora``.
+        workspace: the stage's: its folder, and the seed of the first matrices.
+        key: the model's group, to name in an error.
+    """
     if config.lora.rank is None:
         return
     folder = workspace.directory / "base"
