@@ -128,7 +128,14 @@ def optimised_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> S
 
 
 def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
-    """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty."""
+    """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty.
+
+    Args:
+        job: with the task and, on a controlled world, gold.
+        examples: N of them.
+        outputs: the row's N responses.
+        judge: None: there is none, and no score by it.
+    """
     judged = None
     if judge is not None:
         prompts, _ = job.prompts(examples, judge.codec)
@@ -144,7 +151,18 @@ def summarise(
     before: Scored | None,
     references: Scored,
 ) -> dict[str, Any]:
-    """Metrics with intervals, win rates by the judge and by gold, and the quality of the texts."""
+    """Metrics with intervals, win rates by the judge and by gold, and the quality of the texts.
+
+    Args:
+        workspace: of the evaluation.
+        job: with the metrics and the bootstrap's settings.
+        examples: N test examples.
+        after: the row's N responses, with their scores.
+        before: those of the SFT policy; None for a fixed row: no change and no win rate against it.
+        references: those of the row ``references``.
+    Returns: ``metrics``, ``win_rates``, ``scalars`` and ``n_examples``, as the record has them, and ``per_example``:
+        name -> ``before`` and ``after``, N numbers each or None.
+    """
     generator = np.random.default_rng(job.config.evaluation.seed)
     drawing: dict[str, Any] = {
         "clusters": _prompt_labels(job, examples),
