@@ -81,7 +81,14 @@ class Answers(NamedTuple):
 
 
 def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str, Any]:
-    """Score one fixed row, or (``row`` None) the candidate; ``samples.jsonl`` keeps every per-example number."""
+    """Score one fixed row, or the candidate; ``samples.jsonl`` keeps every per-example number.
+
+    Args:
+        workspace: of the stage; its inputs decide what the row is compared with.
+        job: the set-up.
+        row: the fixed row's name; None: the candidate.
+    Returns: what the record takes over, see ``summarise``; of a candidate with its status, flags and curves.
+    """
     data = job.data(workspace)
     examples = data.splits["test"]
     judge = load_judge(workspace, job)
@@ -406,5 +413,6 @@ def _line(job: Job, summary: Mapping[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a jsonl file."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

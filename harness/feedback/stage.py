@@ -156,7 +156,13 @@ def own_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec, count: int) 
 
 
 def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> list[LabelledPair]:
-    """The data set's own pairs as tokens; pairs that are equal after cutting to the response limit are dropped."""
+    """The data set's own pairs as tokens; pairs that are equal after cutting to the response limit are dropped.
+
+    Args:
+        job: for the task's prompts and its length limit.
+        pairs: of one split.
+        codec: whose tokens.
+    """
     limit = job.config.task.max_response_tokens
     examples = [Example(id=pair.id, fields=pair.fields, response=pair.chosen, references=[]) for pair in pairs]
     prompts, _ = job.prompts(examples, codec)

@@ -49,7 +49,10 @@ class Setup:
         probe: measures the policy on held-out prompts and keeps what it answered.
         gold: the known gold reward of responses to rows of ``prompts``; None where there is none.
         report_card: the reward model's, which a gate reads.
+        hardware: where it trains, and in which precision.
         seed_for: a seed for each random stream, by its purpose.
+        log: takes one row of ``metrics.jsonl``.
+        advance: moves the progress bar by so many iterations and shows metrics.
         pairs: reads the labelled preference pairs, in the policy's tokens, for an algorithm that learns from them.
     """
 

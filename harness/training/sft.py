@@ -147,7 +147,15 @@ def base_directory(sft_directory: Path, config: ModelConfig) -> str:
 
 
 def token_examples(job: Job, examples: Sequence[Example], codec: Codec) -> tuple[list[TokenExample], dict[str, float]]:
-    """Prompts and demonstrations as tokens, and what was cut: responses are cut at ``task.max_response_tokens``."""
+    """Prompts and demonstrations as tokens, and what was cut: responses are cut at ``task.max_response_tokens``.
+
+    Args:
+        job: for the task's prompts and its length limits.
+        examples: N of them.
+        codec: of the model that learns.
+    Returns: N pairs of prompt and response, and shares of the examples (0 to 1): those of ``CutReport``, and
+        ``response_cut_share``.
+    """
     prompts, report = job.prompts(examples, codec)
     limit = job.config.task.max_response_tokens
     responses = codec.encode_responses([example.response for example in examples])
