@@ -110,7 +110,8 @@ def base_model(
         hardware: whose device it goes to.
 
     Raises:
-        UserError: what ``model.name`` names cannot be loaded, or computes otherwise in a batch than alone.
+        UserError: what ``model.name`` names cannot be loaded, or computes otherwise in a batch than alone; or the
+            sizes of nano do not fit each other.
     """
     if config.kind == "hf":
         base = load_base(config, device=hardware.device)
