@@ -1,6 +1,7 @@
-"""Writes what follows from the code: ``configuration.md``, and the file tree in the README.
+"""Writes what follows from the code: ``configuration.md``, ``table.md``, and the file tree in the README.
 
-Run ``python docs/make.py`` after a change to ``harness/config.py`` or ``conf/``, and for a new file; a test compares.
+Run ``python docs/make.py`` after a change to ``harness/config.py``, ``conf/`` or the table's columns, and for a new
+file; a test compares.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import SCHEMAS, Config, register_schemas
+from harness.leaderboard import reward_models
+from harness.leaderboard.legend import CAVEATS, CELLS, METRICS, explain
+from harness.leaderboard.rows import METRIC_CELLS, SCALARS, TASK_METRICS
+from harness.leaderboard.table import FIRST_COLUMNS, PROVENANCE_COLUMNS, WIN_RATE_COLUMNS
 from harness.usage import group_options
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +41,19 @@ OVERLAYS = """Whole set-ups, which hold only what differs from the defaults: {}.
 What an experiment sets of PPO stands in `conf/settings/NAME/ppo.yaml` and applies with `algorithm=ppo`, given or by
 default; with `algorithm=none` and `algorithm=load algorithm.path=DIR` the rest of the set-up stays. Keys on the command
 line come last. Several overlays, `experiment=[A,B]`, apply from left to right.
+"""
+
+TABLE = """# The tables' columns
+
+What each column of `leaderboard.csv` and `reward_bench.csv` says, in their order. Both lie in `output_dir/leaderboard`,
+beside `leaderboard.md` and `index.html`, which show a part of them. An empty cell is a number that does not apply or is
+not known. [record.md](record.md) says what lies behind a row.
+
+This page is made by `python docs/make.py` from the texts that the HTML page shows.
+"""
+
+METRICS_INTRODUCTION = """Five columns for each metric that some row has: those of the task, then those of
+`evaluation.extra_metrics`, then `gold` on controlled worlds. They hold the metric
 """
 
 FOLDERS = {
@@ -333,7 +351,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "temperature": "Of training samples; β and the ratio are measured at it.",
         "top_k": "Sample among the k likeliest tokens; 0: all.",
         "top_p": "Sample among the likeliest tokens of this mass; 1: all.",
-        "batch_size": "Responses sampled at a time; they do not depend on it.",
+        "batch_size": "Responses sampled at a time; they do not depend on it. 256 but with `nano`.",
         "engine": "What samples in training, feedback and best-of-n: `native`, `compiled` or `vllm` (performance.md).",
         "engine_memory": "vllm: share of a GPU's memory that it takes.",
     },
@@ -382,6 +400,7 @@ def pages() -> dict[Path, str]:
     _, end, after = rest.partition(TREE_ENDS)
     return {
         ROOT / "docs" / "configuration.md": configuration(),
+        ROOT / "docs" / "table.md": columns(),
         readme: f"{before}{TREE_BEGINS}{file_tree()}{end}{after}",
     }
 
@@ -485,6 +504,50 @@ def _default(key: str, configs: list[Any]) -> str:
         )
         return f"`{{{text}}}`" if isinstance(value, dict) else f"`[{text}]`"
     return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def columns() -> str:
+    """The page of the tables' columns."""
+    metrics = [(_five(name), METRICS[name]) for name in (*TASK_METRICS, "gold")]
+    metrics.insert(-1, (_five("EXTRA"), "What the metric's author says of it"))
+    bench = {
+        "What was examined": reward_models.FIRST,
+        "What was found": reward_models.MEASURED,
+        "Where some row has them": ("best_of_N_gain", "best_of_N_gain_low", "best_of_N_gain_high", "accuracy[SUBSET]"),
+        "Where it comes from": reward_models.LAST,
+    }
+    parts = [
+        TABLE,
+        "## Policies: `leaderboard.csv`\n",
+        *_section("What the row is", [(f"`{name}`", explain(name)) for name in FIRST_COLUMNS]),
+        "### Metrics\n",
+        METRICS_INTRODUCTION,
+        "\n".join(f"- `_{cell}`: {CELLS[cell]}" for cell in METRIC_CELLS) + "\n",
+        _columns_table(metrics),
+        *_section("Win rates", [(f"`{name}`", explain(name)) for name in WIN_RATE_COLUMNS]),
+        *_section("Reward, KL, texts, reward models", [(f"`{name}`", explain(name)) for name in SCALARS]),
+        *_section("Where it comes from", [(f"`{name}`", explain(name)) for name in PROVENANCE_COLUMNS]),
+        "### What the numbers do not say\n",
+        "\n".join(f"- {caveat}" for caveat in CAVEATS) + "\n",
+        "## Reward models: `reward_bench.csv`\n",
+    ]
+    for title, names in bench.items():
+        parts += _section(title, [(f"`{name}`", reward_models.about(name)) for name in names])
+    return "\n".join(parts)
+
+
+def _section(title: str, rows: list[tuple[str, str]]) -> list[str]:
+    return [f"### {title}\n", _columns_table(rows)]
+
+
+def _columns_table(rows: list[tuple[str, str]]) -> str:
+    return (
+        "\n".join(["| column | what it says |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)]) + "\n"
+    )
+
+
+def _five(metric: str) -> str:
+    return " ".join(f"`{metric}_{cell}`" for cell in METRIC_CELLS)
 
 
 def _table(rows: Any) -> str:

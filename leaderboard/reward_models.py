@@ -222,7 +222,7 @@ def about(column: str) -> str:
         n = column.split("_")[2]
         return (
             f"By how much the best of {n} answers by score beats a random one: share of chosen answers, in points. "
-            f"Prompts with at least {max(int(n), 3)} answers count."
+            f"Prompts with at least {max(int(n), 3) if n.isdigit() else f'{n}, and three,'} answers count."
         )
     if column.startswith("accuracy["):
         return f"Accuracy on the subset “{column[9:-1]}”."

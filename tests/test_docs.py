@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import pytest
 
@@ -33,6 +35,26 @@ def test_generated_pages_are_up_to_date(make: ModuleType) -> None:
     assert stale == [], "run: python docs/make.py"
 
 
+def test_the_page_of_columns_has_all_of_them_in_the_tables_order() -> None:
+    from harness.leaderboard.reward_models import bench_columns
+    from harness.leaderboard.rows import METRIC_CELLS, TASK_METRICS
+    from harness.leaderboard.table import columns_of
+
+    page = (ROOT / "docs" / "table.md").read_text(encoding="utf-8")
+    policies, bench = (
+        [
+            name
+            for line in re.findall(r"^\| (`.*?`) \| \w", part, flags=re.MULTILINE)
+            for name in line.strip("`").split("` `")
+        ]
+        for part in page.split("\n## ")[1:]
+    )
+    cells = [f"{name}_{cell}" for name in (*TASK_METRICS, "EXTRA", "gold") for cell in METRIC_CELLS]
+    assert [name for name in policies if name not in cells] == columns_of([])
+    assert [name for name in policies if name in cells] == cells
+    assert [name for name in bench if "best_of_N" not in name and "SUBSET" not in name] == bench_columns([])
+
+
 def test_every_meaning_belongs_to_a_key(make: ModuleType) -> None:
     from dataclasses import fields
 
@@ -42,6 +64,33 @@ def test_every_meaning_belongs_to_a_key(make: ModuleType) -> None:
     for name, meanings in make.MEANINGS.items():
         known = {field.name for field in fields(getattr(config, name, None) or getattr(bench, name))}
         assert set(meanings) <= known, name
+
+
+def test_a_default_of_the_embedded_set_up_alone_is_said_to_be_one() -> None:
+    """Keys whose default is another with one's own data and model: the page's words give that one too."""
+    from hydra import compose, initialize_config_module
+
+    from harness.config import register_schemas
+
+    register_schemas()
+    own = ["data=local", "data.path=DIR", "model=hf", "model.name=DIR"]
+    with initialize_config_module("harness.conf", version_base="1.3"):
+        embedded, given = (compose("config", overrides=overrides) for overrides in ([], own))
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    differing = [key for key, value in _numbers(given) if value != dict(_numbers(embedded)).get(key, value)]
+    assert {"sft.epochs", "rollout.batch_size"} <= set(differing)
+    for key in differing:
+        (meaning,) = re.findall(rf"^\| `{re.escape(key)}` \|.*\| (.*?) \|$", page, flags=re.MULTILINE)
+        assert re.search(rf"\b{dict(_numbers(given))[key]:g}\b", meaning), key
+
+
+def _numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numeric keys of a configuration, with their values."""
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
 
 
 def test_the_readme_names_every_group_and_option() -> None:
@@ -81,9 +130,31 @@ def test_commands_in_the_readme_have_overrides_that_exist() -> None:
             assert overrides or "--help" in line
 
 
-def test_links_in_the_documents_lead_somewhere() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_in_the_documents_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_page_of_records_names_every_key_and_every_gate() -> None:
+    from harness.feedback.pairs import FIELDS
+    from harness.records import Record, Sample
+    from harness.training.gates import GATES
+
+    page = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page))
+    assert {*_keys(Record), *_keys(Sample), *FIELDS} <= named
+    gates = page.partition("## Gates")[2]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", gates, flags=re.MULTILINE)) == sorted(GATES)
+
+
+def _keys(kind: Any) -> Iterator[str]:
+    """The keys of a TypedDict, and those of the ones in it."""
+    for name, hint in get_type_hints(kind).items():
+        yield name
+        for inner in (hint, *get_args(hint)):
+            if is_typeddict(inner):
+                yield from _keys(inner)
 
 
 def test_constraints_pin_every_dependency() -> None:

@@ -16,7 +16,15 @@ from harness.types import Example, Outputs, Split
 
 
 def policy_answers(job: Job, policy: LanguageModel, examples: Sequence[Example], *, seed: int) -> Outputs:
-    """The policy's answers as ``evaluation.*`` asks for them: greedy by default, one length limit for all."""
+    """The policy's answers as ``evaluation.*`` asks for them: greedy by default, one length limit for all.
+
+    Args:
+        job: the set-up.
+        policy: who answers.
+        examples: N of them.
+        seed: of the samples, where ``evaluation.temperature`` is above 0.
+    Returns: N responses, in the policy's tokens.
+    """
     evaluation = job.config.evaluation
     sampling = Sampling(
         max_new_tokens=job.config.task.max_response_tokens,
@@ -29,6 +37,7 @@ def policy_answers(job: Job, policy: LanguageModel, examples: Sequence[Example],
 
 
 def prompt_tokens(job: Job, codec: Codec, examples: Sequence[Example]) -> list[list[int]]:
+    """The prompts of these examples as the codec's model reads them, cut by the task's rule, as token ids."""
     prompts, _ = job.prompts(examples, codec)
     return codec.encode_prompts(prompts)
 
@@ -36,7 +45,16 @@ def prompt_tokens(job: Job, codec: Codec, examples: Sequence[Example]) -> list[l
 def draw(
     job: Job, policy: LanguageModel, prompts: Sequence[list[int]], sampling: Sampling, seed: int, *, shared: int = 1
 ) -> Rollout:
-    """One response for each prompt; ``shared`` is that of ``sample``."""
+    """One response for each prompt.
+
+    Args:
+        job: for the hardware.
+        policy: who responds.
+        prompts: N lists of token ids.
+        sampling: how tokens are chosen.
+        seed: of the rows' random streams.
+        shared: every so many consecutive prompts are one, as in ``sample``.
+    """
     return sample(
         policy.model,
         prompts,
@@ -50,13 +68,23 @@ def draw(
 
 
 def outputs(codec: Codec, rollout: Rollout) -> Outputs:
+    """A rollout with the texts of its responses, which lack EOS."""
     return Outputs(codec.decode(rollout.tokens), rollout.tokens, rollout.ended)
 
 
 def samples_per_prompt(
     job: Job, policy: LanguageModel, examples: Sequence[Example], count: int, *, seed: int
 ) -> tuple[list[list[int]], Rollout]:
-    """``count`` samples of each prompt at the training temperature, those of one prompt next to each other."""
+    """``count`` samples of each prompt at the training temperature, those of one prompt next to each other.
+
+    Args:
+        job: with the training's sampling.
+        policy: who responds.
+        examples: M of them.
+        count: samples of each.
+        seed: of the rows' random streams.
+    Returns: the M · count prompts as token ids, and a response to each.
+    """
     prompts = [ids for ids in prompt_tokens(job, policy.codec, examples) for _ in range(count)]
     return prompts, draw(job, policy, prompts, job.training_sampling(), seed, shared=count)
 
@@ -71,7 +99,17 @@ class Reranked(NamedTuple):
 def best_of_n(
     job: Job, policy: LanguageModel, reward: Scorer, examples: Sequence[Example], n: int, *, seed: int
 ) -> Reranked:
-    """The choice of the optimised reward model among n samples of each prompt (the first among equals)."""
+    """The choice of the optimised reward model among n samples of each prompt (the first among equals).
+
+    Args:
+        job: with the training's sampling.
+        policy: who responds.
+        reward: who chooses; it reads the policy's tokens.
+        examples: M of them.
+        n: samples of each.
+        seed: of the samples.
+    Returns: M responses each.
+    """
     prompts, rollout = samples_per_prompt(job, policy, examples, n, seed=seed)
     every = outputs(policy.codec, rollout)
     best = reward.scores(prompts, rollout.tokens).reshape(-1, n).argmax(1)
@@ -96,6 +134,10 @@ def text_answers(
     worth.
 
     Args:
+        job: with the task and its limit.
+        row: one of these four.
+        examples: N of them.
+        splits: ``longest`` is found in ``sft``.
         codec: whose tokens the limit counts: the judge's; None (there is no judge): words are counted.
     """
     if row == "references":
@@ -120,7 +162,13 @@ def text_answers(
 
 
 def text_outputs(texts: Sequence[str], ended: Sequence[bool], codec: Codec | None) -> Outputs:
-    """Texts that are whole as they are: tokens are the codec's, or words, and only tell lengths and repetition."""
+    """Texts that are whole as they are: tokens are the codec's, or words, and only tell lengths and repetition.
+
+    Args:
+        texts: N responses.
+        ended: (N,) bool, True where the response ended by itself.
+        codec: whose tokens, with EOS where the response ended; None: a number for each word.
+    """
     if codec is None:
         numbers: dict[str, int] = {}
         words = [[numbers.setdefault(word, len(numbers)) for word in text.split()] for text in texts]
@@ -148,7 +196,13 @@ def _word_outputs(texts: Sequence[str], limit: int) -> Outputs:
 
 
 def gold_scores(job: Job, examples: Sequence[Example], responses: Sequence[str]) -> dict[str, np.ndarray]:
-    """``gold`` and ``gold_<part>``, (N,) each; empty where no gold reward is known."""
+    """``gold`` and ``gold_<part>``, (N,) float each, in gold points; empty where no gold reward is known.
+
+    Args:
+        job: with the controlled world, if there is one.
+        examples: N of them, with their latent facts.
+        responses: N texts.
+    """
     if job.world is None:
         return {}
     rows = [job.world.gold_parts(example.facts or {}, text) for example, text in zip(examples, responses, strict=True)]

@@ -23,7 +23,15 @@ Point = dict[str, Any]
 def probe_curve(
     job: Job, probes: Sequence[Mapping[str, Any]], judge: Scorer | None, held_out: Sequence[Example]
 ) -> list[Point]:
-    """Points of ``proxy``, ``gold`` and ``judge`` over the probes that training kept."""
+    """Points of ``proxy``, ``gold`` and ``judge`` over the probes that training kept.
+
+    Args:
+        job: for the judge's prompts.
+        probes: lines of ``probes.jsonl``.
+        judge: None: there are no points of its own.
+        held_out: the examples that the probes answered, and any that follow.
+    Returns: ``series``, ``sqrt_kl`` (KL in nats) and ``value`` (a mean over responses) each.
+    """
     points: list[Point] = []
     for probe in probes:
         root = math.sqrt(max(probe["kl"], 0.0))
@@ -41,6 +49,14 @@ def best_of_n_curve(
 ) -> list[Point]:
     """Points of ``bon_proxy``, ``bon_gold`` and ``bon_judge`` over n, at KL = log n − (n − 1)/n.
 
+    Args:
+        job: with ``evaluation.curve_best_of``, the values of n.
+        policy: the SFT policy, which is sampled as in training, as often as the largest n says.
+        reward: who chooses; it reads the policy's tokens.
+        judge: None: there are no points of its own.
+        examples: held out.
+        seed: of the samples.
+    Returns: as ``probe_curve``; nothing where there are no examples or no n.
     Source of the KL: Stiennon et al. 2020 (arXiv 2009.01325), appendix G.3; an upper bound where responses repeat.
     """
     counts = job.config.evaluation.curve_best_of
@@ -73,4 +89,5 @@ def best_of_n_curve(
 
 
 def point(series: str, sqrt_kl: float, value: float) -> Point:
+    """One point, as the record keeps it."""
     return {"series": series, "sqrt_kl": sqrt_kl, "value": value}

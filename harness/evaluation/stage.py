@@ -91,7 +91,14 @@ class Answers(NamedTuple):
 
 
 def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str, Any]:
-    """Score one fixed row, or (``row`` None) the candidate; ``samples.jsonl`` keeps every per-example number."""
+    """Score one fixed row, or the candidate; ``samples.jsonl`` keeps every per-example number.
+
+    Args:
+        workspace: of the stage; its inputs decide what the row is compared with.
+        job: the set-up.
+        row: the fixed row's name; None: the candidate.
+    Returns: what the record takes over, see ``summarise``; of a candidate with its status, flags and curves.
+    """
     data = job.data(workspace)
     examples = data.splits["test"]
     require_test_prompts(job, examples)
@@ -154,7 +161,14 @@ def optimised_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> S
 
 
 def score(job: Job, examples: Sequence[Example], outputs: Outputs, judge: Scorer | None) -> Scored:
-    """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty."""
+    """Judge and gold scores of one row's outputs; the judge reads them in its own tokens, without any EOS penalty.
+
+    Args:
+        job: with the task and, on a controlled world, gold.
+        examples: N of them.
+        outputs: the row's N responses.
+        judge: None: there is none, and no score by it.
+    """
     judged = cuts = None
     if judge is not None:
         prompts, cuts = job.prompts(examples, judge.codec)
@@ -170,7 +184,18 @@ def summarise(
     before: Scored | None,
     references: Scored,
 ) -> dict[str, Any]:
-    """Metrics with intervals, win rates by the judge and by gold, and the quality of the texts."""
+    """Metrics with intervals, win rates by the judge and by gold, and the quality of the texts.
+
+    Args:
+        workspace: of the evaluation.
+        job: with the metrics and the bootstrap's settings.
+        examples: N test examples.
+        after: the row's N responses, with their scores.
+        before: those of the SFT policy; None for a fixed row: no change and no win rate against it.
+        references: those of the row ``references``.
+    Returns: ``metrics``, ``win_rates``, ``scalars`` and ``n_examples``, as the record has them, and ``per_example``:
+        name -> ``before`` and ``after``, N numbers each or None.
+    """
     generator = np.random.default_rng(job.config.evaluation.seed)
     drawing: dict[str, Any] = {
         "clusters": _prompt_labels(job, examples),
@@ -411,5 +436,6 @@ def _line(job: Job, summary: Mapping[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a jsonl file."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -37,6 +37,11 @@ def resample_weights(size: int, resamples: int, generator: np.random.Generator) 
 
     Each row counts N draws with replacement, that is, a multinomial draw with equal shares; the draws do not depend
     on the size of a block.
+
+    Args:
+        size: N, at least 1.
+        resamples: in all blocks together.
+        generator: where the draws come from.
     """
     rows = max(1, WEIGHTS_AT_ONCE // size)
     for start in range(0, resamples, rows):
@@ -70,7 +75,15 @@ def bootstrap(
     confidence: float = 0.95,
     generator: np.random.Generator,
 ) -> Interval:
-    """A corpus score with its interval over prompts; ``clusters`` are those of ``mean_interval``."""
+    """A corpus score with its interval over prompts.
+
+    Args:
+        scored: a metric's verdict on N outputs.
+        clusters, resamples, confidence, generator: those of ``mean_interval``.
+
+    Raises:
+        ValueError: there are fewer than two prompts, or clusters.
+    """
     return bootstraps(
         [[(1.0, scored)]], clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
     )[0]
@@ -87,7 +100,9 @@ def paired_bootstrap(
 ) -> Interval:
     """The change from ``before`` to ``after`` with its interval: both are scored on the same resamples of the prompts.
 
-    ``clusters`` are those of ``mean_interval``.
+    Args:
+        before, after: a metric's verdicts on two policies' outputs for the same N prompts.
+        clusters, resamples, confidence, generator: those of ``mean_interval``.
 
     Source: Koehn 2004, section 4 (paired bootstrap resampling).
     """
@@ -103,7 +118,16 @@ def bootstraps(
     confidence: float = 0.95,
     generator: np.random.Generator,
 ) -> list[Interval]:
-    """Signed sums of corpus scores with their intervals, all on the same resamples; ``clusters`` as above."""
+    """Signed sums of corpus scores with their intervals, all on the same resamples.
+
+    Args:
+        contrasts: of metrics' verdicts on the same N prompts.
+        clusters, resamples, confidence, generator: those of ``mean_interval``.
+    Returns: one interval for each contrast, in their order.
+
+    Raises:
+        ValueError: there are fewer than two prompts, or clusters.
+    """
     scoreds = {id(scored): scored for contrast in contrasts for _, scored in contrast}
     if not scoreds:
         return []

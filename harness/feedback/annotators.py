@@ -65,7 +65,11 @@ class Annotator:
 
 
 def gold_utility(world: World) -> Utility:
-    """The controlled world's gold reward, in gold points."""
+    """The controlled world's gold reward, in gold points.
+
+    Raises:
+        UserError: ``feedback.kind``, when it is asked about an example without latent facts.
+    """
 
     def utility(example: Example, responses: Sequence[str]) -> list[float]:
         if example.facts is None:

@@ -242,12 +242,14 @@ def examinable(held_out: Sequence[LabelledPair]) -> bool:
 
 
 def write_pairs(path: Path, pairs: Sequence[LabelledPair]) -> None:
+    """Write one line per pair, with ``FIELDS``."""
     with path.open("w", encoding="utf-8") as file:
         for pair in pairs:
             file.write(json.dumps({name: getattr(pair, name) for name in FIELDS}, ensure_ascii=False) + "\n")
 
 
 def read_pairs(path: Path) -> list[LabelledPair]:
+    """What `write_pairs` wrote."""
     with path.open(encoding="utf-8") as file:
         rows: list[dict[str, Any]] = [json.loads(line) for line in file]
     return [LabelledPair(**row) for row in rows]

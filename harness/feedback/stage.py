@@ -36,7 +36,11 @@ computation, and fewer comparisons are ties. Else each pair has a prompt of its 
 
 
 def run_feedback(workspace: Workspace, job: Job) -> dict[str, Any]:
-    """Write ``pairs.jsonl`` (to train on) and ``heldout.jsonl`` (fresh, from validation prompts, labelled alike)."""
+    """Write ``pairs.jsonl`` (to train on) and ``heldout.jsonl`` (fresh, from validation prompts, labelled alike).
+
+    Raises:
+        RunFailed: fewer pairs than ``feedback.min_pairs``, or held-out ones of fewer than two prompts.
+    """
     config, data = job.config.feedback, job.data(workspace)
     sft = workspace.inputs["sft"]
     with workspace.progress.stage(workspace.name, config.max_pairs + config.heldout_pairs, "pairs") as bar:
@@ -86,7 +90,18 @@ def sample_pairs(
     max_pairs: int,
     bar: Stage,
 ) -> Collected:
-    """Pairs of the policy's own samples at ``feedback.sampling_temperature``; ``bar`` is told of both."""
+    """Pairs of the policy's own samples at ``feedback.sampling_temperature``.
+
+    Args:
+        workspace: of the stage, for the seeds.
+        job: with ``feedback.*``.
+        policy: who responds.
+        annotator: who labels.
+        examples: whose prompts are responded to.
+        purpose: names the random streams.
+        max_pairs: enough pairs.
+        bar: told of responses as they are sampled, and of pairs.
+    """
     config = job.config.feedback
     prompts, cuts = job.prompts(examples, policy.codec)
     prompt_tokens = policy.codec.encode_prompts(prompts)
@@ -130,7 +145,14 @@ def sample_pairs(
 
 
 def own_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec, count: int) -> Collected:
-    """The first ``count`` of the data set's own pairs, less those whose tokens are equal, which are counted."""
+    """The first ``count`` of the data set's own pairs, less those whose tokens are equal, which are counted.
+
+    Args:
+        job: for the task's prompts and its length limit.
+        pairs: of one split.
+        codec: of the model that is to learn from them, or to be examined on them.
+        count: most pairs.
+    """
     labelled, cuts = encode_pairs(job, pairs[:count], codec)
     return Collected(labelled, len(pairs[:count]) - len(labelled), 0, cuts)
 
@@ -139,6 +161,11 @@ def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> tuple[
     """The data set's own pairs as tokens, and the shares of prompts and responses that were cut.
 
     Pairs that are equal after cutting to the response limit are dropped.
+
+    Args:
+        job: for the task's prompts and its length limit.
+        pairs: of one split.
+        codec: whose tokens.
     """
     limit = job.config.task.max_response_tokens
     examples = [Example(id=pair.id, fields=pair.fields, response=pair.chosen, references=[]) for pair in pairs]

@@ -24,7 +24,13 @@ class Pool(NamedTuple):
 def pools(
     prompts: Sequence[str], chosen: Sequence[str], rejected: Sequence[str], scores: np.ndarray
 ) -> dict[str, Pool]:
-    """Prompt -> its pool, for the prompts of N pairs; ``scores`` (2N,), those of the chosen responses first."""
+    """Prompt -> its pool.
+
+    Args:
+        prompts: (N,) each pair's prompt.
+        chosen, rejected: (N,) the texts; one may be in several pairs.
+        scores: (2N,) float, those of the chosen responses first.
+    """
     said: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row, prompt in enumerate(prompts):
         responses = said.setdefault(prompt, {})
@@ -61,6 +67,12 @@ def best_of_n_gain(
 
     Prompts with fewer than n responses do not count for n, and none with two alone does: there best-of-two is the
     accuracy again. An n that too few prompts can serve is left out.
+
+    Args:
+        found: prompt -> its pool.
+        counts: values of n.
+        resamples: of the bootstrap over prompts, which gives the gain's interval.
+        generator: where the draws come from.
     """
     from harness.evaluation.statistics import mean_interval
 

@@ -121,6 +121,7 @@ class Classifier:
         self.read, self.score, self.batch_size, self.template, self.limit = read, score, batch_size, template, limit
 
     def judge(self, pairs: Sequence[PairExample], advance: Callable[[int], None]) -> Verdicts:
+        """Every pair's margin and both scores, with how the texts were read and whether scores depend on the batch."""
         read = [self.read(pair) for pair in pairs]
         texts = [chosen for chosen, _ in read] + [rejected for _, rejected in read]
         # Those of similar length side by side, so that a batch is not padded to one long text.

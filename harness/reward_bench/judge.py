@@ -76,6 +76,11 @@ class PairJudge:
         self.client = Client(scorer_endpoint(scorer), AnswerCache(cache))
 
     def judge(self, pairs: Sequence[PairExample], advance: Callable[[int], None]) -> Verdicts:
+        """The verdict on every pair, from a vote on each order of its answers.
+
+        Raises:
+            UserError, RunFailed: the endpoint refuses or fails; or no answer names A, B or C.
+        """
         bodies = [self.body(pair, pair.chosen, pair.rejected) for pair in pairs]
         bodies += [self.body(pair, pair.rejected, pair.chosen) for pair in pairs]
         done = 0

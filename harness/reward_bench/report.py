@@ -24,6 +24,12 @@ def report(found: Preferences, verdicts: Verdicts, *, counts: Sequence[int], res
 
     The report card's ``ece`` and ``reliability`` read the margin as Bradley–Terry does; a judge that compares without
     scoring states no probability, so they are None there, and ``length_correlation`` is that of its votes.
+
+    Args:
+        found: N pairs, with their prompts and subsets.
+        verdicts: what was said of them.
+        counts: values of n for best-of-n.
+        resamples: of the bootstrap over prompts.
     """
     lengths = np.array([words(pair.chosen) for pair in found.pairs] + [words(pair.rejected) for pair in found.pairs])
     margins, scores = verdicts.margins, verdicts.scores

@@ -21,6 +21,7 @@ LEAST_TEMPERATURE = 0.01
 
 
 def keys_naming(engine: str, config: Config) -> list[str]:
+    """The keys that choose this engine: ``rollout.engine``, ``evaluation.engine``, both or none."""
     return [f"{group}.engine" for group in ("rollout", "evaluation") if getattr(config, group).engine == engine]
 
 

@@ -88,6 +88,10 @@ def sample(
         hardware: where and in which precision; None: fp32, one batch at a time.
         shared: every so many consecutive prompts are one prompt, which is computed once for all of them.
         advance: told how many responses each batch has made.
+
+    Raises:
+        RunFailed: ``rollout.engine=vllm`` or ``evaluation.engine=vllm``: it does not start, cannot run such a model,
+            fails, or did not answer with its weights.
     """
     stop_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id)
     if settings.engine == "vllm":

@@ -114,7 +114,14 @@ class Engine:
     def answer(
         self, prompts: Sequence[Sequence[int]], settings: Sampling, stop_ids: Sequence[int], *, seed: int
     ) -> list[Answer]:
-        """N answers; each row draws from a random stream of its own, the first few tell their logprobs."""
+        """N answers; each row draws from a random stream of its own, the first few tell their logprobs.
+
+        Args:
+            prompts: N lists of token ids.
+            settings: how to choose tokens; temperature 0 is greedy.
+            stop_ids: the tokens that end a response.
+            seed: of the rows' streams.
+        """
         from vllm import SamplingParams
 
         asked = [
@@ -209,9 +216,11 @@ def sample(
     hardware: Hardware | None,
     advance: Callable[[int], None] | None,
 ) -> tuple[list[list[int]], torch.Tensor]:
-    """Responses by vLLM with this model's weights: N lists of tokens, (N, R) logprobs; see ``sampler.sample``.
+    """Responses by vLLM with this model's weights: N lists of tokens, (N, R) logprobs.
 
     One vLLM serves all that a process asks; it starts anew for another architecture or longer texts.
+
+    Args: those of ``sampler.sample``; ``stop_ids`` are its ``eos_id``.
 
     Raises:
         RunFailed: it does not start, cannot run such a model, fails, or did not answer with these weights.
@@ -255,7 +264,17 @@ def logprob_gap(answers: Sequence[Answer], logprobs: torch.Tensor) -> float:
 
 
 def serving(model: Any, *, max_tokens: int, memory: float, precision: str) -> Engine:
-    """The engine that runs, or a new one where it does not fit; with room for texts that are a little longer."""
+    """The engine that runs, or a new one where it does not fit; with room for texts that are a little longer.
+
+    Args:
+        model: one of the architecture to serve.
+        max_tokens: of the longest prompt and its response.
+        memory: share of a GPU's memory that it takes.
+        precision: ``fp32`` or ``bf16``.
+
+    Raises:
+        RunFailed: a new one does not start.
+    """
     global _engine
     if _engine is not None:
         alike = (_engine.shape, _engine.precision, _engine.memory) == (_shape(model), precision, memory)

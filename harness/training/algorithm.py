@@ -49,7 +49,10 @@ class Setup:
         probe: measures the policy on held-out prompts and keeps what it answered.
         gold: the known gold reward of responses to rows of ``prompts``; None where there is none.
         report_card: the reward model's, which a gate reads.
+        hardware: where it trains, and in which precision.
         seed_for: a seed for each random stream, by its purpose.
+        log: takes one row of ``metrics.jsonl``.
+        advance: moves the progress bar by so many iterations and shows metrics.
         pairs: reads the labelled preference pairs, in the policy's tokens, for an algorithm that learns from them.
     """
 
@@ -109,7 +112,11 @@ def make_algorithm(config: AlgorithmConfig) -> Algorithm:
 
 
 def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
-    """Train the SFT policy against the reward model into ``model/``; probes go to ``probes.jsonl``."""
+    """Train the SFT policy against the reward model into ``model/``; probes go to ``probes.jsonl``.
+
+    Raises:
+        RunFailed: ``algorithm.prompt_splits`` holds no prompt, or a gate does not hold.
+    """
     config = job.config
     data, reward_stage = job.data(workspace), workspace.inputs["reward_model"]
     policy = load_trainable_policy(

@@ -87,7 +87,7 @@ def expected_calibration_error(probabilities: npt.ArrayLike, outcomes: npt.Array
     """Mean over predictions of abs(mean probability - mean outcome) of their bin: 0 = says what happens.
 
     Args: as for `reliability_table`.
-    Source: Guo et al. 2017 (arXiv 1706.04599), eq. 5.
+    Source: Guo et al. 2017 (arXiv 1706.04599), eq. 3.
 
     >>> expected_calibration_error([0.75, 0.75, 0.75, 0.75], [1, 1, 1, 0])
     0.0

@@ -26,6 +26,13 @@ def require_accuracy(report_card: Mapping[str, Any]) -> None:
 
     Pairs that are all judged alike leave the bootstrap nothing to vary: there Wilson's interval stands in, so that a
     few pairs, all of them right, are not taken for a proof.
+
+    Args:
+        report_card: with ``accuracy``: 0-100, and its 95 % interval; and the number of ``pairs``.
+
+    Raises:
+        RunFailed: the lower end is not above 50. ``algorithm.checks.skip_gates`` takes the gate's name, as for every
+            gate.
     """
     from harness.evaluation.statistics import wilson_interval
 
@@ -53,6 +60,9 @@ def require_unit_ratio(
             ``ratio_max`` and ``approx_kl`` to the logprobs that were collected while sampling.
         logprobs: the policy's logprobs of fixed tokens, now.
         hardware: with the precision that decides the tolerance.
+
+    Raises:
+        RunFailed: a ratio or the KL is off by more than is allowed, before the update or after it.
     """
     tolerance = 1e-4 if hardware.precision == "fp32" else 1e-2
     before = logprobs()
@@ -74,7 +84,16 @@ def require_unit_ratio(
 
 
 def require_batch_invariance(scorer: Scorer, prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> None:
-    """A score does not change with batch size, neighbours or padding."""
+    """A score does not change with batch size, neighbours or padding.
+
+    Args:
+        scorer: the optimised reward model.
+        prompts: N lists of token ids, in the policy's tokens.
+        responses: N lists of response ids, EOS included where the response ended.
+
+    Raises:
+        RunFailed: a score moves by more than 1e-4; in bf16 by more than 0.05, or 0.05 of the largest score.
+    """
     together = scorer.scores(prompts, responses)
     alone = scorer.scores(prompts, responses, batch_size=1)
     padded = _scores_with_more_padding(scorer, prompts, responses)
@@ -106,7 +125,16 @@ def _scores_with_more_padding(
 
 
 def require_score_on_eos(batch: Batch, ended: Sequence[bool], stop_ids: Sequence[int]) -> None:
-    """The sequence's score is paid where the response's first EOS is (or other end), in every response that ended."""
+    """The sequence's score is paid where the response's first EOS is (or other end), in every response that ended.
+
+    Args:
+        batch: B prompts with the responses that were sampled.
+        ended: (B,) bool, True where the response ended by itself.
+        stop_ids: the tokens that end one.
+
+    Raises:
+        RunFailed: a response is paid somewhere else, more than once or not at all.
+    """
     import torch
 
     from harness.training.kl import token_rewards
@@ -131,7 +159,18 @@ def _columns(row: torch.Tensor) -> list[int]:
 def require_equal_logprobs(
     policy: LanguageModel, batch: Batch, sampled: np.ndarray, temperature: float, hardware: Hardware
 ) -> None:
-    """The logprobs collected while sampling equal those of one scoring pass."""
+    """The logprobs collected while sampling equal those of one scoring pass.
+
+    Args:
+        policy: the model that sampled.
+        batch: B prompts with the responses that were sampled.
+        sampled: (B, R) float, nats, the logprobs that came with them; what lies outside the response mask is not read.
+        temperature: of sampling.
+        hardware: with the precision that decides the tolerance.
+
+    Raises:
+        RunFailed: those of one token differ by more than 1e-4 nats, in bf16 by more than 0.1.
+    """
     import torch
 
     from harness.training.token_logprobs import sequence_logprobs

@@ -199,6 +199,13 @@ def mixture_pair(
 
     A judge that saw sound responses alone may rate broken ones anywhere, and broken ones are what a table must sort
     out: so foils are added to what it learns from. It is examined on the mixture alone.
+
+    Args:
+        world: with the mixture.
+        examples: of a split; foils are made of their responses too.
+        row: of the example to respond to.
+        rng: draws responses, foil and order.
+        foils: share of pairs with a foil, 0 to 1.
     """
     first, second = (world.demonstrate(examples[row].facts or {}, rng).response for _ in range(2))
     if rng.random() >= foils:

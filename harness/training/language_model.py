@@ -198,7 +198,14 @@ def imitation_loss(
 ) -> torch.Tensor:
     """Cross entropy of the responses (and prompts, where asked), summed over tokens and divided by ``denominator``.
 
-    ``packed_tokens`` and ``shared`` are those of ``Imitation``.
+    Args:
+        lm: the model that learns, and its codec.
+        examples: what to imitate, in one forward pass.
+        hardware: whose device the batch goes to; autocast is the caller's.
+        train_on_prompt: count the prompt's tokens after its first one too.
+        denominator: tokens; None: those that are counted here. Under gradient accumulation pass the whole batch's.
+        packed_tokens, shared: those of ``Imitation``.
+    Returns: a scalar, nats per token, which carries the gradient.
     """
     from harness.training.losses import sft_loss
 
@@ -221,7 +228,15 @@ def imitation_loss(
 def validation_loss(
     lm: LanguageModel, examples: Sequence[TokenExample], hardware: Hardware, *, batch_size: int = 256
 ) -> float:
-    """Mean cross entropy per response token."""
+    """Mean cross entropy per response token.
+
+    Args:
+        lm: the model, and its codec.
+        examples: held out, at least one.
+        hardware: where, and in which precision.
+        batch_size: examples per forward pass; the result does not depend on it.
+    Returns: nats.
+    """
     import torch
 
     total, count = 0.0, sum(len(example.response) for example in examples)

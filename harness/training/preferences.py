@@ -55,7 +55,21 @@ def learn_preferences(
     advance: Callable[..., None],
     log_every: int = 25,
 ) -> dict[str, float]:
-    """Train ``scorer`` in place; returns ``steps`` and the mean ``loss`` and ``accuracy`` of the last tenth."""
+    """Train ``scorer`` in place; returns ``steps`` and the mean ``loss`` and ``accuracy`` (0 to 1) of the last tenth.
+
+    Args:
+        scorer: a classifier with one label, and its codec.
+        pairs: what to learn from, in the scorer's tokens.
+        settings: how long and how fast.
+        hardware: where.
+        seed: of the order of batches.
+        log: takes one row of metrics.
+        advance: moves a progress bar by so many steps and shows metrics.
+        log_every: updates between rows of metrics.
+
+    Raises:
+        RunFailed: a gradient is not finite.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -130,6 +144,13 @@ def shift_scores(
 
     The scale is folded into the head's last layer; the shift is kept in ``config.reward_shift``, since most heads have
     no bias: other tools' scores equal ours up to that constant.
+
+    Args:
+        scorer: changed in place.
+        prompts: N lists of token ids in the vocabulary of ``scorer.reader``.
+        responses: N lists of response ids, EOS included where the response ended.
+        scale: divide by the scores' standard deviation too, unless it is 0.
+    Returns: ``shift``, which is subtracted from now on, and ``scale``, the deviation (1 where it was not asked for).
     """
     import torch
 

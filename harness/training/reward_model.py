@@ -94,6 +94,7 @@ def require_value_of_its_own(config: Config, *, foreign: bool) -> None:
 
 
 def comparison_settings(config: RewardModelConfig) -> Comparison:
+    """The configuration of the reward model's training as the trainer takes it."""
     return Comparison(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -109,7 +110,13 @@ def shift_on_references(
 ) -> dict[str, Any]:
     """Make the references of these examples average 0; where there are none, the chosen responses of the pairs.
 
-    Returns what `shift_scores` does, and under ``cuts`` the shares of cuts in the examples that were read.
+    Args:
+        scorer: changed in place.
+        job: for the task's prompts and its length limit.
+        examples: the first 1,000 with references are read, each with its first one.
+        pairs: in the tokens of ``scorer.reader``; likewise the first 1,000.
+        scale: as for ``shift_scores``.
+    Returns: what ``shift_scores`` does, and under ``cuts`` the shares of cuts in the examples that were read.
     """
     with_references = [example for example in examples if example.references][:SHIFT_EXAMPLES]
     if with_references:
@@ -131,7 +138,13 @@ def shift_on_references(
 
 
 def examine(scorer: Scorer, held_out: Sequence[LabelledPair], seed: int) -> dict[str, Any]:
-    """The report card on held-out pairs, whose tokens must be in the scorer's vocabulary."""
+    """The report card on held-out pairs.
+
+    Args:
+        scorer: whom to examine.
+        held_out: labelled pairs in the tokens of ``scorer.reader``, of two prompts at least.
+        seed: of the bootstrap.
+    """
     prompts = [pair.prompt_tokens for pair in held_out]
     responses = [pair.chosen_tokens for pair in held_out] + [pair.rejected_tokens for pair in held_out]
     scores = scorer.scores(prompts * 2, responses)

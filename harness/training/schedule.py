@@ -37,7 +37,14 @@ def cosine(step: int, total: int, warmup: int = 0) -> float:
 
 
 def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
-    """Factor of update ``step`` on a schedule by its name in the configuration: linear, cosine or constant."""
+    """Factor of an update's learning rate, 0 to 1, by the schedule's name in the configuration.
+
+    Args:
+        schedule: ``linear``, ``cosine`` or ``constant``, which has no warmup either.
+        step: number of the update, from 0.
+        total: updates in all.
+        warmup: of them, those in which the rate rises.
+    """
     if schedule == "constant":
         return 1.0
     return (cosine if schedule == "cosine" else linear_to_zero)(step, total, warmup)

@@ -100,7 +100,19 @@ def imitation_settings(config: Config, *, epochs: float | None = None) -> Imitat
 def base_model(
     config: ModelConfig, task: Task, examples: list[Example], seed: int, hardware: Hardware
 ) -> LanguageModel:
-    """The untrained model: nano, with a tokenizer trained on these examples, or what ``model=hf`` names."""
+    """The untrained model: nano, with a tokenizer trained on these examples, or what ``model=hf`` names.
+
+    Args:
+        config: ``model.*``, or the judge's ``judge.model.*``.
+        task: nano: whose prompts the tokenizer is trained on.
+        examples: nano: with which fields and responses.
+        seed: nano: of the weights.
+        hardware: whose device it goes to.
+
+    Raises:
+        UserError: what ``model.name`` names cannot be loaded, or computes otherwise in a batch than alone; or the
+            sizes of nano do not fit each other.
+    """
     if config.kind == "hf":
         base = load_base(config, device=hardware.device)
         require_sound(base)
@@ -114,7 +126,14 @@ def base_model(
 
 
 def adapt(policy: LanguageModel, config: ModelConfig, workspace: Workspace, *, key: str = "model") -> None:
-    """Put an adapter on a base model where one is asked for; a nano base is kept in ``base/`` for it."""
+    """Put an adapter on a base model where one is asked for; a nano base is kept in ``base/`` for it.
+
+    Args:
+        policy: gets it in place.
+        config: of the model, with ``lora``.
+        workspace: the stage's: its folder, and the seed of the first matrices.
+        key: the model's group, to name in an error.
+    """
     if config.lora.rank is None:
         return
     folder = workspace.directory / "base"
@@ -129,7 +148,15 @@ def base_directory(sft_directory: Path, config: ModelConfig) -> str:
 
 
 def token_examples(job: Job, examples: Sequence[Example], codec: Codec) -> tuple[list[TokenExample], dict[str, float]]:
-    """Prompts and demonstrations as tokens, and what was cut: responses are cut at ``task.max_response_tokens``."""
+    """Prompts and demonstrations as tokens, and what was cut: responses are cut at ``task.max_response_tokens``.
+
+    Args:
+        job: for the task's prompts and its length limits.
+        examples: N of them.
+        codec: of the model that learns.
+    Returns: N pairs of prompt and response, and shares of the examples (0 to 1): those of ``CutReport``, and
+        ``response_cut_share``.
+    """
     prompts, report = job.prompts(examples, codec)
     limit = job.config.task.max_response_tokens
     responses = codec.encode_responses([example.response for example in examples])

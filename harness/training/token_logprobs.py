@@ -35,7 +35,11 @@ def sequence_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) 
 
 
 def logprobs_and_entropies(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """As ``sequence_logprobs``, and each distribution's entropy in nats, through which gradients flow as well."""
+    """As ``sequence_logprobs``, and each distribution's entropy in nats, through which gradients flow as well.
+
+    Args: as for ``sequence_logprobs``.
+    Returns: logprobs and entropies, each of the shape of ``tokens``.
+    """
     rows = logits.reshape(-1, logits.shape[-1]), tokens.reshape(-1)
     logprobs, entropies = _Chosen.apply(*rows, temperature, True)  # type: ignore[no-untyped-call]
     return logprobs.view(tokens.shape), entropies.view(tokens.shape)

@@ -244,6 +244,12 @@ def length_batches(lengths: Sequence[int], batch_size: int, generator: torch.Gen
 
     Rows are shuffled, sorted by length within windows of 16 batches, cut into batches, and the batches shuffled. Every
     row comes once; the last batch may be smaller.
+
+    Args:
+        lengths: N, of the rows, in tokens.
+        batch_size: rows of a batch.
+        generator: orders rows and batches.
+    Returns: row numbers.
     """
     import torch
 

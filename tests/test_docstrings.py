@@ -1,0 +1,53 @@
+"""What docstrings must say, where a reader cannot guess it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).parent.parent / "harness"
+FAILURES = {"UserError", "RunFailed"}
+"""What a caller, and in the end a user, has to reckon with."""
+
+
+def public_functions(file: Path) -> Iterator[ast.FunctionDef]:
+    """Those of a module, and the methods of its classes."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for node in [*tree.body, *(member for each in classes for member in each.body)]:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node
+
+
+def missing(function: ast.FunctionDef) -> str | None:
+    """What a docstring lacks: of more than three arguments what they are, or a failure that the body raises."""
+    said, given = ast.get_docstring(function) or "", function.args
+    names = {each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)} - {"self", "cls"}
+    calls = [node.exc for node in ast.walk(function) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    raised = {call.func.id for call in calls if isinstance(call.func, ast.Name)} & FAILURES
+    if len(names) > 3 and "Args:" not in said:
+        return f"Args of {len(names)} arguments"
+    return next((f"Raises: {name}" for name in sorted(raised) if name not in said), None)
+
+
+@pytest.mark.parametrize("part", ["training", "rollouts", "evaluation", "feedback", "reward_bench"])
+def test_docstrings_say_what_many_arguments_are_and_what_is_raised(part: str) -> None:
+    files = sorted((HARNESS / part).rglob("*.py"))
+    lacking = {f"{file.name} {each.name}": missing(each) for file in files for each in public_functions(file)}
+    assert {name: lacks for name, lacks in lacking.items() if lacks is not None} == {}
+
+
+def test_what_is_missing_is_found() -> None:
+    source = """
+def short(a, b, c): "Nothing to add."
+def long(a, b, c, *, d): "Says nothing."
+def told(a, b, c, *, d): "Args: all four."
+def raises(a):
+    "Says nothing."
+    raise RunFailed("no")
+"""
+    found = [missing(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    assert found == [None, "Args of 4 arguments", None, "Raises: RunFailed"]
