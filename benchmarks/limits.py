@@ -17,7 +17,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from benchmarks.command import parser, run, some_of, work_folder
+from benchmarks.command import made_folder, parser, run, some_of
 from benchmarks.materials import Rows, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.rollout import TEMPERATURE, Case, generate, ours
@@ -38,7 +38,7 @@ class Limits:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.size = options, REAL_SIZES[options.size]
         self.on_gpu = options.device.startswith("cuda")
-        self.folder = work_folder(options.work, f"real-{options.size}")
+        self.folder = made_folder(options.work, f"real-{options.size}")
         self.base = base_model(self.folder, self.size)
         os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
 

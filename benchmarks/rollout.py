@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks.command import parser, run, work_folder
+from benchmarks.command import made_folder, parser, run
 from benchmarks.materials import base_model
 from benchmarks.report import Figure, Report
 from benchmarks.sizes import PROMPT_TOKENS, RESPONSE_TOKENS, SIZES, Size
@@ -173,7 +173,7 @@ def ending_model(base: Path, target: Path, limit: int) -> Path:
 def cases(options: argparse.Namespace) -> list[Case]:
     """Sampled at full length; sampled and greedy with ends."""
     size = SIZES[options.size]
-    folder = work_folder(options.work, options.size)
+    folder = made_folder(options.work, options.size)
     base, generator = base_model(folder, size), Random(0)
     limit = PROMPT_TOKENS + RESPONSE_TOKENS // 2
     ending = ending_model(base, folder / "ending", limit)

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from benchmarks.command import parser, run, work_folder
+from benchmarks.command import made_folder, parser, run
 from benchmarks.materials import Materials, base_model, untrained_scorer, write_rows
 from benchmarks.picture import Bar
 from benchmarks.report import Figure, Report
@@ -72,7 +72,7 @@ def _weights(size: str) -> float:
 def request(point: Point, options: argparse.Namespace, *, warm: bool = False) -> dict[str, Any]:
     """What a point's process is asked to do; ``warm``: two rollouts' worth of it."""
     size = SIZES[point.size]
-    folder = work_folder(options.work, point.size)
+    folder = made_folder(options.work, point.size)
     base = base_model(folder, size)
     scorer = untrained_scorer(folder, base)
     count = point.batch if warm else point.prompts
@@ -101,7 +101,7 @@ def compare(options: argparse.Namespace) -> Report:
     report = Report("scale", _asked(options), options.threads)
     all_points = {point.name: point for point in points(options)}
     requests = {name: request(point, options) for name, point in all_points.items()}
-    log = work_folder(options.work, options.size) / "log.txt"
+    log = made_folder(options.work, options.size) / "log.txt"
     with ExitStack() as stack:
         work = {}
         for name, point in all_points.items():

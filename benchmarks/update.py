@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.command import parser, run, work_folder
+from benchmarks.command import made_folder, parser, run
 from benchmarks.materials import Materials, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.sizes import RESPONSE_TOKENS, SIZES
@@ -39,7 +39,7 @@ def prepare(options: argparse.Namespace) -> Steps:
     from benchmarks.our_side import ppo_run
     from benchmarks.plain_ppo import Minibatch, PlainPPO
 
-    folder = work_folder(options.work, options.size)
+    folder = made_folder(options.work, options.size)
     base = base_model(folder, SIZES[options.size])
     scorer = untrained_scorer(folder, base)
     rows = Materials(base, SIZES[options.size]).prompts(options.batch, seed=1)
