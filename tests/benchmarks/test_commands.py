@@ -92,7 +92,7 @@ def test_loop_against_itself(ask: Callable[..., dict[str, Any]], monkeypatch: py
 
 def test_rollout(ask: Callable[..., dict[str, Any]]) -> None:
     found = ask(rollout.main, "--rounds", "1", "--batch", "6")
-    assert len(found["checks"]) == 3
+    assert len(found["checks"]) == 4
     assert figures(found)["greedy, until EOS"]["ratio"]["median"] > 0
     assert set(figures(found)["sampled, full length: against the products"]["values"]) == {"ours", "products"}
 
@@ -101,7 +101,51 @@ def test_rollout_by_compiled_steps(ask: Callable[..., dict[str, Any]], monkeypat
     monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
     found = ask(rollout.main, "--rounds", "1", "--batch", "6", "--engine", "compiled")
     assert found["settings"]["engine"] == "compiled"
-    assert len(found["checks"]) == 3
+    assert len(found["checks"]) == 4
+
+
+def test_rollout_in_bf16_is_checked_greedy_too(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(rollout.main, "--rounds", "1", "--batch", "6", "--precision", "bf16")
+    assert any(sentence.startswith("greedy") for sentence in found["checks"])
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_a_sampler_of_another_temperature_is_found_out(work: Path, temperature: float) -> None:
+    """With lengths that are the same whatever is sampled; the right one passes."""
+    case = rollout.cases(Namespace(size="micro", work=work, batch=64))[1]._replace(ends=False)
+    right = rollout.likelihood(case, rollout.ours(case, "fp32", "native")(0))
+    theirs = rollout.likelihood(case, rollout.generate(case, "fp32")(0))
+    wrong = rollout.likelihood(case, rollout.ours(case._replace(temperature=temperature), "fp32", "native")(0))
+    for exact in (True, False):
+        assert rollout.check_sampled(right, theirs, exact=exact)
+        assert not rollout.check_sampled(wrong, theirs, exact=exact)
+        assert not rollout.check_sampled(right, wrong, exact=exact)
+
+
+def test_likelihood_of_tokens_is_what_a_pass_over_one_row_says(work: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    case = rollout.cases(Namespace(size="micro", work=work, batch=3))[1]
+    responses = [[5, 7], [9], [3, 3, 4]]
+    model = AutoModelForCausalLM.from_pretrained(case.folder).eval()
+    logprobs = []
+    for prompt, response in zip(case.prompts, responses, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0]
+        for step, token in enumerate(response):
+            logprobs.append(float(torch.log_softmax(logits[len(prompt) - 1 + step] / 0.7, -1)[token]))
+    assert rollout.likelihood(case, responses, rows=2).logprob == pytest.approx(sum(logprobs) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "share"),
+    [([[1, 2]], [[1, 2]], 1.0), ([[1, 2]], [[3, 2]], 0.0), ([[1]], [[1, 2]], 0.5), ([[1, 2]], [[1]], 0.5)],
+)
+def test_tokens_after_a_first_difference_are_not_equal(
+    ours: list[list[int]], theirs: list[list[int]], share: float
+) -> None:
+    assert rollout.equal_share(ours, theirs) == share
 
 
 @pytest.mark.extended
