@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ class Taken(list[Any]):
 
 
 class PPORun(NamedTuple):
-    """PPO and all that it works with; ``logged`` fills as it runs."""
+    """PPO and all that it works with; ``logged`` fills as it runs, each row with the second that it was logged at."""
 
     algorithm: Any
     setup: Any
@@ -186,7 +187,7 @@ def ppo_run(request: Request) -> PPORun:
         report_card=None,
         hardware=hardware,
         seed_for=seeds(request["seed"]),
-        log=logged.append,
+        log=lambda row: logged.append({**row, "logged_at": time.perf_counter()}),
         advance=_nothing,
         pairs=list,
     )
