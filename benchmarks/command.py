@@ -20,7 +20,7 @@ from harness.hardware import cores
 
 
 def parser(
-    name: str, about: str | None, *, rounds: int, sizes: Iterable[str] | None = SIZES
+    name: str, about: str | None, *, rounds: int, sizes: Iterable[str] | None = SIZES, threads: int | None = None
 ) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark.
 
@@ -29,6 +29,7 @@ def parser(
         about: its docstring.
         rounds: how often each side is measured by default.
         sizes: of the model, to choose from; None: the benchmark has no such choice, and makes nothing that it keeps.
+        threads: by default; None: all cores.
     """
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,7 +43,10 @@ def parser(
         "--rounds", type=positive, default=rounds, help=f"number of measurements of each side (default: {rounds})"
     )
     made.add_argument(
-        "--threads", type=positive, default=cores(), help="threads that each side computes on (default: all cores)"
+        "--threads",
+        type=positive,
+        default=threads or cores(),
+        help=f"threads that each side computes on (default: {threads or 'all cores'})",
     )
     made.add_argument(
         "--to", type=Path, default=None, help="JSON file to write all that was measured to (default: none)"

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from benchmarks.command import made_folder, parser, run
+from benchmarks.command import made_folder, parser, positive, run
 from benchmarks.materials import Materials, base_model, untrained_scorer, write_rows
 from benchmarks.picture import Bar
 from benchmarks.report import Figure, Report
@@ -149,8 +149,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _multiple(given: str) -> int:
-    number = int(given)
-    if number < 8 or number % 8:
+    number = positive(given)
+    if number % 8:
         raise argparse.ArgumentTypeError(
             f"{number} is no multiple of 8: half of the prompts are a batch in 4 minibatches"
         )
@@ -159,9 +159,18 @@ def _multiple(given: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("scale", __doc__, rounds=3)
-    options.add_argument("--prompts", type=_multiple, default=128, help="of the base, a multiple of 8 (default: 128)")
-    options.add_argument("--larger", action=argparse.BooleanOptionalAction, default=True, help="the next size, too")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    options.add_argument(
+        "--prompts", type=_multiple, default=128, help="number of the base's prompts, a multiple of 8 (default: 128)"
+    )
+    options.add_argument(
+        "--larger",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure the next larger size of model as well (default: yes)",
+    )
+    options.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of all points (default: fp32)"
+    )
     return run(options, compare, arguments, bars=bars)
 
 

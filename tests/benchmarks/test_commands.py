@@ -6,6 +6,7 @@ each shows that a process of its own does the same.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import command, limits, loop, materials, our_side, rollout, scale, sweep, update, worker
+from benchmarks import command, limits, loop, lora_memory, materials, our_side, rollout, scale, sweep, update, worker
 from benchmarks.sides import Side
 from benchmarks.sizes import SIZES, Size
 from benchmarks.trl_environment import TRL
@@ -155,7 +156,7 @@ def test_limits(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPa
     found = ask(limits.main, "--device", "cpu", "--prompt-tokens", "10", "--response-tokens", "6", *few)
     measured = figures(found)
     shares = [measured[f"PPO: {phase}"]["values"]["ours"][0] for phase in our_side.PHASES]
-    assert sum(shares) == pytest.approx(100)
+    assert 90 < sum(shares) < 100  # of the time on the wall, which has more than its phases
     for engine in limits.ENGINES:
         speed = measured[f"rollout, {engine}"]["values"][engine][0]
         share = measured[f"rollout, {engine}: of the bandwidth's bound"]["values"][engine][0]
@@ -217,15 +218,28 @@ def test_products_follow_the_lengths(work: Path, monkeypatch: pytest.MonkeyPatch
 def test_update(ask: Callable[..., dict[str, Any]]) -> None:
     found = ask(update.main, "--rounds", "1", "--batch", "4", "--steps", "1")
     first = found["details"]["first_step"]
-    assert first["ours"]["grad_norm"] == pytest.approx(first["plain"]["grad_norm"], rel=1e-4)
+    for norm in ("grad_norm", "value_grad_norm"):
+        assert first["ours"][norm] == pytest.approx(first["plain"][norm], rel=1e-4)
+    assert max(found["details"][f"{network}_weights_apart"] for network in ("policy", "value")) < 1e-3
     assert first["ours"]["entropy"] == pytest.approx(first["plain"]["entropy"], rel=1e-5)
 
 
 def test_updates_that_differ_do_not_agree() -> None:
-    ours = {"policy_loss": 0.0, "value_loss": 1.0, "entropy": 5.0, "grad_norm": 2.0}
+    ours = {"policy_loss": 0.0, "value_loss": 1.0, "entropy": 5.0, "grad_norm": 2.0, "value_grad_norm": 3.0}
     assert update.agree(ours, ours, tolerance=1e-3)
     for name in ours:
         assert not update.agree(ours, {**ours, name: ours[name] + 0.1}, tolerance=1e-3)
+
+
+def test_weights_that_went_another_way_are_apart() -> None:
+    import torch
+
+    start, plain = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
+    assert update.apart(plain, plain, start) == 0
+    assert update.apart(start, plain, start) == 1
+    assert update.apart({"w": torch.tensor([3.0, 3.0])}, plain, start) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="by name"):
+        update.apart({"v": torch.zeros(2)}, plain, start)
 
 
 @pytest.mark.extended
@@ -263,12 +277,60 @@ def test_scale_runs_every_point(work: Path, tmp_path: Path, monkeypatch: pytest.
     assert len(found["checks"]) == 2
 
 
-@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--stages", "dpo"], ["--picture", "x.png"], ["--size", "huge"]])
-def test_a_mistake_is_one_message_and_status_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("main", "wrong"),
+    [
+        (loop.main, ["--rounds", "0"]),
+        (loop.main, ["--stages", "dpo"]),
+        (loop.main, ["--picture", "x.png"]),
+        (loop.main, ["--size", "huge"]),
+        *((loop.main, ["--scale", value]) for value in ("0", "-1", "nan", "inf", "half")),
+        (loop.main, ["--their-rollout-batch", "0"]),
+        (loop.main, ["--their-loss", "dft"]),
+        (rollout.main, ["--batch", "0"]),
+        (rollout.main, ["--batch", "1.5"]),
+        (update.main, ["--steps", "-1"]),
+        (limits.main, ["--epochs", "0"]),
+        (scale.main, ["--prompts", "12"]),
+        (scale.main, ["--prompts", "many"]),
+        (sweep.main, ["--size", "tiny"]),
+        (sweep.main, ["--work", "here"]),
+        (sweep.main, ["--candidates", "9"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(
+    main: Command, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        loop.main(wrong)
+        main(wrong)
     assert ended.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--batch", "6", "--minibatch", "4"], "error: --minibatch=4 does not divide --batch=6; "),
+        (["--prompt-tokens", "250", "--response-tokens", "7"], "error: --prompt-tokens=250 leaves no room "),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_message_and_status_2(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert limits.main(["--size", "micro", *wrong]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", [loop, rollout, update, sweep, scale, limits, lora_memory])
+def test_help_says_every_option_with_its_default(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[argparse.ArgumentParser] = []
+    monkeypatch.setattr(module, "run", lambda options, *_, **__: made.append(options))
+    module.main([])
+    for option in made[0]._actions:
+        assert option.help
+        assert option.help in (argparse.SUPPRESS, "show this help message and exit") or "(default: " in option.help
 
 
 @pytest.mark.extended
@@ -336,3 +398,14 @@ def test_loop_against_trl(ask: Callable[..., dict[str, Any]]) -> None:
         ours, theirs = (found["details"][stage]["measurements"][side] for side in ("ours", "trl"))
         assert [row["work"] for row in ours] == [row["work"] for row in theirs]
         assert [row["seen"] for row in ours] == [pytest.approx(row["seen"]) for row in theirs]
+
+
+@pytest.mark.extended
+def test_lora_memory(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(lora_memory.main, "--layers", "1", "--width", "64", "--rank", "2", size=False)
+    measured = figures(found)
+    assert measured["parameters of the policy"]["unit"] == "M"
+    trained = measured["trained, policy and value"]["values"]
+    assert 0 < trained["lora"][0] < trained["full"][0]
+    assert measured["CPU time per iteration"]["values"]["full"][0] > 0
+    assert lora_memory.main(["--width", "100"]) == 2
