@@ -70,7 +70,7 @@ class Amount:
 AMOUNTS = {
     "micro": Amount(2, 2, 1, batch=4, ppo_batch=8, start_steps=4, held_out=16),
     "tiny": Amount(40, 25, 3),
-    "small": Amount(20, 10, 2, held_out=256),
+    "small": Amount(20, 20, 2, held_out=256),
 }
 
 

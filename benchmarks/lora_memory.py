@@ -3,8 +3,8 @@
     python -m benchmarks.lora_memory              # 12 layers of 768 (87 M parameters), one iteration each
 
 Each way runs in a process of its own, since a process's peak memory is one number. Time is that process's own, by
-default on one thread, so that what else runs does not count. Nothing is learned: the weights are random, and neither memory nor time
-depends on them.
+default on one thread, so that what else runs does not count. Nothing is learned: the weights are random, and neither
+memory nor time depends on them.
 """
 
 from __future__ import annotations

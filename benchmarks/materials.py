@@ -17,7 +17,7 @@ from benchmarks.texts import SHORT_SHARE, text, words
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 Rows = list[dict[str, list[int]]]
-PREFERRED_SHORT_SHARES = 0.6, 0.2
+PREFERRED_SHORT_SHARES = 0.8, 0.1
 """Words of a chosen and of a rejected response that a short one comes before."""
 
 

@@ -100,8 +100,8 @@ def prepare(options: argparse.Namespace) -> Steps:
 SAME = ("value_loss", "entropy", "grad_norm", "value_grad_norm")
 CHECKED_STEPS = 3
 WEIGHT_TOLERANCE = 1e-3
-"""Of the way that the weights have gone since the start, in fp32. AdamW's first steps are lr · sign(g) but for eps: where
-a gradient is next to 0, rounding decides which way a weight goes."""
+"""Of the way that the weights have gone since the start, in fp32. AdamW's first steps are lr · sign(g) but for eps:
+where a gradient is next to 0, rounding decides which way a weight goes."""
 
 
 def agree(ours: Mapping[str, float], plain: Mapping[str, float], *, tolerance: float) -> bool:
