@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from benchmarks.picture import Bar, draw, ratio_bars
@@ -15,29 +19,61 @@ from harness.errors import RunFailed, UserError
 from harness.hardware import cores
 
 
-def parser(name: str, about: str | None, *, rounds: int, sizes: Iterable[str] = SIZES) -> argparse.ArgumentParser:
+def parser(
+    name: str, about: str | None, *, rounds: int, sizes: Iterable[str] | None = SIZES, threads: int | None = None
+) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark.
 
     Args:
         name: of the module.
         about: its docstring.
         rounds: how often each side is measured by default.
-        sizes: of the model, to choose from.
+        sizes: of the model, to choose from; None: the benchmark has no such choice, and makes nothing that it keeps.
+        threads: by default; None: all cores.
     """
-    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
-    made.add_argument("--size", choices=sorted(sizes), default="tiny", help="of the model (default: tiny)")
-    made.add_argument("--rounds", type=_positive, default=rounds, help=f"measurements of each side (default: {rounds})")
-    made.add_argument("--threads", type=_positive, default=cores(), help="of each side (default: all cores)")
-    made.add_argument("--work", type=Path, default=None, help="folder for models and texts (default: in /tmp, kept)")
-    made.add_argument("--to", type=Path, default=None, help="write all that was measured to this JSON file")
-    made.add_argument("--picture", type=Path, default=None, help="draw the ratios into this SVG file")
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if sizes is not None:
+        made.add_argument("--size", choices=sorted(sizes), default="tiny", help="size of the model (default: tiny)")
+        made.add_argument(
+            "--work", type=Path, default=None, help="folder that keeps models and texts (default: one in /tmp)"
+        )
+    made.add_argument(
+        "--rounds", type=positive, default=rounds, help=f"number of measurements of each side (default: {rounds})"
+    )
+    made.add_argument(
+        "--threads",
+        type=positive,
+        default=threads or cores(),
+        help=f"threads that each side computes on (default: {threads or 'all cores'})",
+    )
+    made.add_argument(
+        "--to", type=Path, default=None, help="JSON file to write all that was measured to (default: none)"
+    )
+    made.add_argument("--picture", type=Path, default=None, help="SVG file to draw the ratios into (default: none)")
     return made
 
 
-def _positive(given: str) -> int:
-    number = int(given)
+def positive(given: str) -> int:
+    """An option's type: 1, 2, 3 …"""
+    try:
+        number = int(given)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{given} is no whole number from 1 on")
+    return number
+
+
+def factor(given: str) -> float:
+    """An option's type: a number above 0 and below infinity."""
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{given} is no number above 0")
     return number
 
 
@@ -58,6 +94,24 @@ def work_folder(given: Path | None, *parts: str) -> Path:
     folder = (given or Path(tempfile.gettempdir()) / "rlhf-harness-benchmarks").joinpath(*parts).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def made_folder(given: Path | None, *parts: str) -> Path:
+    """A folder, under ``work_folder``, for models and texts that only the same code and versions would make again."""
+    *above, last = parts
+    return work_folder(given, *above, f"{last}-{_making()}")
+
+
+@cache
+def _making() -> str:
+    """A digest of all that decides what is made: the benchmarks' and the harness's code, torch and transformers."""
+    digest = hashlib.sha256()
+    for package in ("torch", "transformers"):
+        digest.update(f"{package} {metadata.version(package)}\n".encode())
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(path for folder in ("benchmarks", "harness") for path in (root / folder).rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def run(
@@ -87,5 +141,6 @@ def run(
         report.write(given.to)
     if given.picture is not None:
         given.picture.parent.mkdir(parents=True, exist_ok=True)
-        given.picture.write_text(draw(f"{report.benchmark}, {given.size}", bars(report)), encoding="utf-8")
+        title = ", ".join(filter(None, (report.benchmark, getattr(given, "size", None))))
+        given.picture.write_text(draw(title, bars(report)), encoding="utf-8")
     return 0 if report.holds else 1

@@ -32,10 +32,17 @@ class Learned(NamedTuple):
     higher_is_better: bool
 
     @property
+    def gains(self) -> tuple[list[float], list[float]]:
+        """How much better than the start each finished model is, ours and theirs; below 0: worse."""
+        sign = 1 if self.higher_is_better else -1
+        ours, theirs = ([sign * (value - self.start) for value in side] for side in (self.ours, self.theirs))
+        return ours, theirs
+
+    @property
     def lead(self) -> float:
         """How much better our median is; below 0: worse."""
-        difference = median(self.ours) - median(self.theirs)
-        return difference if self.higher_is_better else -difference
+        ours, theirs = self.gains
+        return median(ours) - median(theirs)
 
     @property
     def spread(self) -> float:
@@ -44,9 +51,17 @@ class Learned(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``same`` where the difference lies within the spread over seeds, else ``more`` or ``less`` (of ours)."""
-        allowed = max(self.spread, TOLERANCE * abs(median(self.theirs) - self.start))
-        if abs(self.lead) <= allowed:
+        """Whether both sides learn the same.
+
+        ``unknown`` with one seed, which has no spread; ``void`` unless on both sides the worst seed has gained more
+        than the spread, as nothing can be said of sides that learn nothing; ``less`` (of ours) where we are behind by
+        more than the spread, and by more than 3 % of what they learned; ``more`` likewise; else ``same``.
+        """
+        if min(map(len, self.gains)) < 2:
+            return "unknown"
+        if not all(gain > self.spread for side in self.gains for gain in side):  # nor is what is no number a gain
+            return "void"
+        if abs(self.lead) <= max(self.spread, TOLERANCE * median(self.gains[1])):
             return "same"
         return "more" if self.lead > 0 else "less"
 
@@ -63,8 +78,10 @@ def held_out_loss(folder: Path, rows: Rows) -> float:
     return validation_loss(load_language_model(folder), examples, CPU, batch_size=32)
 
 
-def held_out_accuracy(folder: Path, rows: Rows) -> float:
-    """Share of pairs, in %, whose chosen response scores higher."""
+def held_out_preference_loss(folder: Path, rows: Rows) -> float:
+    """Bradley–Terry loss of pairs, in nats: ln 2 of a model that tells nothing apart."""
+    import numpy as np
+
     from harness.models.loading import load_scorer
     from harness.models.scorer import Scorer
 
@@ -73,7 +90,7 @@ def held_out_accuracy(folder: Path, rows: Rows) -> float:
     chosen, rejected = (
         scorer.scores(prompts, [row[side] for row in rows], batch_size=32) for side in ("chosen", "rejected")
     )
-    return float(100 * (chosen > rejected).mean())
+    return float(np.logaddexp(0.0, rejected - chosen).mean())
 
 
 def sampled_score(folder: Path, reward_model: Path, rows: Rows, *, tokens: int, temperature: float) -> float:

@@ -14,15 +14,17 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from random import Random
 from typing import Any
 
-from benchmarks.command import parser, run, some_of, work_folder
+from benchmarks.command import made_folder, parser, positive, run, some_of
 from benchmarks.materials import Rows, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.rollout import TEMPERATURE, Case, generate, ours
 from benchmarks.sizes import REAL_SIZES, SIZES
 from benchmarks.timing import Measured, alternate, measure
+from harness.errors import UserError
 
 ENGINES = ("native", "compiled")
 STAGES = ("rollout", "sft", "ppo")
@@ -38,7 +40,7 @@ class Limits:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.size = options, REAL_SIZES[options.size]
         self.on_gpu = options.device.startswith("cuda")
-        self.folder = work_folder(options.work, f"real-{options.size}")
+        self.folder = made_folder(options.work, f"real-{options.size}")
         self.base = base_model(self.folder, self.size)
         os.environ["HARNESS_BENCHMARK_THREADS"] = str(options.threads)
 
@@ -113,7 +115,9 @@ def bytes_read(limits: Limits, model: Any, rows: int, prompt: int, tokens: int) 
 
 
 def training_flops(limits: Limits, model: Any, tokens: int, length: int) -> float:
-    """Of SFT's forward and backward pass: 6 N per token and 12 L H T for attention (Chowdhery et al. 2022, appendix B).
+    """Of SFT's forward and backward pass: 6 N per token, and 12 L d T for attention, where d is the width.
+
+    Source: Chowdhery et al. 2022 (arXiv 2204.02311), appendix B: 6 N + 12 L H Q T, H heads of size Q; H Q = d.
 
     Args:
         limits: says the model's size.
@@ -203,7 +207,8 @@ def add_ppo(limits: Limits, report: Report) -> None:
     result = algorithm.train(setup)
     report.checks[f"PPO ends well: {result.status}"] = result.status == "ok"
     phases = {name: [row[f"seconds_{name}"] for row in logged[1:]] for name in our_side.PHASES}
-    whole = [sum(each) for each in zip(*phases.values(), strict=True)]
+    # From one iteration's end to the next one's: what lies between the phases counts as well.
+    whole = [row["logged_at"] - before["logged_at"] for before, row in pairwise(logged)]
     report.figures.append(Figure("PPO", "episodes/s", {"ours": [options.batch / each for each in whole]}))
     for name, seconds in phases.items():
         shares = {"ours": [100 * one / all_ for one, all_ in zip(seconds, whole, strict=True)]}
@@ -214,7 +219,12 @@ ADD = {"rollout": add_rollouts, "sft": add_sft, "ppo": add_ppo}
 
 
 def compare(options: argparse.Namespace) -> Report:
-    """All stages that were asked for."""
+    """All stages that were asked for.
+
+    Raises:
+        UserError: sizes that do not fit each other.
+    """
+    _check_sizes(options)
     from harness.config import HardwareConfig
     from harness.hardware import Hardware
 
@@ -233,6 +243,16 @@ def compare(options: argparse.Namespace) -> Report:
         if stage != "rollout":  # which has the models of all sides
             report.figures.append(Figure(f"{stage}: peak memory", "MB", {"ours": [_peak(hardware.device)]}))
     return report
+
+
+def _check_sizes(options: argparse.Namespace) -> None:
+    if options.batch % options.minibatch:
+        remedy = "give a divisor of it"
+        raise UserError("--minibatch", options.minibatch, f"does not divide --batch={options.batch}", remedy)
+    context, tokens = REAL_SIZES[options.size].context, options.prompt_tokens + options.response_tokens
+    if tokens > context:
+        rule = f"leaves no room for the response: with it {tokens} tokens, and {options.size} knows {context} positions"
+        raise UserError("--prompt-tokens", options.prompt_tokens, rule, "give fewer, or another --size")
 
 
 def _forget_peak(device: str) -> None:
@@ -258,17 +278,37 @@ def _peak(device: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("limits", __doc__, rounds=3, sizes=REAL_SIZES)
     options.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
-    options.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU")
-    options.add_argument("--stages", type=some_of(STAGES, "stage"), default=list(STAGES), help=f"of {','.join(STAGES)}")
-    options.add_argument("--engines", type=some_of(ENGINES, "engine"), default=list(ENGINES), help="that are measured")
-    options.add_argument("--engine", choices=ENGINES, default="native", help="that PPO samples with")
-    options.add_argument("--batch", type=int, default=128, help="rows of a rollout, episodes of a PPO iteration")
-    options.add_argument("--minibatch", type=int, default=32, help="episodes of a PPO update")
-    options.add_argument("--epochs", type=int, default=4, help="passes over an iteration's episodes")
-    options.add_argument("--sft-batch", type=int, default=16, help="texts of an SFT update")
-    options.add_argument("--steps", type=int, default=4, help="SFT updates in one measurement")
-    options.add_argument("--prompt-tokens", type=int, default=512)
-    options.add_argument("--response-tokens", type=int, default=53)
+    options.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="precision of all models (default: auto, which is bf16 on a GPU and where a CPU computes in it)",
+    )
+    options.add_argument(
+        "--stages",
+        type=some_of(STAGES, "stage"),
+        default=list(STAGES),
+        help=f"stages to measure, separated by commas (default: {','.join(STAGES)})",
+    )
+    options.add_argument(
+        "--engines",
+        type=some_of(ENGINES, "engine"),
+        default=list(ENGINES),
+        help=f"engines whose rollouts are measured, separated by commas (default: {','.join(ENGINES)})",
+    )
+    options.add_argument(
+        "--engine", choices=ENGINES, default="native", help="engine that PPO samples with (default: native)"
+    )
+    for name, default, about in (
+        ("--batch", 128, "rows of a rollout, and episodes of a PPO iteration"),
+        ("--minibatch", 32, "episodes of a PPO update, which divide --batch"),
+        ("--epochs", 4, "passes of PPO over an iteration's episodes"),
+        ("--sft-batch", 16, "texts of an SFT update"),
+        ("--steps", 4, "SFT updates in one measurement"),
+        ("--prompt-tokens", 512, "tokens of each prompt"),
+        ("--response-tokens", 53, "tokens of each response"),
+    ):
+        options.add_argument(name, type=positive, default=default, metavar="N", help=f"{about} (default: {default})")
     return run(options, compare, arguments)
 
 

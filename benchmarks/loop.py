@@ -1,12 +1,15 @@
 """The loop's three stages, SFT, reward model and PPO, against TRL's: the same models, tokens and settings in turn.
 
-Both sides start every stage from the same checkpoint and do the same number of updates on the same tokens; each runs in
-a process of its own, which waits while the other works. What they made of it is then measured by one yardstick.
+Both sides start every stage from the same checkpoint and make updates at the same constant learning rate; each runs in
+a process of its own, which waits while the other works, after a short run that is not measured. Either side counts what
+it is given as it learns from it, and the counts must be equal. What the sides made of it is then measured by one
+yardstick: both must have learned something, and ours no less.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +17,23 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import learning
-from benchmarks.command import parser, run, some_of, work_folder
+from benchmarks.command import factor, made_folder, parser, positive, run, some_of, work_folder
 from benchmarks.learning import Learned
 from benchmarks.materials import Materials, Rows, base_model, write_rows
+from benchmarks.our_side import NEVER
 from benchmarks.report import Figure, Report
 from benchmarks.sides import Side
 from benchmarks.sizes import RESPONSE_TOKENS, SIZES
 from benchmarks.timing import alternate
+from benchmarks.trl_environment import TRL, make
 
 STAGES = {"sft": ("SFT", "tokens/s"), "reward_model": ("reward model", "pairs/s"), "ppo": ("PPO", "episodes/s")}
+WARM_UP = 0.1
+"""Of a measurement's work: what each side does before the first, unmeasured."""
 START_SEED, TRAIN_SEED, HELD_OUT_SEED = 1, 2, 3
 """Of the texts: what the starting models saw, what both sides train on, and what neither sees."""
 
@@ -62,7 +70,7 @@ class Amount:
 AMOUNTS = {
     "micro": Amount(2, 2, 1, batch=4, ppo_batch=8, start_steps=4, held_out=16),
     "tiny": Amount(40, 25, 3),
-    "small": Amount(20, 10, 2, held_out=256),
+    "small": Amount(20, 20, 2, held_out=256),
 }
 
 
@@ -76,7 +84,7 @@ class Loop:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.amount = AMOUNTS[options.size].times(options.scale)
-        self.folder = work_folder(options.work, options.size)
+        self.folder = made_folder(options.work, options.size)
         self.base = base_model(self.folder, SIZES[options.size])
         self.materials = Materials(self.base, SIZES[options.size])
         steps = self.amount.start_steps
@@ -101,31 +109,39 @@ class Loop:
                 unfinished.rename(target)
 
     def side(self, python: str | Path, module: str) -> Side:
-        return Side(python, module, threads=self.options.threads, log=self.folder / "log.txt")
+        requires = {"trl": TRL} if module == "benchmarks.trl_side" else {}
+        return Side(python, module, threads=self.options.threads, log=self.folder / "log.txt", requires=requires)
 
-    def details(self, stage: str, precision: str) -> dict[str, Any]:
-        """What one measurement of a stage asks for, its seed aside."""
-        amount, made = self.amount, self.materials
+    def details(self, stage: str, precision: str, *, part: float = 1.0) -> dict[str, Any]:
+        """What one measurement of a stage asks for, its seed aside.
+
+        Args:
+            stage: which.
+            precision: of the side that is asked.
+            part: how much of the work; at least one update, or rollout, is left of it.
+        """
+        amount, made = self.amount.times(part), self.materials
         rows: Callable[[], Rows] = {
             "sft": lambda: made.demonstrations(amount.sft_steps * amount.batch, seed=TRAIN_SEED),
             "reward_model": lambda: made.pairs(amount.reward_model_steps * amount.batch, seed=TRAIN_SEED),
             "ppo": lambda: made.prompts(amount.ppo_iterations * amount.ppo_batch, seed=TRAIN_SEED),
         }[stage]
-        path = self.folder / f"rows-{stage}.json"
-        return {**self._common(stage, precision), "rows": str(write_rows(path, rows()))}
+        path = self.folder / f"rows-{stage}{'' if part == 1 else '-warm-up'}.json"
+        asked = {**self._common(stage, precision), "rows": str(write_rows(path, rows()))}
+        return {**asked, "episodes": amount.ppo_iterations * amount.ppo_batch} if stage == "ppo" else asked
 
     def _common(self, stage: str, precision: str) -> dict[str, Any]:
         shared = {"precision": precision, "batch_size": self.amount.batch}
         if stage == "sft":
             return {**shared, "model": str(self.base), "lr": 1e-3}
         if stage == "reward_model":
-            return {**shared, "model": str(self.policy), "lr": 3e-4}
+            return {**shared, "model": str(self.policy), "lr": 1e-3}
         return {
             **shared,
             "model": str(self.policy),
             "reward_model": str(self.reward_model),
             "lr": 1e-4,
-            "episodes": self.amount.ppo_iterations * self.amount.ppo_batch,
+            "max_grad_norm": NEVER,
             "batch_size": self.amount.ppo_batch,
             "minibatch_size": self.amount.ppo_batch // 4,
             "epochs": 4,
@@ -144,8 +160,9 @@ class Loop:
             return learning.compare("held-out loss", measure, self.base, finished, higher_is_better=False)
         if stage == "reward_model":
             pairs = self.materials.pairs(count, seed=HELD_OUT_SEED)
-            measure = partial(learning.held_out_accuracy, rows=pairs)
-            return learning.compare("held-out accuracy", measure, 50.0, finished, higher_is_better=True)
+            measure = partial(learning.held_out_preference_loss, rows=pairs)
+            # Its head is new, another one for each seed: it tells nothing apart.
+            return learning.compare("held-out loss", measure, math.log(2), finished, higher_is_better=False)
         measure = partial(
             learning.sampled_score,
             reward_model=self.reward_model,
@@ -172,11 +189,15 @@ def compare(options: argparse.Namespace) -> Report:
                 for name, python, module in ((first, sys.executable, "benchmarks.our_side"), (second, *_other(options)))
             }
             measured, finished = _measure(loop, stage, sides, options)
+            report.details["versions"] = {name: side.versions for name, side in sides.items()}
         company += [row["others"] for rows in measured.values() for row in rows]
         _add_figures(report, stage, measured)
         learned = loop.learned(stage, finished)
         report.details[stage] = {"measurements": measured, "learned": learned.row()}
-        report.checks[_sentence(stage, learned, second)] = learned.verdict != "less"
+        sentence, same = equal_work(STAGES[stage][0], measured)
+        report.checks[sentence] = same
+        if learned.verdict != "unknown":
+            report.checks[_sentence(stage, learned, second)] = learned.verdict in ("same", "more")
         print(report.text(), end="\n\n", file=sys.stderr)
     shutil.rmtree(models, ignore_errors=True)
     report.note_company(company)
@@ -198,9 +219,14 @@ def _measure(
         return sides[name].ask(stage, save=target, seed=seed, **details)
 
     ours, theirs = sides
+    precisions = {ours: options.precision, theirs: options.their_precision}
+    choices: dict[str, dict[str, Any]] = {ours: {}, theirs: {}}
+    if options.against == "trl":
+        choices[theirs] = {"loss": options.their_loss, "rollout_batch": options.their_rollout_batch}
+    for name, side in sides.items():
+        side.ask(stage, seed=0, **choices[name], **loop.details(stage, precisions[name], part=WARM_UP))
     work = {
-        ours: partial(once, ours, loop.details(stage, options.precision)),
-        theirs: partial(once, theirs, loop.details(stage, options.their_precision)),
+        name: partial(once, name, {**choices[name], **loop.details(stage, precisions[name])}) for name in (ours, theirs)
     }
     return alternate(work, options.rounds), finished
 
@@ -209,7 +235,7 @@ def _add_figures(report: Report, stage: str, measured: Mapping[str, Sequence[Map
     name, unit = STAGES[stage]
     ours, theirs = measured
     speed = {side: [row["work"] / row["seconds"] for row in rows] for side, rows in measured.items()}
-    # A later round finds what an earlier one has left behind: the first tells what the work takes.
+    # A later round finds what an earlier one has left behind; the first, only what a tenth of the work has.
     peak = {side: [rows[0]["peak_memory_mb"]] for side, rows in measured.items()}
     above = {side: [rows[0]["peak_memory_mb"] - rows[0]["import_memory_mb"]] for side, rows in measured.items()}
     report.figures += [
@@ -219,20 +245,37 @@ def _add_figures(report: Report, stage: str, measured: Mapping[str, Sequence[Map
     ]
 
 
+def equal_work(name: str, measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[str, bool]:
+    """Whether both sides counted the same in every round, and a sentence that says what.
+
+    Args:
+        name: of the stage.
+        measured: side -> its measurements, each with what it has ``seen``: a number by name.
+    """
+    ours, theirs = ([row["seen"] for row in rows] for rows in measured.values())
+
+    def told(seen: Mapping[str, float]) -> str:
+        return ", ".join(f"{key.replace('_', ' ')} {value:,.12g}" for key, value in seen.items())
+
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=True), start=1):
+        if one.keys() != other.keys() or not all(math.isclose(one[key], other[key], rel_tol=1e-9) for key in one):
+            names = list(measured)
+            return f"{name}: equal work; round {number}: {names[0]} {told(one)}; {names[1]} {told(other)}", False
+    return f"{name}: equal work, counted on both sides: {told(ours[0])}", True
+
+
 def _sentence(stage: str, learned: Learned, second: str) -> str:
-    numbers = f"{sum(learned.ours) / len(learned.ours):.4g} against {sum(learned.theirs) / len(learned.theirs):.4g}"
-    return (
-        f"{STAGES[stage][0]} learns no less than {second} ({learned.verdict}): {learned.name} {numbers} "
-        f"from {learned.start:.4g}, {learned.spread:.2g} over seeds"
-    )
+    numbers = f"{median(learned.ours):.4g} against {median(learned.theirs):.4g}"
+    found = f"{learned.name} {numbers} from {learned.start:.4g}, {learned.spread:.2g} over seeds"
+    if learned.verdict == "void":
+        return f"{STAGES[stage][0]}: void, as not every seed of both sides learns more than seeds differ: {found}"
+    return f"{STAGES[stage][0]} learns no less than {second} ({learned.verdict}): {found}"
 
 
 def _other(options: argparse.Namespace) -> tuple[Path, str]:
     """Interpreter and module of the side that we are compared with."""
     if options.against == "self":
         return Path(sys.executable), "benchmarks.our_side"
-    from benchmarks.trl_environment import make
-
     python = options.trl_python or make(work_folder(options.work) / "trl")
     return Path(python), "benchmarks.trl_side"
 
@@ -243,14 +286,48 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("loop", __doc__, rounds=3)
-    options.add_argument("--against", choices=("trl", "self"), default="trl", help="self shows what noise alone does")
-    options.add_argument("--trl-python", help="of an environment with TRL 1.12.0 (default: one is made in --work)")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours")
-    options.add_argument("--their-precision", choices=("fp32", "bf16"), default="fp32")
+    precisions = ("fp32", "bf16")
     options.add_argument(
-        "--stages", type=some_of(STAGES, "stage"), default=list(STAGES), help=f"some of {','.join(STAGES)}"
+        "--against",
+        choices=("trl", "self"),
+        default="trl",
+        help="what the harness is compared with; self shows what noise alone does (default: trl)",
     )
-    options.add_argument("--scale", type=float, default=1.0, help="of the work in one measurement (default: 1)")
+    options.add_argument(
+        "--trl-python", help=f"Python of an environment with TRL {TRL} (default: one is made in the --work folder)"
+    )
+    options.add_argument(
+        "--precision", choices=precisions, default="fp32", help="precision of this harness's side (default: fp32)"
+    )
+    options.add_argument(
+        "--their-precision", choices=precisions, default="fp32", help="precision of the other side (default: fp32)"
+    )
+    options.add_argument(
+        "--their-loss",
+        choices=("nll", "chunked_nll"),
+        default=None,
+        help="loss_type of TRL's SFT (default: TRL's own, chunked_nll)",
+    )
+    options.add_argument(
+        "--their-rollout-batch",
+        type=positive,
+        default=None,
+        metavar="N",
+        help="local_rollout_forward_batch_size of TRL's PPO: rows that it samples and scores at a time "
+        "(default: TRL's own, 64)",
+    )
+    options.add_argument(
+        "--stages",
+        type=some_of(STAGES, "stage"),
+        default=list(STAGES),
+        help=f"stages to measure, separated by commas (default: {','.join(STAGES)})",
+    )
+    options.add_argument(
+        "--scale",
+        type=factor,
+        default=1.0,
+        help="factor on the work in one measurement, rounded to updates (default: 1)",
+    )
     return run(options, compare, arguments)
 
 

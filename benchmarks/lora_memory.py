@@ -1,10 +1,10 @@
 """Memory and time of PPO with full fine-tuning and with adapters: four roles on a random GPT-2, tiny batches.
 
-    python benchmarks/lora_memory.py                      # 12 layers of 768 (87 M parameters), one iteration each
+    python -m benchmarks.lora_memory              # 12 layers of 768 (87 M parameters), one iteration each
 
-Each way runs in a process of its own, since a process's peak memory is one number. Time is that process's own on one
-thread, so that what else runs does not count. Nothing is learned: the weights are random, and neither memory nor time
-depends on them.
+Each way runs in a process of its own, since a process's peak memory is one number. Time is that process's own, by
+default on one thread, so that what else runs does not count. Nothing is learned: the weights are random, and neither
+memory nor time depends on them.
 """
 
 from __future__ import annotations
@@ -15,34 +15,66 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import parser, positive, run
+from benchmarks.report import Figure, Report
+from benchmarks.sides import ROOT
+from benchmarks.timing import alternate
+from harness.errors import RunFailed, UserError
+
 PROMPT_TOKENS, RESPONSE_TOKENS, BATCH = 32, 16, 4
+HEAD_SIZE = 64
+SIZES = ("layers", "width", "rank", "iterations")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=1)
-    parser.add_argument("--way", choices=("base", "full", "lora"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser("lora_memory", __doc__, rounds=1, sizes=None, threads=1)
+    for name, default, about in (
+        ("--layers", 12, "layers of the model"),
+        ("--width", 768, f"width of the model, a multiple of {HEAD_SIZE}"),
+        ("--rank", 16, "rank of the adapters"),
+        ("--iterations", 1, f"iterations of PPO, each with four passes over {BATCH} episodes"),
+    ):
+        options.add_argument(name, type=positive, default=default, metavar="N", help=f"{about} (default: {default})")
+    options.add_argument("--way", choices=("base", "full", "lora"), default=None, help=argparse.SUPPRESS)
+    options.add_argument("--folder", type=Path, default=None, help=argparse.SUPPRESS)
+    given = options.parse_args(arguments)
     if given.way is not None:
         print(json.dumps(measure(given)))
-        return
+        return 0
+    return run(options, compare, arguments)
+
+
+def compare(options: argparse.Namespace) -> Report:
+    """Both ways, each round in new processes.
+
+    Raises:
+        UserError: a width that heads do not divide.
+    """
+    if options.width % HEAD_SIZE:
+        raise UserError("--width", options.width, f"is no multiple of {HEAD_SIZE}", "give one")
     with tempfile.TemporaryDirectory() as folder:
-        _, *rows = [_apart(way, folder, sys.argv[1:]) for way in ("base", "full", "lora")]
-    print(f"{'':32}{'full':>12}{'lora':>12}")
-    for name in rows[0]:
-        print(f"{name:32}" + "".join(f"{row[name]:>12,.1f}" for row in rows))
+        _apart("base", folder, options)
+        ways = {"lora": lambda: _apart("lora", folder, options), "full": lambda: _apart("full", folder, options)}
+        measured = alternate(ways, options.rounds)
+    asked = {name: getattr(options, name) for name in (*SIZES, "rounds")}
+    report = Report("lora_memory", asked, options.threads, details={"measurements": measured})
+    for name in measured["full"][0]:
+        title, _, unit = name.rpartition(", ")
+        values = {way: [row[name] for row in rows] for way, rows in measured.items()}
+        report.figures.append(Figure(title, unit, values, ("lora", "full")))
+    return report
 
 
-def _apart(way: str, folder: str, arguments: list[str]) -> dict[str, float]:
-    command = [sys.executable, __file__, *arguments, "--way", way, "--folder", folder]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def _apart(way: str, folder: str, options: argparse.Namespace) -> dict[str, float]:
+    given = [f"--{name}={getattr(options, name)}" for name in (*SIZES, "threads")]
+    command = [sys.executable, "-m", "benchmarks.lora_memory", *given, "--way", way, "--folder", folder]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunFailed(f"{way} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -60,16 +92,17 @@ def measure(given: Any) -> dict[str, float]:
     from harness.models.scorer import Scorer
     from harness.rollouts.sampler import Sampling
     from harness.training.algorithm import Setup
+    from harness.training.gates import GATES
     from harness.training.ppo_training import PPOTraining
 
-    size = {"layers": given.layers, "width": given.width, "heads": given.width // 64, "context": 128}
+    size = {"layers": given.layers, "width": given.width, "heads": given.width // HEAD_SIZE, "context": 128}
     config = ModelConfig(kind="nano", **size, lora=LoraConfig(rank=given.rank if given.way == "lora" else None))
     sft = given.folder / "sft"
     if given.way == "base":
         _save_base(config, sft / "model")
         return {}
-    torch.set_num_threads(1)
-    hardware = Hardware("cpu", "fp32", 1)
+    torch.set_num_threads(given.threads)
+    hardware = Hardware("cpu", "fp32", given.threads)
     reset_peak_memory()
     before = peak_memory_mb()
     policy = load_trainable_policy(sft, config, device="cpu", seed=0)
@@ -94,14 +127,13 @@ def measure(given: Any) -> dict[str, float]:
         pairs=list,
     )
     nothing = LimitsConfig(max_kl=None, min_entropy=None, min_length=None, max_length_share=None)
-    gates = ["accuracy", "ratio", "invariance", "eos", "logprobs"]
     algorithm = PPOConfig(
         episodes=given.iterations * BATCH,
         batch_size=BATCH,
         minibatch_size=BATCH,
         epochs=4,
         optimizer=OptimizerConfig(lr=1e-5, warmup=0.0),
-        checks=ChecksConfig(skip_gates=gates, probes=0, limits=nothing),
+        checks=ChecksConfig(skip_gates=list(GATES), probes=0, limits=nothing),
     )
     started = time.process_time()
     PPOTraining(algorithm).train(setup)
@@ -111,10 +143,10 @@ def measure(given: Any) -> dict[str, float]:
     return {
         "parameters of the policy, M": sum(p.numel() for p in policy.model.parameters()) / 1e6,
         "trained, policy and value, M": sum(trained.values()) / 1e6,
-        "MB before any model": before,
-        "MB at the peak of training": peak,
-        "MB at the peak, saving included": peak_memory_mb(),
-        "CPU seconds per iteration": seconds / given.iterations,
+        "before any model, MB": before,
+        "peak of training, MB": peak,
+        "peak, saving included, MB": peak_memory_mb(),
+        "CPU time per iteration, s": seconds / given.iterations,
     }
 
 
@@ -129,4 +161,4 @@ def _save_base(config: Any, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

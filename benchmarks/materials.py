@@ -13,10 +13,12 @@ from random import Random
 from typing import Any
 
 from benchmarks.sizes import PROMPT_TOKENS, RESPONSE_TOKENS, Size
-from benchmarks.texts import text, words
+from benchmarks.texts import SHORT_SHARE, text, words
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 Rows = list[dict[str, list[int]]]
+PREFERRED_SHORT_SHARES = 0.8, 0.1
+"""Words of a chosen and of a rejected response that a short one comes before."""
 
 
 def base_model(folder: Path, size: Size) -> Path:
@@ -94,28 +96,31 @@ class Materials:
         return [{"input_ids": [*piece, self.codec.eos_id]} for piece in pieces]
 
     def pairs(self, count: int, *, seed: int) -> Rows:
-        """A prompt, how the text goes on (chosen), and the words of another place in disorder (rejected)."""
+        """A prompt and two texts: the chosen one has more of the short words than prompts have, the rejected one fewer.
+
+        So a reward model can tell them apart after a few updates, by what any place of a response says; and a policy,
+        which samples short words from the first, can raise the score as soon.
+        """
         generator = Random(seed)
-        kept = self._cut([PROMPT_TOKENS + RESPONSE_TOKENS] * count, generator)
-        other = self._cut([RESPONSE_TOKENS] * count, generator)
+        prompts = self._cut([PROMPT_TOKENS] * count, generator)
+        chosen, rejected = (
+            self._cut([RESPONSE_TOKENS] * count, generator, short_share=share) for share in PREFERRED_SHORT_SHARES
+        )
         return [
-            {
-                "prompt": piece[:PROMPT_TOKENS],
-                "chosen": piece[PROMPT_TOKENS:],
-                "rejected": generator.sample(elsewhere, len(elsewhere)),
-            }
-            for piece, elsewhere in zip(kept, other, strict=True)
+            {"prompt": prompt, "chosen": better, "rejected": worse}
+            for prompt, better, worse in zip(prompts, chosen, rejected, strict=True)
         ]
 
     def prompts(self, count: int, *, seed: int) -> Rows:
         """Prompts of 64 tokens, as ``input_ids``."""
         return [{"input_ids": piece} for piece in self._cut([PROMPT_TOKENS] * count, Random(seed))]
 
-    def _cut(self, lengths: Sequence[int], generator: Random) -> list[list[int]]:
+    def _cut(self, lengths: Sequence[int], generator: Random, *, short_share: float = SHORT_SHARE) -> list[list[int]]:
         """Pieces of a text, one behind the other, in tokens."""
         ids: list[int] = []
         while len(ids) < sum(lengths):
-            ids += self.codec.tokenizer(text(self.vocabulary, generator, word_count=20_000))["input_ids"]
+            piece = text(self.vocabulary, generator, word_count=20_000, short_share=short_share)
+            ids += self.codec.tokenizer(piece)["input_ids"]
         pieces, start = [], 0
         for length in lengths:
             pieces.append(ids[start : start + length])

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.materials import read_rows
 from benchmarks.worker import Prepare, Prepared, serve
+from harness.errors import RunFailed
 
 Request = Mapping[str, Any]
+NEVER = 1e9
+"""A norm that no gradient reaches: TRL's PPO does not clip."""
 PHASES = ("rollout", "scoring", "update")
 
 
@@ -36,9 +40,12 @@ def sft(request: Request) -> Prepared:
     examples = [TokenExample(row["input_ids"][:1], row["input_ids"][1:]) for row in read_rows(request["rows"])]
     settings = Imitation(epochs=1, batch_size=request["batch_size"], optimizer=_optimizer(request))
 
+    logged: list[Mapping[str, Any]] = []
+
     def train() -> dict[str, Any]:
-        done = imitate(lm, examples, settings, hardware=_hardware(request), **_quietly(request))
-        return {"steps": done["steps"], "work": done["tokens"] + len(examples), "loss": done["loss"]}
+        done = imitate(lm, examples, settings, hardware=_hardware(request), **_quietly(request, logged))
+        seen = {"updates": done["steps"], "tokens": done["tokens"], "learning_rate": logged[-1]["lr"]}
+        return {"seen": seen, "work": done["tokens"] + len(examples), "loss": done["loss"]}
 
     return Prepared(train, lambda folder: save(lm, folder))
 
@@ -49,18 +56,42 @@ def reward_model(request: Request) -> Prepared:
     from harness.training.preferences import Comparison, TokenPair, learn_preferences
 
     scorer = load_scorer(request["model"], device=_device(request), head_seed=request["seed"])
-    pairs = [TokenPair(row["prompt"], row["chosen"], row["rejected"]) for row in read_rows(request["rows"])]
+    pairs = Taken(TokenPair(row["prompt"], row["chosen"], row["rejected"]) for row in read_rows(request["rows"]))
     settings = Comparison(epochs=1, batch_size=request["batch_size"], optimizer=_optimizer(request))
 
+    logged: list[Mapping[str, Any]] = []
+
     def train() -> dict[str, Any]:
-        done = learn_preferences(scorer, pairs, settings, hardware=_hardware(request), **_quietly(request))
-        return {"steps": done["steps"], "work": len(pairs), "loss": done["loss"], "accuracy": done["accuracy"]}
+        pairs.taken.clear()
+        done = learn_preferences(scorer, pairs, settings, hardware=_hardware(request), **_quietly(request, logged))
+        tokens = sum(2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in pairs.taken)
+        seen = {"updates": done["steps"], "pairs": len(pairs.taken), "tokens": tokens}
+        return {
+            "seen": {**seen, "learning_rate": logged[-1]["lr"]},
+            "work": len(pairs.taken),
+            "loss": done["loss"],
+            "accuracy": done["accuracy"],
+        }
 
     return Prepared(train, lambda folder: save(scorer, folder))
 
 
+class Taken(list[Any]):
+    """A list that remembers what was taken from it, one by one: what training has seen."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        super().__init__(items)
+        self.taken: list[Any] = []
+
+    def __getitem__(self, index: Any) -> Any:
+        item = super().__getitem__(index)
+        if isinstance(index, int):
+            self.taken.append(item)
+        return item
+
+
 class PPORun(NamedTuple):
-    """PPO and all that it works with; ``logged`` fills as it runs."""
+    """PPO and all that it works with; ``logged`` fills as it runs, each row with the second that it was logged at."""
 
     algorithm: Any
     setup: Any
@@ -78,10 +109,44 @@ def ppo(request: Request) -> Prepared:
         if result.status != "ok":
             raise RuntimeError(f"PPO ended as {result.status}: {result.reason}")
         phases = {f"seconds_{name}": sum(row[f"seconds_{name}"] for row in logged) for name in PHASES}
-        work = algorithm.steps * request["batch_size"]
-        return {"work": work, "scores": [row["score"] for row in logged], **phases}
+        seen = {**counted(), "learning_rate": logged[-1]["lr"]}
+        return {"seen": seen, "work": seen["episodes"], "scores": [row["score"] for row in logged], **phases}
 
+    counted = _count(algorithm, setup.policy.model)
     return Prepared(train, lambda folder: save(setup.policy, folder))
+
+
+def _count(algorithm: Any, policy: Any) -> Callable[[], dict[str, int]]:
+    """Have PPO's own steps counted: returns what was sampled and learned from, when it is called.
+
+    Raises, when called:
+        RunFailed: the value network made another number of updates than the policy.
+    """
+    experience, learn = algorithm._experience, algorithm._learn
+    sampled: list[tuple[int, int]] = []
+    learned: dict[bool, list[int]] = {True: [], False: []}
+
+    def counted_experience(*given: Any) -> Any:
+        result = experience(*given)
+        mask = result.batch.response_mask
+        sampled.append((len(mask), int(mask.sum())))
+        return result
+
+    def counted_learn(learner: Any, whole: Any, rows: Any, **more: Any) -> Any:
+        measured = learn(learner, whole, rows, **more)
+        learned[learner.model is policy].append(len(rows))
+        return measured
+
+    algorithm._experience, algorithm._learn = counted_experience, counted_learn
+
+    def counts() -> dict[str, int]:
+        own, of_values = learned[True], learned[False]
+        if sorted(own) != sorted(of_values):
+            raise RunFailed(f"the policy made {len(own)} updates, the value network {len(of_values)}")
+        episodes, tokens = (sum(each) for each in zip(*sampled, strict=True))
+        return {"updates": len(own), "episodes": episodes, "tokens": tokens, "rows_learned_from": sum(own)}
+
+    return counts
 
 
 def ppo_run(request: Request) -> PPORun:
@@ -122,7 +187,7 @@ def ppo_run(request: Request) -> PPORun:
         report_card=None,
         hardware=hardware,
         seed_for=seeds(request["seed"]),
-        log=logged.append,
+        log=lambda row: logged.append({**row, "logged_at": time.perf_counter()}),
         advance=_nothing,
         pairs=list,
     )
@@ -135,10 +200,20 @@ def seeds(seed: int) -> Callable[[str], int]:
 
 
 def _optimizer(request: Request) -> Any:
-    """What Hugging Face's trainers do: AdamW with its usual eps, linear to 0, no warm-up, no decay."""
+    """AdamW as Hugging Face's trainers have it (eps, no decay, gradients' norm clipped at 1), at a constant rate.
+
+    A rate that falls would fall otherwise here: this harness counts minibatches of PPO, TRL's schedule its rollouts.
+    """
     from harness.config import OptimizerConfig
 
-    return OptimizerConfig(kind="adamw", lr=request["lr"], eps=1e-8, schedule="linear", warmup=0.0)
+    return OptimizerConfig(
+        kind="adamw",
+        lr=request["lr"],
+        eps=1e-8,
+        schedule="constant",
+        warmup=0.0,
+        max_grad_norm=request.get("max_grad_norm", 1.0),
+    )
 
 
 def _hardware(request: Request) -> Any:
@@ -156,8 +231,8 @@ def _device(request: Request) -> str:
     return str(request.get("device", "cpu"))
 
 
-def _quietly(request: Request) -> dict[str, Any]:
-    return {"seed": request["seed"], "log": _nothing, "advance": _nothing}
+def _quietly(request: Request, logged: list[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"seed": request["seed"], "log": logged.append, "advance": _nothing}
 
 
 def _nothing(*_values: Any, **_shown: Any) -> None:

@@ -64,4 +64,5 @@ class PlainPPO:
             "value_loss": float(value_loss.detach()),
             "entropy": float(entropy),
             "grad_norm": float(norms[0]),
+            "value_grad_norm": float(norms[1]),
         }

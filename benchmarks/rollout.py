@@ -1,7 +1,9 @@
 """Rollouts: this harness's sampler against transformers' generate, and both against the matrix products alone.
 
 Three cases at one batch: sampled responses that are all as long as the limit, and sampled and greedy ones that end at
-different times; evaluation meets the last. Greedy tokens must be the same on both sides.
+different times; evaluation meets the last. The model itself, as transformers computes it in fp32, says whether they may
+be compared: sampled tokens must be as likely on both sides as tokens of their temperature are, within sampling error;
+greedy tokens must be the same (fp32), or all but the same (bf16).
 """
 
 from __future__ import annotations
@@ -14,13 +16,19 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from benchmarks.command import parser, run, work_folder
+from benchmarks.command import made_folder, parser, positive, run
 from benchmarks.materials import base_model
 from benchmarks.report import Figure, Report
 from benchmarks.sizes import PROMPT_TOKENS, RESPONSE_TOKENS, SIZES, Size
 from benchmarks.timing import Measured, alternate, measure
 
 TEMPERATURE = 0.7
+ERRORS = 4.0
+"""Standard errors that a mean of sampled tokens may be off."""
+ROUNDING = 0.02
+"""Nats per token that tokens sampled or chosen in bf16 may be less or more likely, in fp32, than those of fp32."""
+EQUAL_IN_BF16 = 0.95
+"""Of greedy tokens, the share before each response's first difference."""
 
 
 class Case(NamedTuple):
@@ -173,7 +181,7 @@ def ending_model(base: Path, target: Path, limit: int) -> Path:
 def cases(options: argparse.Namespace) -> list[Case]:
     """Sampled at full length; sampled and greedy with ends."""
     size = SIZES[options.size]
-    folder = work_folder(options.work, options.size)
+    folder = made_folder(options.work, options.size)
     base, generator = base_model(folder, size), Random(0)
     limit = PROMPT_TOKENS + RESPONSE_TOKENS // 2
     ending = ending_model(base, folder / "ending", limit)
@@ -220,14 +228,104 @@ def compare(options: argparse.Namespace) -> Report:
     return report
 
 
+class Likelihood(NamedTuple):
+    """Of the tokens that one side has sampled, under the model at the temperature.
+
+    Args:
+        logprob: mean per token.
+        logprob_error: its standard error over responses.
+        surprise: mean of log p(token) + H(p), whose expectation is 0 where tokens are drawn from p, wherever EOS stops
+            them: each term has mean 0 given all tokens before it.
+        surprise_error: its standard error: the root of the summed variances of log p(token), over the number of tokens.
+    """
+
+    logprob: float
+    logprob_error: float
+    surprise: float
+    surprise_error: float
+
+
+def likelihood(case: Case, responses: Responses, *, rows: int = 16) -> Likelihood:
+    """Score responses by the model as transformers computes it, in fp32.
+
+    Args:
+        case: its model, prompts and temperature; greedy tokens are scored at temperature 1.
+        responses: one to each prompt.
+        rows: at a time.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(case.folder, dtype="float32").eval()
+    summed, surprises, variance = [], 0.0, 0.0
+    for start in range(0, len(responses), rows):
+        some = list(zip(case.prompts[start : start + rows], responses[start : start + rows], strict=True))
+        longest = max(len(prompt) + len(response) for prompt, response in some)
+        # Padding to the right: what is causal does not see it, and positions are as they are.
+        ids = torch.tensor([prompt + response + [0] * (longest - len(prompt + response)) for prompt, response in some])
+        with torch.inference_mode():
+            logprobs = torch.log_softmax(model(input_ids=ids).logits.float() / (case.temperature or 1.0), dim=-1)
+        for row, (prompt, response) in enumerate(some):
+            given = logprobs[row, len(prompt) - 1 : len(prompt) + len(response) - 1].double()
+            chosen = given.gather(1, torch.tensor(response)[:, None]).squeeze(1)
+            mean = (given.exp() * given).sum(1)
+            summed.append(float(chosen.sum()))
+            surprises += float((chosen - mean).sum())
+            variance += float(((given.exp() * given**2).sum(1) - mean**2).sum())
+    tokens = sum(map(len, responses))
+    logprob = sum(summed) / tokens
+    off = sum((each - logprob * len(response)) ** 2 for each, response in zip(summed, responses, strict=True))
+    return Likelihood(logprob, off**0.5 / tokens, surprises / tokens, variance**0.5 / tokens)
+
+
+def check_sampled(ours: Likelihood, theirs: Likelihood, *, exact: bool) -> bool:
+    """Whether both sides sampled from the model at the temperature, and so alike.
+
+    Args:
+        ours, theirs: of the sides' tokens.
+        exact: in fp32 on both sides; rounding in bf16 is allowed ``ROUNDING`` nats besides.
+    """
+    more = 0.0 if exact else ROUNDING
+    apart = (ours.logprob_error**2 + theirs.logprob_error**2) ** 0.5
+    right = all(abs(side.surprise) <= ERRORS * side.surprise_error + more for side in (ours, theirs))
+    return right and abs(ours.logprob - theirs.logprob) <= ERRORS * apart + more
+
+
+def equal_share(responses: Responses, expected: Responses) -> float:
+    """Share of all expected tokens that come before the first difference of their response.
+
+    >>> equal_share([[1, 2, 3, 4], [5, 6]], [[1, 2, 9, 4], [5, 6]])
+    0.6666666666666666
+    """
+    equal = 0
+    for one, other in zip(responses, expected, strict=True):
+        same = [a == b for a, b in zip(one, other, strict=False)]
+        equal += same.index(False) if False in same else len(same)
+    return equal / max(sum(map(len, expected)), sum(map(len, responses)))
+
+
 def _check(report: Report, case: Case, responses: Responses, expected: Responses, *, exact: bool) -> None:
-    """Greedy tokens are the same on both sides; sampled responses, of other random numbers, are of like lengths."""
+    """Sampled tokens are as likely as the model says; greedy ones the same, or but for near ties that bf16 decides."""
     mean, other = (sum(map(len, rows)) / len(rows) for rows in (responses, expected))
-    if case.temperature:
+    if case.temperature and case.ends:
         sentence = f"{case.name}: {mean:.1f} tokens per response, {other:.1f} by generate"
         report.checks[sentence] = abs(mean - other) <= 0.1 * other
-    elif exact:  # elsewhere rounding decides near ties
+    if not case.temperature and exact:
         report.checks[f"{case.name}: the same tokens on both sides, {mean:.1f} per response"] = responses == expected
+        return
+    ours, theirs = likelihood(case, responses), likelihood(case, expected)
+    report.details.setdefault("likelihood", {})[case.name] = {"ours": ours._asdict(), "generate": theirs._asdict()}
+    numbers = f"{ours.logprob:.4f} and {theirs.logprob:.4f} nats per token"
+    if case.temperature:
+        off = f"{ours.surprise:+.4f} and {theirs.surprise:+.4f} from what the temperature gives"
+        report.checks[f"{case.name}: tokens as likely on both sides, {numbers}, {off}"] = check_sampled(
+            ours, theirs, exact=exact
+        )
+    else:
+        share = equal_share(responses, expected)
+        report.checks[f"{case.name}: {100 * share:.1f} % of the tokens before a first difference, {numbers}"] = (
+            share >= EQUAL_IN_BF16 or abs(ours.logprob - theirs.logprob) <= ROUNDING
+        )
 
 
 def _sides(
@@ -246,10 +344,21 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("rollout", __doc__, rounds=7)
-    options.add_argument("--batch", type=int, default=128, help="prompts at a time (default: 128)")
-    options.add_argument("--engine", choices=("native", "compiled"), default="native", help="ours (default: native)")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="ours, and of the products")
-    options.add_argument("--their-precision", choices=("fp32", "bf16"), default="fp32")
+    options.add_argument(
+        "--batch", type=positive, default=128, help="number of prompts, sampled together (default: 128)"
+    )
+    options.add_argument(
+        "--engine", choices=("native", "compiled"), default="native", help="engine of our sampler (default: native)"
+    )
+    options.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="precision of our sampler and of the products (default: fp32)",
+    )
+    options.add_argument(
+        "--their-precision", choices=("fp32", "bf16"), default="fp32", help="precision of generate (default: fp32)"
+    )
     return run(options, compare, arguments)
 
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
-from benchmarks.command import parser, run, work_folder
+from benchmarks.command import made_folder, parser, positive, run
 from benchmarks.materials import Materials, base_model, untrained_scorer, write_rows
 from benchmarks.picture import Bar
 from benchmarks.report import Figure, Report
@@ -72,7 +72,7 @@ def _weights(size: str) -> float:
 def request(point: Point, options: argparse.Namespace, *, warm: bool = False) -> dict[str, Any]:
     """What a point's process is asked to do; ``warm``: two rollouts' worth of it."""
     size = SIZES[point.size]
-    folder = work_folder(options.work, point.size)
+    folder = made_folder(options.work, point.size)
     base = base_model(folder, size)
     scorer = untrained_scorer(folder, base)
     count = point.batch if warm else point.prompts
@@ -101,7 +101,7 @@ def compare(options: argparse.Namespace) -> Report:
     report = Report("scale", _asked(options), options.threads)
     all_points = {point.name: point for point in points(options)}
     requests = {name: request(point, options) for name, point in all_points.items()}
-    log = work_folder(options.work, options.size) / "log.txt"
+    log = made_folder(options.work, options.size) / "log.txt"
     with ExitStack() as stack:
         work = {}
         for name, point in all_points.items():
@@ -149,8 +149,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _multiple(given: str) -> int:
-    number = int(given)
-    if number < 8 or number % 8:
+    number = positive(given)
+    if number % 8:
         raise argparse.ArgumentTypeError(
             f"{number} is no multiple of 8: half of the prompts are a batch in 4 minibatches"
         )
@@ -159,9 +159,18 @@ def _multiple(given: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("scale", __doc__, rounds=3)
-    options.add_argument("--prompts", type=_multiple, default=128, help="of the base, a multiple of 8 (default: 128)")
-    options.add_argument("--larger", action=argparse.BooleanOptionalAction, default=True, help="the next size, too")
-    options.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    options.add_argument(
+        "--prompts", type=_multiple, default=128, help="number of the base's prompts, a multiple of 8 (default: 128)"
+    )
+    options.add_argument(
+        "--larger",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure the next larger size of model as well (default: yes)",
+    )
+    options.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of all points (default: fp32)"
+    )
     return run(options, compare, arguments, bars=bars)
 
 

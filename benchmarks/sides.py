@@ -7,12 +7,13 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
-from harness.errors import RunFailed
+from harness.errors import RunFailed, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Side:
@@ -23,9 +24,20 @@ class Side:
         module: what it runs; see ``benchmarks.worker``.
         threads: that it may compute on.
         log: where its messages go.
+        requires: versions that it must have, by package.
+
+    Attributes:
+        versions: of what it runs on, by package.
+        imported: what importing took.
+
+    Raises:
+        UserError: there is no such interpreter, or it has another version.
+        RunFailed: the process ended.
     """
 
-    def __init__(self, python: str | Path, module: str, *, threads: int, log: Path) -> None:
+    def __init__(
+        self, python: str | Path, module: str, *, threads: int, log: Path, requires: Mapping[str, str] = _NOTHING
+    ) -> None:
         self.module, self.log = module, log
         count = str(threads)
         environment = {
@@ -36,16 +48,35 @@ class Side:
             "CUDA_VISIBLE_DEVICES": "",
         }
         with log.open("ab") as messages:
-            self.process = subprocess.Popen(
-                [str(python), "-m", module],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=messages,
-                text=True,
-            )
-        self.imported = self._reply()
+            try:
+                self.process = subprocess.Popen(
+                    [str(python), "-m", module],
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=messages,
+                    text=True,
+                )
+            except OSError as error:
+                raise UserError(
+                    "--trl-python", python, f"cannot be started: {error.strerror}", "name a Python"
+                ) from error
+        try:
+            self.versions: dict[str, str] = self._reply()["versions"]
+            for package, wanted in requires.items():
+                if (found := self.versions.get(package)) != wanted:
+                    has = f"has {package} {found}" if found else f"has no {package}"
+                    raise UserError(
+                        "--trl-python",
+                        python,
+                        f"{has}; the comparison is with {wanted}",
+                        f"install {package}=={wanted} there, or leave the option out",
+                    )
+            self.imported = self._reply()
+        except BaseException:
+            self._end()
+            raise
 
     def __enter__(self) -> Side:
         return self
@@ -53,6 +84,9 @@ class Side:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:

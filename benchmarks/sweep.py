@@ -124,11 +124,20 @@ def bars(report: Report) -> list[Bar]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser("sweep", __doc__, rounds=3)
-    options.add_argument("--candidates", type=int, choices=range(1, len(KL_COEFFICIENTS) + 1), default=3)
-    options.add_argument("--task", default="qa", help="default: qa")
+    options = parser("sweep", __doc__, rounds=3, sizes=None)
     options.add_argument(
-        "override", nargs="*", default=["experiment=smoke"], help="of the configuration (default: experiment=smoke)"
+        "--candidates",
+        type=int,
+        choices=range(1, len(KL_COEFFICIENTS) + 1),
+        default=3,
+        help="number of KL coefficients to compare (default: 3)",
+    )
+    options.add_argument("--task", default="qa", help="task of every run (default: qa)")
+    options.add_argument(
+        "override",
+        nargs="*",
+        default=["experiment=smoke"],
+        help="what every run changes of its configuration, as python -m harness reads it (default: experiment=smoke)",
     )
     return run(options, compare, arguments, bars=bars)
 

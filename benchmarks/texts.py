@@ -21,7 +21,11 @@ def words(count: int, generator: Random) -> list[str]:
     return list(found)
 
 
-def sentences(vocabulary: list[str], generator: Random) -> Iterator[str]:
+SHORT_SHARE = 0.4
+"""Of the words, those that a short one comes before."""
+
+
+def sentences(vocabulary: list[str], generator: Random, short_share: float = SHORT_SHARE) -> Iterator[str]:
     """Endless sentences; the word of rank r comes with weight 1 / (r + 3), and with a short one before it or without.
 
     Source of the weights: Zipf–Mandelbrot, whose shift of 3 keeps the first word from being every tenth.
@@ -30,16 +34,16 @@ def sentences(vocabulary: list[str], generator: Random) -> Iterator[str]:
     while True:
         chosen: list[str] = []
         for word in generator.choices(vocabulary, cum_weights=cumulative, k=generator.randint(5, 12)):
-            if generator.random() < 0.4:
+            if generator.random() < short_share:
                 chosen.append(generator.choice(SHORT))
             chosen.append(word)
         yield f"{' '.join(chosen).capitalize()}{generator.choice('...?')}"
 
 
-def text(vocabulary: list[str], generator: Random, *, word_count: int) -> str:
+def text(vocabulary: list[str], generator: Random, *, word_count: int, short_share: float = SHORT_SHARE) -> str:
     """Sentences of at least ``word_count`` words together."""
     parts: list[str] = []
-    source, length = sentences(vocabulary, generator), 0
+    source, length = sentences(vocabulary, generator, short_share), 0
     while length < word_count:
         parts.append(next(source))
         length += parts[-1].count(" ") + 1

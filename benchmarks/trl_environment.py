@@ -10,7 +10,8 @@ from pathlib import Path
 
 from harness.errors import RunFailed
 
-REQUIREMENTS = ("torch==2.13.0",), ("trl==1.12.0", "transformers==5.23.0", "datasets==5.2.0", "accelerate==1.15.0")
+TRL = "1.12.0"
+REQUIREMENTS = ("torch==2.13.0",), (f"trl=={TRL}", "transformers==5.23.0", "datasets==5.2.0", "accelerate==1.15.0")
 """Installed one tuple after the other: torch first, so that nothing brings another."""
 
 
@@ -45,7 +46,7 @@ def _run(command: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trl_environment", description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="where the environment goes; one that is there already is kept")
     try:
         print(make(parser.parse_args(arguments).folder.resolve()))
     except RunFailed as error:

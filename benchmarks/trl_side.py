@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
@@ -45,6 +46,7 @@ def sft(request: Request) -> Prepared:
         max_steps=len(rows) // request["batch_size"],
         per_device_train_batch_size=request["batch_size"],
         max_length=max(len(row["input_ids"]) for row in rows),
+        **({} if request.get("loss") is None else {"loss_type": request["loss"]}),
         **_shared(request),
     )
     trainer = SFTTrainer(
@@ -54,13 +56,12 @@ def sft(request: Request) -> Prepared:
         args=config,
     )
 
+    count = _counting(trainer)
+
     def train() -> dict[str, Any]:
         done = trainer.train()
-        return {
-            "steps": done.global_step,
-            "work": sum(len(row["input_ids"]) for row in rows),
-            "loss": done.training_loss,
-        }
+        seen = {"updates": trainer.state.global_step, "tokens": count["labels"], "learning_rate": _last_rate(trainer)}
+        return {"seen": seen, "work": count["tokens"], "loss": done.training_loss}
 
     return Prepared(train, lambda folder: trainer.save_model(str(folder)))
 
@@ -89,9 +90,17 @@ def reward_model(request: Request) -> Prepared:
         args=config,
     )
 
+    count = _counting(trainer)
+
     def train() -> dict[str, Any]:
         done = trainer.train()
-        return {"steps": done.global_step, "work": len(rows), "loss": done.training_loss}
+        pairs = count["rows"] // 2  # chosen and rejected ones
+        seen = {"updates": trainer.state.global_step, "pairs": pairs, "tokens": count["tokens"]}
+        return {
+            "seen": {**seen, "learning_rate": _last_rate(trainer)},
+            "work": pairs,
+            "loss": done.training_loss,
+        }
 
     return Prepared(train, lambda folder: trainer.save_model(str(folder)))
 
@@ -112,6 +121,11 @@ def ppo(request: Request) -> Prepared:
         kl_coef=request["kl_coef"],
         stop_token=None,
         num_sample_generations=0,
+        **(
+            {}
+            if request.get("rollout_batch") is None
+            else {"local_rollout_forward_batch_size": request["rollout_batch"]}
+        ),
         **_shared(request),
     )
     policy = _language_model(request["model"], request["seed"])
@@ -127,13 +141,23 @@ def ppo(request: Request) -> Prepared:
     )
     logged: list[dict[str, float]] = []
     generating = [0.0]
-    generate, log = ppo_trainer.batch_generation, trainer.log
+    count: Counter[str] = Counter()
+    generate, log, step = ppo_trainer.batch_generation, trainer.log, trainer.optimizer.step
 
-    def timed_generate(*values: Any, **named: Any) -> Any:
+    def timed_generate(model: Any, queries: Any, *values: Any, **named: Any) -> Any:
         started = time.perf_counter()
-        result = generate(*values, **named)
+        result = generate(model, queries, *values, **named)
         generating[0] += time.perf_counter() - started
+        count["episodes"] += len(result[0])
+        count["tokens"] += result[0].numel() - queries.numel()
         return result
+
+    def counted_step(*values: Any, **named: Any) -> Any:
+        count["updates"] += 1
+        return step(*values, **named)
+
+    def count_rows(_model: Any, _values: Any, named: Mapping[str, Any]) -> None:
+        count["rows_learned_from"] += len(named["input_ids"])
 
     def kept_log(row: dict[str, float], *values: Any, **named: Any) -> Any:
         logged.append(dict(row))
@@ -141,12 +165,15 @@ def ppo(request: Request) -> Prepared:
 
     def train() -> dict[str, Any]:
         trainer.log, ppo_trainer.batch_generation = kept_log, timed_generate
+        trainer.optimizer.step = counted_step
+        trainer.model.register_forward_pre_hook(count_rows, with_kwargs=True)  # policy and value: updates alone
         try:
             trainer.train()
         finally:
             ppo_trainer.batch_generation = generate
         scores = [row["objective/scores"] for row in logged if "objective/scores" in row]
-        return {"work": request["episodes"], "scores": scores, "seconds_rollout": generating[0]}
+        seen = {**count, "learning_rate": _last_rate(trainer)}
+        return {"seen": seen, "work": count["episodes"], "scores": scores, "seconds_rollout": generating[0]}
 
     def save(folder: Path) -> None:
         policy.save_pretrained(folder)
@@ -155,11 +182,37 @@ def ppo(request: Request) -> Prepared:
     return Prepared(train, save)
 
 
+def _counting(trainer: Any) -> Counter[str]:
+    """Have a trainer's steps counted: ``rows``, real ``tokens``, and ``labels`` that a token before them predicts."""
+    count: Counter[str] = Counter()
+    step = trainer.training_step
+
+    def counted_step(model: Any, inputs: Mapping[str, Any], *values: Any, **named: Any) -> Any:
+        mask = inputs["attention_mask"]
+        count["rows"] += len(mask)
+        count["tokens"] += int(mask.sum())
+        if "labels" in inputs:
+            count["labels"] += int((inputs["labels"][:, 1:] != -100).sum())
+        return step(model, inputs, *values, **named)
+
+    trainer.training_step = counted_step
+    return count
+
+
+def _last_rate(trainer: Any) -> float:
+    return float(trainer.optimizer.param_groups[0]["lr"])
+
+
 def _shared(request: Request) -> dict[str, Any]:
-    """Training arguments of all three trainers."""
+    """Training arguments of all three trainers.
+
+    The learning rate is constant: TRL's PPO would lower it once per rollout, this harness once per minibatch.
+    """
     return {
         "output_dir": mkdtemp(prefix="trl-"),
         "learning_rate": request["lr"],
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
         "seed": request["seed"],
         "bf16": request["precision"] == "bf16",
         "gradient_checkpointing": False,

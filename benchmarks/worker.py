@@ -5,11 +5,15 @@ Nothing here imports more than Python's own library: the other system's environm
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +48,23 @@ def warm_up() -> None:
     torch.optim.AdamW(model.parameters(), fused=True).step()
 
 
+PACKAGES = ("trl", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def serve(load: Callable[[], Mapping[str, Prepare]]) -> None:
     """Answer requests from standard input on standard output; whatever libraries print goes to standard error.
 
-    The first line says what importing took, one update of a model of no size included. Each request names a ``stage``,
+    The first line holds the ``versions`` of what the side runs on, before anything of it is imported. The second says
+    what importing took, one update of a model of no size included. Each request names a ``stage``,
     a folder to ``save`` to or null, and what the stage wants to know; each answer holds ``seconds``, ``others``,
     ``peak_memory_mb`` and what the stage counted.
 
@@ -61,6 +78,7 @@ def serve(load: Callable[[], Mapping[str, Prepare]]) -> None:
         replies.write(json.dumps(row) + "\n")
         replies.flush()
 
+    reply({"versions": versions()})
     started = time.perf_counter()
     stages = load()
     warm_up()
@@ -71,6 +89,7 @@ def serve(load: Callable[[], Mapping[str, Prepare]]) -> None:
 
 def answer(stages: Mapping[str, Prepare], request: Mapping[str, Any]) -> dict[str, Any]:
     """Do what one request asks for, in this process; returns what was measured and counted."""
+    gc.collect()  # models of the request before, which hold each other
     reset_peak_memory()
     prepared = stages[request["stage"]](request)
     counted, measured = measure(prepared.train)

@@ -6,6 +6,7 @@ each shows that a process of its own does the same.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -16,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import limits, loop, materials, our_side, rollout, scale, sweep, update, worker
+from benchmarks import command, limits, loop, lora_memory, materials, our_side, rollout, scale, sweep, update, worker
 from benchmarks.sides import Side
 from benchmarks.sizes import SIZES, Size
+from benchmarks.trl_environment import TRL
 from harness import cli
-from harness.errors import RunFailed
+from harness.errors import RunFailed, UserError
 from harness.models import static_decoding
 
 Command = Callable[[list[str]], int]
@@ -28,11 +30,15 @@ Command = Callable[[list[str]], int]
 
 @pytest.fixture
 def ask(work: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """(command, arguments) -> its JSON, after it has ended with status 0 and drawn its picture."""
+    """(command, arguments) -> its JSON, after it has ended with one of the statuses and drawn its picture.
 
-    def run(main: Command, *arguments: str) -> dict[str, Any]:
+    ``size``: whether it asks for the smallest.
+    """
+
+    def run(main: Command, *arguments: str, statuses: tuple[int, ...] = (0,), size: bool = True) -> dict[str, Any]:
         files = ["--to", str(tmp_path / "found.json"), "--picture", str(tmp_path / "found.svg")]
-        assert main(["--size", "micro", "--threads", "1", "--work", str(work), *files, *arguments]) == 0
+        made = ["--size", "micro", "--work", str(work)] if size else []
+        assert main([*made, "--threads", "1", *files, *arguments]) in statuses
         assert (tmp_path / "found.svg").read_text().startswith("<svg")
         found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
         return found
@@ -44,7 +50,7 @@ class Beside:
     """A side in this process."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.stages = our_side.load()
+        self.stages, self.versions = our_side.load(), worker.versions()
 
     def __enter__(self) -> Beside:
         return self
@@ -64,21 +70,30 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.extended
 def test_loop_against_itself(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "Side", Beside)
-    found = ask(loop.main, "--rounds", "2", "--against", "self")
+    # In so few updates of so small a model not everything is learned; that it was not fails no other check.
+    found = ask(loop.main, "--rounds", "2", "--against", "self", statuses=(0, 1))
+    assert all(held for sentence, held in found["checks"].items() if "void" not in sentence)
+    assert sum("equal work" in sentence for sentence in found["checks"]) == 3
+    assert found["details"]["versions"]["ours"]["torch"].startswith("2.")
     assert {"SFT", "reward model", "PPO", "PPO: peak memory", "PPO: above imports"} <= set(figures(found))
     for stage in loop.STAGES:
         learned = found["details"][stage]["learned"]
         assert learned["ours"] == learned["theirs"]  # the same code and seeds: the same models, bit for bit
     assert len(set(found["details"]["ppo"]["learned"]["ours"])) == 2  # and another seed gives another one
     first = found["details"]["sft"]["measurements"]["ours"][0]
-    assert first["steps"] == 2
+    assert first["seen"] == {"updates": 2, "tokens": first["work"] - 8, "learning_rate": 1e-3}
+    pairs = found["details"]["reward_model"]["measurements"]["ours"][0]["seen"]
+    assert pairs == {"updates": 2, "pairs": 8, "tokens": 8 * 2 * 112, "learning_rate": 1e-3}
+    seen = found["details"]["ppo"]["measurements"]["ours"][0]["seen"]
+    counts = {"updates": 16, "episodes": 8, "tokens": 8 * 48, "rows_learned_from": 32}
+    assert {name: seen[name] for name in counts} == counts
     assert 2 * 4 * 65 <= first["work"] <= 2 * 4 * 128
     assert first["peak_memory_mb"] > 50
 
 
 def test_rollout(ask: Callable[..., dict[str, Any]]) -> None:
     found = ask(rollout.main, "--rounds", "1", "--batch", "6")
-    assert len(found["checks"]) == 3
+    assert len(found["checks"]) == 4
     assert figures(found)["greedy, until EOS"]["ratio"]["median"] > 0
     assert set(figures(found)["sampled, full length: against the products"]["values"]) == {"ours", "products"}
 
@@ -87,7 +102,51 @@ def test_rollout_by_compiled_steps(ask: Callable[..., dict[str, Any]], monkeypat
     monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
     found = ask(rollout.main, "--rounds", "1", "--batch", "6", "--engine", "compiled")
     assert found["settings"]["engine"] == "compiled"
-    assert len(found["checks"]) == 3
+    assert len(found["checks"]) == 4
+
+
+def test_rollout_in_bf16_is_checked_greedy_too(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(rollout.main, "--rounds", "1", "--batch", "6", "--precision", "bf16")
+    assert any(sentence.startswith("greedy") for sentence in found["checks"])
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_a_sampler_of_another_temperature_is_found_out(work: Path, temperature: float) -> None:
+    """With lengths that are the same whatever is sampled; the right one passes."""
+    case = rollout.cases(Namespace(size="micro", work=work, batch=64))[1]._replace(ends=False)
+    right = rollout.likelihood(case, rollout.ours(case, "fp32", "native")(0))
+    theirs = rollout.likelihood(case, rollout.generate(case, "fp32")(0))
+    wrong = rollout.likelihood(case, rollout.ours(case._replace(temperature=temperature), "fp32", "native")(0))
+    for exact in (True, False):
+        assert rollout.check_sampled(right, theirs, exact=exact)
+        assert not rollout.check_sampled(wrong, theirs, exact=exact)
+        assert not rollout.check_sampled(right, wrong, exact=exact)
+
+
+def test_likelihood_of_tokens_is_what_a_pass_over_one_row_says(work: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    case = rollout.cases(Namespace(size="micro", work=work, batch=3))[1]
+    responses = [[5, 7], [9], [3, 3, 4]]
+    model = AutoModelForCausalLM.from_pretrained(case.folder).eval()
+    logprobs = []
+    for prompt, response in zip(case.prompts, responses, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + response])).logits[0]
+        for step, token in enumerate(response):
+            logprobs.append(float(torch.log_softmax(logits[len(prompt) - 1 + step] / 0.7, -1)[token]))
+    assert rollout.likelihood(case, responses, rows=2).logprob == pytest.approx(sum(logprobs) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "share"),
+    [([[1, 2]], [[1, 2]], 1.0), ([[1, 2]], [[3, 2]], 0.0), ([[1]], [[1, 2]], 0.5), ([[1, 2]], [[1]], 0.5)],
+)
+def test_tokens_after_a_first_difference_are_not_equal(
+    ours: list[list[int]], theirs: list[list[int]], share: float
+) -> None:
+    assert rollout.equal_share(ours, theirs) == share
 
 
 @pytest.mark.extended
@@ -97,7 +156,7 @@ def test_limits(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPa
     found = ask(limits.main, "--device", "cpu", "--prompt-tokens", "10", "--response-tokens", "6", *few)
     measured = figures(found)
     shares = [measured[f"PPO: {phase}"]["values"]["ours"][0] for phase in our_side.PHASES]
-    assert sum(shares) == pytest.approx(100)
+    assert 90 < sum(shares) < 100  # of the time on the wall, which has more than its phases
     for engine in limits.ENGINES:
         speed = measured[f"rollout, {engine}"]["values"][engine][0]
         share = measured[f"rollout, {engine}: of the bandwidth's bound"]["values"][engine][0]
@@ -159,15 +218,28 @@ def test_products_follow_the_lengths(work: Path, monkeypatch: pytest.MonkeyPatch
 def test_update(ask: Callable[..., dict[str, Any]]) -> None:
     found = ask(update.main, "--rounds", "1", "--batch", "4", "--steps", "1")
     first = found["details"]["first_step"]
-    assert first["ours"]["grad_norm"] == pytest.approx(first["plain"]["grad_norm"], rel=1e-4)
+    for norm in ("grad_norm", "value_grad_norm"):
+        assert first["ours"][norm] == pytest.approx(first["plain"][norm], rel=1e-4)
+    assert max(found["details"][f"{network}_weights_apart"] for network in ("policy", "value")) < 1e-3
     assert first["ours"]["entropy"] == pytest.approx(first["plain"]["entropy"], rel=1e-5)
 
 
 def test_updates_that_differ_do_not_agree() -> None:
-    ours = {"policy_loss": 0.0, "value_loss": 1.0, "entropy": 5.0, "grad_norm": 2.0}
+    ours = {"policy_loss": 0.0, "value_loss": 1.0, "entropy": 5.0, "grad_norm": 2.0, "value_grad_norm": 3.0}
     assert update.agree(ours, ours, tolerance=1e-3)
     for name in ours:
         assert not update.agree(ours, {**ours, name: ours[name] + 0.1}, tolerance=1e-3)
+
+
+def test_weights_that_went_another_way_are_apart() -> None:
+    import torch
+
+    start, plain = {"w": torch.zeros(2)}, {"w": torch.tensor([3.0, 4.0])}
+    assert update.apart(plain, plain, start) == 0
+    assert update.apart(start, plain, start) == 1
+    assert update.apart({"w": torch.tensor([3.0, 3.0])}, plain, start) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="by name"):
+        update.apart({"v": torch.zeros(2)}, plain, start)
 
 
 @pytest.mark.extended
@@ -178,7 +250,7 @@ def test_sweep(
     monkeypatch.setattr(sweep, "harness", lambda typed: run(*typed))
     small = ["experiment=smoke", "judge=none", "data.sizes={sft: 64, preference: 32, judge: 16, rl: 64}"]
     small += ["evaluation.fixed_rows=[]", "sft.epochs=1"]
-    found = ask(sweep.main, "--rounds", "1", "--candidates", "2", *small)
+    found = ask(sweep.main, "--rounds", "1", "--candidates", "2", *small, size=False)
     assert found["checks"] == {"round 1: the same metrics both ways": True}
     assert set(figures(found)) == {"2 candidates", "one candidate more"}
 
@@ -205,12 +277,60 @@ def test_scale_runs_every_point(work: Path, tmp_path: Path, monkeypatch: pytest.
     assert len(found["checks"]) == 2
 
 
-@pytest.mark.parametrize("wrong", [["--rounds", "0"], ["--stages", "dpo"], ["--picture", "x.png"], ["--size", "huge"]])
-def test_a_mistake_is_one_message_and_status_2(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("main", "wrong"),
+    [
+        (loop.main, ["--rounds", "0"]),
+        (loop.main, ["--stages", "dpo"]),
+        (loop.main, ["--picture", "x.png"]),
+        (loop.main, ["--size", "huge"]),
+        *((loop.main, ["--scale", value]) for value in ("0", "-1", "nan", "inf", "half")),
+        (loop.main, ["--their-rollout-batch", "0"]),
+        (loop.main, ["--their-loss", "dft"]),
+        (rollout.main, ["--batch", "0"]),
+        (rollout.main, ["--batch", "1.5"]),
+        (update.main, ["--steps", "-1"]),
+        (limits.main, ["--epochs", "0"]),
+        (scale.main, ["--prompts", "12"]),
+        (scale.main, ["--prompts", "many"]),
+        (sweep.main, ["--size", "tiny"]),
+        (sweep.main, ["--work", "here"]),
+        (sweep.main, ["--candidates", "9"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(
+    main: Command, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        loop.main(wrong)
+        main(wrong)
     assert ended.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--batch", "6", "--minibatch", "4"], "error: --minibatch=4 does not divide --batch=6; "),
+        (["--prompt-tokens", "250", "--response-tokens", "7"], "error: --prompt-tokens=250 leaves no room "),
+    ],
+)
+def test_sizes_that_do_not_fit_are_one_message_and_status_2(
+    wrong: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert limits.main(["--size", "micro", *wrong]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", [loop, rollout, update, sweep, scale, limits, lora_memory])
+def test_help_says_every_option_with_its_default(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[argparse.ArgumentParser] = []
+    monkeypatch.setattr(module, "run", lambda options, *_, **__: made.append(options))
+    module.main([])
+    for option in made[0]._actions:
+        assert option.help
+        assert option.help in (argparse.SUPPRESS, "show this help message and exit") or "(default: " in option.help
 
 
 @pytest.mark.extended
@@ -224,18 +344,68 @@ def test_a_side_is_a_process_that_answers_until_it_fails(work: Path, tmp_path: P
         there = side.ask("sft", save=tmp_path / "saved", **request)
         with pytest.raises(RunFailed, match="KeyError: 'dance'"):
             side.ask("dance")
-    assert {name: there[name] for name in ("steps", "work", "loss")} == {
-        name: here[name] for name in ("steps", "work", "loss")
+    assert {name: there[name] for name in ("seen", "work", "loss")} == {
+        name: here[name] for name in ("seen", "work", "loss")
     }
+    assert side.versions == worker.versions()
     assert there["import_seconds"] > 0 < there["import_memory_mb"] < there["peak_memory_mb"]
     assert (tmp_path / "saved" / "config.json").is_file()
+
+
+def test_work_that_differs_in_one_count_of_one_round_is_not_equal() -> None:
+    seen = {"updates": 2, "tokens": 100, "learning_rate": 1e-3}
+    measured = {"ours": [{"seen": seen}, {"seen": seen}], "trl": [{"seen": seen}, {"seen": seen}]}
+    sentence, same = loop.equal_work("SFT", measured)
+    assert same
+    assert "updates 2, tokens 100, learning rate 0.001" in sentence
+    for other in ({**seen, "tokens": 99}, {**seen, "learning_rate": 5e-4}, {"updates": 2}, {}):
+        sentence, same = loop.equal_work("SFT", {**measured, "trl": [{"seen": seen}, {"seen": other}]})
+        assert not same
+        assert "round 2" in sentence
+
+
+@pytest.mark.parametrize(("versions", "said"), [({"trl": "1.11.0"}, "has trl 1.11.0; "), ({}, "has no trl; ")])
+def test_another_trl_is_refused_before_it_is_imported(tmp_path: Path, versions: dict[str, str], said: str) -> None:
+    """A Python that says its versions and waits."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{json.dumps({'versions': versions})}'\nread line\n")
+    python.chmod(0o755)
+    with pytest.raises(UserError, match=f"^--trl-python={python} {said}.*1.12.0"):
+        Side(python, "benchmarks.trl_side", threads=1, log=tmp_path / "log.txt", requires={"trl": TRL})
+    with pytest.raises(UserError, match="cannot be started"):
+        Side(tmp_path / "none", "benchmarks.trl_side", threads=1, log=tmp_path / "log.txt")
+
+
+def test_what_is_made_is_kept_for_the_same_code_and_versions_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = command.made_folder(tmp_path, "tiny")
+    assert kept == command.made_folder(tmp_path, "tiny") != command.made_folder(tmp_path, "small")
+    command._making.cache_clear()
+    monkeypatch.setattr(command.metadata, "version", lambda package: f"{package} of another day")
+    assert command.made_folder(tmp_path, "tiny") != kept
+    command._making.cache_clear()
 
 
 @pytest.mark.trl
 def test_loop_against_trl(ask: Callable[..., dict[str, Any]]) -> None:
     python = os.environ.get("HARNESS_TRL")
     assert python, "HARNESS_TRL must name the Python of an environment with TRL"
-    found = ask(loop.main, "--rounds", "2", "--trl-python", python)
+    options = ["--their-loss", "nll", "--their-rollout-batch", "4"]
+    found = ask(loop.main, "--rounds", "2", "--trl-python", python, *options, statuses=(0, 1))
+    assert found["details"]["versions"]["trl"]["trl"] == TRL
     for stage in loop.STAGES:
         ours, theirs = (found["details"][stage]["measurements"][side] for side in ("ours", "trl"))
         assert [row["work"] for row in ours] == [row["work"] for row in theirs]
+        assert [row["seen"] for row in ours] == [pytest.approx(row["seen"]) for row in theirs]
+
+
+@pytest.mark.extended
+def test_lora_memory(ask: Callable[..., dict[str, Any]]) -> None:
+    found = ask(lora_memory.main, "--layers", "1", "--width", "64", "--rank", "2", size=False)
+    measured = figures(found)
+    assert measured["parameters of the policy"]["unit"] == "M"
+    trained = measured["trained, policy and value"]["values"]
+    assert 0 < trained["lora"][0] < trained["full"][0]
+    assert measured["CPU time per iteration"]["values"]["full"][0] > 0
+    assert lora_memory.main(["--width", "100"]) == 2

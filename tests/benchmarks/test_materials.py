@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.materials import Materials, base_model
 from benchmarks.sizes import PROMPT_TOKENS, RESPONSE_TOKENS, SIZES
-from benchmarks.texts import text, words
+from benchmarks.texts import SHORT, text, words
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,13 @@ def test_rows_have_the_stated_lengths(materials: Materials) -> None:
             RESPONSE_TOKENS,
         ]
     assert {len(row["input_ids"]) for row in materials.prompts(5, seed=1)} == {PROMPT_TOKENS}
+
+
+def test_a_chosen_response_has_more_short_words(materials: Materials) -> None:
+    pairs = materials.pairs(50, seed=1)
+    short = {materials.codec.tokenizer(f" {word}")["input_ids"][0] for word in SHORT}
+    counts = {side: sum(token in short for pair in pairs for token in pair[side]) for side in ("chosen", "rejected")}
+    assert counts["chosen"] > 2 * counts["rejected"] > 0
 
 
 def test_demonstrations_end_in_eos_and_another_seed_is_another_text(materials: Materials) -> None:

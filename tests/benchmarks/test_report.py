@@ -66,19 +66,26 @@ def test_a_picture_is_well_formed_and_to_scale(report: Report) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "higher", "verdict"),
+    ("start", "ours", "theirs", "higher", "verdict"),
     [
-        ([70.0, 74.0], [73.0, 75.0], True, "same"),  # 2 apart, 4 wide
-        ([60.0, 61.0], [73.0, 75.0], True, "less"),
-        ([60.0, 61.0], [73.0, 75.0], False, "more"),
-        ([80.0, 81.0], [73.0, 75.0], True, "more"),
-        ([73.5], [74.0], True, "same"),  # no spread, but within 3 % of the way from 50
-        ([72.0], [74.0], True, "less"),
+        (50.0, [70.0, 74.0], [73.0, 75.0], True, "same"),  # 2 apart, 4 wide
+        (50.0, [60.0, 61.0], [73.0, 75.0], True, "less"),
+        (50.0, [80.0, 81.0], [73.0, 75.0], True, "more"),
+        (90.0, [60.0, 61.0], [73.0, 75.0], False, "more"),
+        (50.0, [73.4, 73.4], [74.0, 74.0], True, "same"),  # no spread, but within 3 % of the way from 50
+        (50.0, [73.2, 73.2], [74.0, 74.0], True, "less"),
+        (50.0, [50.0, 50.0], [50.0, 50.0], True, "void"),  # nobody learns
+        (-0.7, [-0.9, -0.6], [-0.6, -0.55], True, "void"),  # one seed of ours gets worse
+        (50.0, [60.0, 61.0], [50.5, 50.0], True, "void"),  # they learn nothing
+        (50.0, [51.0, 54.0], [54.0, 54.5], True, "void"),  # the worst seed gains 1, the seeds are 3 apart
+        (4.0, [5.0, 5.0], [5.0, 5.0], False, "void"),  # both get worse alike
+        (50.0, [70.0, float("nan")], [70.0, 71.0], True, "void"),
+        (50.0, [72.0], [74.0], True, "unknown"),  # one seed has no spread
     ],
 )
 def test_learning_the_same_is_within_the_spread_over_seeds(
-    ours: list[float], theirs: list[float], higher: bool, verdict: str
+    start: float, ours: list[float], theirs: list[float], higher: bool, verdict: str
 ) -> None:
-    learned = Learned("accuracy", 50.0, ours, theirs, higher)
+    learned = Learned("accuracy", start, ours, theirs, higher)
     assert learned.verdict == verdict
     assert learned.row()["verdict"] == verdict

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from benchmarks import report, timing
+from benchmarks import report, rollout, timing
 from benchmarks.timing import Summary, alternate, measure, ratios
 
 
-@pytest.mark.parametrize("module", [timing, report])
+@pytest.mark.parametrize("module", [timing, report, rollout])
 def test_doctests(module: object) -> None:
     done = doctest.testmod(module)  # type: ignore[arg-type]
     assert done.attempted > 0
