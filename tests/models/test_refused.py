@@ -12,7 +12,8 @@ import pytest
 
 from harness import cli
 from harness.errors import UserError
-from harness.models.loading import load_language_model
+from harness.models.encoder_decoder import decoder_prefix
+from harness.models.loading import load_language_model, load_scorer
 
 LIMITS = ("task.max_prompt_tokens=50", "task.max_response_tokens=20")
 CASES = {
@@ -117,6 +118,20 @@ def test_a_decoder_that_cannot_start_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load_language_model(spoiled(family_folder("t5"), tmp_path / "t5", **changes))
+
+
+def test_a_start_may_stand_in_the_generation_settings_alone(family_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """T5's configuration class has neither a BOS nor a start of its own."""
+    folder = shutil.copytree(family_folder("t5"), tmp_path / "t5")
+    config = json.loads((folder / "config.json").read_text())
+    assert "bos_token_id" not in config
+    start = config.pop("decoder_start_token_id")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert decoder_prefix(load_language_model(folder).model.config) == [start]
+    (folder / "generation_config.json").unlink()
+    for load in (load_language_model, lambda path: load_scorer(path, head_seed=1)):
+        with pytest.raises(UserError, match="does not say how its decoder starts; set decoder_start_token_id"):
+            load(folder)
 
 
 def test_what_generation_settings_ask_for_besides_the_model_is_dropped_or_put_into_it(
