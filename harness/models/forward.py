@@ -94,7 +94,7 @@ def logits_and_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
         states = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
         return model.get_output_embeddings()(states).float(), states
     seen: list[torch.Tensor] = []
-    # Not base_model: OPT's language model calls the decoder inside it. Nor what the output layer is given: T5 scales it.
+    # Not base_model: OPT's language model calls the decoder inside. Nor what the output layer is given: T5 scales it.
     handle = model.get_decoder().register_forward_hook(lambda _module, _given, out: seen.append(out[0]))
     try:
         logits = response_logits(model, batch)

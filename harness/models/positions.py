@@ -25,7 +25,7 @@ def positions(model: Any) -> int | None:
 def _switch(config: Any) -> int | None:
     """From how many positions on rotary embeddings have other factors; None where they never have."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [each for each in (rope, *rope.values()) if isinstance(each, Mapping)]  # one for all layers, or by their kind
+    kinds = [each for each in (rope, *rope.values()) if isinstance(each, Mapping)]  # for all layers, or by kind
     if not any(each.get("rope_type") == "longrope" for each in kinds):
         return None
     stated = [each.get("original_max_position_embeddings") for each in kinds]

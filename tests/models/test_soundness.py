@@ -58,7 +58,7 @@ def test_a_model_that_cannot_be_run_so_is_refused_with_the_reason(codec: Any, ma
 
 
 def opt(codec: Any) -> Any:
-    """A random OPT whose hidden states are projected before the output layer, as opt-350m's; its logits use no trunk."""
+    """A random OPT that projects its hidden states before the output layer, as opt-350m; its logits use no trunk."""
     from transformers import OPTConfig, OPTForCausalLM
 
     torch.manual_seed(0)
