@@ -72,12 +72,8 @@ def test_own_pairs_are_limited_and_the_equal_ones_counted(codec):
 
 def test_own_pairs_that_are_equal_are_replaced_by_those_that_follow(codec):
     long = "the red fox sings and sings and sings"
-    pairs = [pair(n, "a", "a") for n in range(5)] + [
-        pair(5, "a", "b"),
-        pair(6, long, f"{long} again"),
-        pair(7, "b", "a"),
-    ]
-    collected = own_pairs(make_job(), [*pairs, pair(8, long, "a")], codec, 2)
+    texts = [("a", "a")] * 5 + [("a", "b"), (long, f"{long} again"), ("b", "a"), (long, "a")]
+    collected = own_pairs(make_job(), [pair(row, *both) for row, both in enumerate(texts)], codec, 2)
     assert [labelled.id for labelled in collected.pairs] == ["5", "7"]
     assert collected.counts() == {"pairs": 2, "equal_tokens": 6, "equal_value": 0}
     assert collected.cuts["response_cut_share"] == pytest.approx(2 / 16)  # of the eight pairs that were read
