@@ -13,7 +13,7 @@ import pytest
 from harness import cli
 from harness.errors import UserError
 from harness.models.encoder_decoder import decoder_prefix
-from harness.models.loading import load_language_model, load_scorer
+from harness.models.loading import load_language_model, load_scorer, save
 
 LIMITS = ("task.max_prompt_tokens=50", "task.max_response_tokens=20")
 CASES = {
@@ -94,6 +94,31 @@ def test_packing_is_refused_where_examples_would_see_each_other(
     message = "sft.packing=True is not for OPTForCausalLM: logprobs move by "
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("model"))
+
+
+def test_a_chat_against_a_reward_model_of_another_tokenizer_is_refused(
+    family_folder: Callable[..., Path],
+    in_process: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """It would read what is left of the policy's template without its marks: ``system Be nice. user …``."""
+    monkeypatch.chdir(tmp_path)
+    policy, texts = load_language_model(family_folder("gpt2")), [f"quite other words , number {n}" for n in range(90)]
+    policy.codec.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    save(policy, Path("policy"))
+    save(load_scorer(family_folder("llama", texts=texts), head_seed=1), Path("reward"))
+    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, "model=hf")
+    given = (*given, "model.name=./policy", "reward_model=load", "reward_model.path=./reward")
+    given = (*given, "algorithm.value.kind=head", "model.chat=true")
+    capsys.readouterr()
+    assert in_process(cli.main)(*given) == 2
+    assert capsys.readouterr().err == (
+        "reward_model.path=./reward has another tokenizer than the policy, whose prompts are conversations with marks "
+        "of its own; give one with the policy's tokenizer, or leave out model.chat\n"
+    )
+    assert not list(tmp_path.rglob("stages"))
 
 
 def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
