@@ -59,6 +59,7 @@ POSITIVE = (
     "feedback.samples_per_prompt",
     "feedback.sampling_temperature",
     "feedback.max_pairs",
+    "feedback.min_pairs",
     "feedback.heldout_pairs",
     "feedback.max_attempts",
     "feedback.temperature",
@@ -67,6 +68,7 @@ POSITIVE = (
     "reward_model.micro_batch_size",
     "judge.samples_per_prompt",
     "judge.max_pairs",
+    "judge.min_pairs",
     "judge.heldout_pairs",
     "judge.sft_epochs",
     "judge.epochs",
@@ -91,12 +93,10 @@ POSITIVE = (
 )
 
 NOT_NEGATIVE = (
-    "feedback.min_pairs",
     "feedback.indifference",
     "judge.annotator.indifference",
     "reward_model.margin",
     "reward_model.centering",
-    "judge.min_pairs",
     "rollout.top_k",
     "evaluation.temperature",
     "evaluation.seed",

@@ -273,6 +273,8 @@ MISTAKES = {
     "sft.packed_tokens=512": (
         "sft.packed_tokens=512 decides nothing without sft.packing; set sft.packing=true, or leave it out"
     ),
+    "feedback.min_pairs=0": "feedback.min_pairs=0 must be above 0; give a larger number",
+    "judge.min_pairs=0": "judge.min_pairs=0 must be above 0; give a larger number",
     "sft.max_steps=0": "sft.max_steps=0 must be above 0; give a larger number",
     "sft.epochs=inf": "sft.epochs=inf is no number to reckon with; give a finite one",
     "judge.model.vocab_size=100": ("judge.model.vocab_size=100 has no room for the 256 bytes, pad and EOS; give 2048"),

@@ -29,7 +29,7 @@ from harness.rollouts.sampler import sample
 from harness.stages import Workspace
 from harness.types import Example, PairExample
 
-VERSION = 9
+VERSION = 10
 COMPARISONS = 2
 """Comparisons of one prompt at a time, where there are fewer prompts than pairs are wanted: four responses share its
 computation, and fewer comparisons are ties. Else each pair has a prompt of its own."""
@@ -145,7 +145,7 @@ def sample_pairs(
 
 
 def own_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec, count: int) -> Collected:
-    """The first ``count`` of the data set's own pairs, less those whose tokens are equal, which are counted.
+    """The first ``count`` of the data set's own pairs whose tokens differ; those passed over are counted.
 
     Args:
         job: for the task's prompts and its length limit.
@@ -153,8 +153,15 @@ def own_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec, count: int) 
         codec: of the model that is to learn from them, or to be examined on them.
         count: most pairs.
     """
-    labelled, cuts = encode_pairs(job, pairs[:count], codec)
-    return Collected(labelled, len(pairs[:count]) - len(labelled), 0, cuts)
+    kept: list[LabelledPair] = []
+    read, shares = 0, list[tuple[int, dict[str, float]]]()
+    while not shares or (len(kept) < count and read < len(pairs)):
+        rows = pairs[read : read + count - len(kept)]  # no more than are missing: none is read and left
+        labelled, cuts = encode_pairs(job, rows, codec)
+        kept, read = kept + labelled, read + len(rows)
+        shares.append((len(rows), cuts))
+    total = {name: sum(size * cuts[name] for size, cuts in shares) / max(read, 1) for name in shares[0][1]}
+    return Collected(kept, read - len(kept), 0, total)
 
 
 def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> tuple[list[LabelledPair], dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ CHAT = "harness_chat"
 STOPS = "harness_stops"
 """Under which the tokenizer's own configuration keeps which tokens end a response besides EOS."""
 
+FOLLOWING = (("a", "b"), ("word", "Yes"), (":", "the"), (".", "I"))
+"""Texts that stand one after the other, to see where a tokenizer puts a space of its own."""
+
 REMEMBERED = 2**14
 """Prompts whose ids a codec keeps: they are counted, to see whether they fit, before they are encoded."""
 
@@ -28,6 +32,9 @@ class Codec:
     encoder–decoder model the two are texts apart: the prompt keeps its EOS, and no space stands before the response,
     which is encoded as a target where the tokenizer makes a difference. Where prompts are conversations (``converse``)
     the chat template writes all marks of a prompt, and no space stands before the response.
+
+    A response is text alone: ``</s>`` in one ends nothing. In a prompt it does become that token, since a task's
+    wording may ask for one.
 
     Args:
         tokenizer: a transformers tokenizer with an EOS token.
@@ -50,6 +57,7 @@ class Codec:
             self._choose_pad()
         self.pad_id = int(tokenizer.pad_token_id)
         self._prompts: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
+        self._space = "" if apart or self._adds_space() else " "
 
     def _choose_pad(self) -> None:
         """An unused special token where there is one (no weights change), else a new ``<|pad|>``."""
@@ -57,6 +65,12 @@ class Codec:
             self.tokenizer.pad_token = self.tokenizer.unk_token
         else:
             self.tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+
+    def _adds_space(self) -> bool:
+        """Whether a text that follows another one gets a space by the tokenizer itself, and a second one of ours."""
+        probes = [(f"{first} {second}", first, second, f" {second}") for first, second in FOLLOWING]
+        encoded = [self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in probes]
+        return any(first + bare == joint != first + spaced for joint, first, bare, spaced in encoded)
 
     def converse(self, system: str | None = None, *, key: str = "model") -> None:
         """Take prompts for conversations from now on, also when the tokenizer is saved and loaded again.
@@ -83,13 +97,16 @@ class Codec:
         Args:
             ids: of which those that are special tokens count: others are part of a text.
         """
-        special = set(self.tokenizer.all_special_ids)
-        special |= {id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        special = self._special_ids()
         others = list(dict.fromkeys(int(id) for id in ids if id != self.eos_id and id in special))
         self.stop_ids = (self.eos_id, *others)
         self.tokenizer.init_kwargs.pop(STOPS, None)
         if others:
             self.tokenizer.init_kwargs[STOPS] = others
+
+    def _special_ids(self) -> set[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {*self.tokenizer.all_special_ids, *(id for id, token in added if token.special)}
 
     def ended(self, ids: Sequence[int]) -> bool:
         """Whether a response ends in EOS, or in another token that ends one."""
@@ -145,6 +162,8 @@ class Codec:
     ) -> list[list[int]]:
         """Response ids, EOS included; one longer than ``max_tokens`` is cut there and has no EOS.
 
+        What reads like a special token is encoded as the text that it is.
+
         Args:
             texts: N responses.
             max_tokens: the length limit, EOS included; None for no limit.
@@ -152,12 +171,28 @@ class Codec:
         """
         if not texts:
             return []
-        space = "" if self.apart or self.chat is not None else " "
-        given = {"text_target" if self.apart else "text": [f"{space}{text}" if text else "" for text in texts]}
-        encoded = self.tokenizer(**given, add_special_tokens=False, verbose=False)["input_ids"]
+        space = self._space if self.chat is None else ""
+        encoded = self._encode_text([f"{space}{text}" if text else "" for text in texts])
         ends = [True] * len(texts) if ended is None else ended
         full = [[*ids, self.eos_id] if end else list(ids) for ids, end in zip(encoded, ends, strict=True)]
         return full if max_tokens is None else [ids[:max_tokens] for ids in full]
+
+    def _encode_text(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts, none of them a control token's.
+
+        Unigram models, T5's among them, find their control tokens in any text. There such a word is encoded in two.
+        """
+        where = "text_target" if self.apart else "text"
+        how = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        encoded: list[list[int]] = self.tokenizer(**{where: texts}, **how)["input_ids"]
+        control = self._special_ids() - {self.tokenizer.unk_token_id}
+        if found := [row for row, ids in enumerate(encoded) if not control.isdisjoint(ids)]:
+            words = self.tokenizer.convert_ids_to_tokens(sorted(control))
+            inside = "|".join(f"(?<={re.escape(word[0])})(?={re.escape(word[1:])})" for word in words if len(word) > 1)
+            for row in found:
+                parts = self.tokenizer(**{where: re.split(inside, texts[row])}, **how)["input_ids"]
+                encoded[row] = [id for ids in parts for id in ids]
+        return encoded
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Texts without special tokens, stripped."""

@@ -93,8 +93,9 @@ def logits_and_states(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Ten
     if not model.config.is_encoder_decoder and lean_family(model) is not None:
         states = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
         return model.get_output_embeddings()(states).float(), states
-    trunk, seen = model.get_decoder() if model.config.is_encoder_decoder else model.base_model, []
-    handle = trunk.register_forward_hook(lambda _module, _given, out: seen.append(out[0]))
+    seen: list[torch.Tensor] = []
+    # Not base_model: OPT's language model calls the decoder inside. Nor what the output layer is given: T5 scales it.
+    handle = model.get_decoder().register_forward_hook(lambda _module, _given, out: seen.append(out[0]))
     try:
         logits = response_logits(model, batch)
     finally:
@@ -134,12 +135,15 @@ def token_values(model: Any, batch: Batch, head: Any = None) -> torch.Tensor:
     """
     from harness.models.heads import read_head, score_head
 
+    return read_head(head if head is not None else score_head(model), states_before(model, batch))
+
+
+def states_before(model: Any, batch: Batch) -> torch.Tensor:
+    """(B, R, H): the trunk's states from which each response token is chosen."""
     if model.config.is_encoder_decoder:
-        before = encoder_decoder.states_before(model, batch)
-    else:
-        size = batch.response_mask.shape[1]
-        before = _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
-    return read_head(head if head is not None else score_head(model), before)
+        return encoder_decoder.states_before(model, batch)
+    size = batch.response_mask.shape[1]
+    return _after_prompt(model, model.base_model, batch, stop=batch.ids.shape[1] - 1)[:, -size:]
 
 
 def _start(batch: Batch) -> int:

@@ -56,7 +56,8 @@ def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
     from transformers import GenerationConfig
 
     old, config = model.generation_config, model.config
-    start = config.decoder_start_token_id if config.decoder_start_token_id is not None else old.decoder_start_token_id
+    start = getattr(config, "decoder_start_token_id", None)  # T5's class has none of its own, nor a BOS
+    start = old.decoder_start_token_id if start is None else start
     require_start(start, name, key)
     forced = old.forced_bos_token_id
     rows = model.get_input_embeddings().weight.shape[0]
@@ -72,7 +73,7 @@ def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
     model.generation_config = GenerationConfig(
         decoder_start_token_id=start,
         forced_bos_token_id=forced,
-        bos_token_id=config.bos_token_id,
+        bos_token_id=getattr(config, "bos_token_id", None),
         eos_token_id=_ends(codec),
         pad_token_id=codec.pad_id,
     )

@@ -92,7 +92,7 @@ def load_scorer(
     if head_seed is not None:
         new_head(model, head_seed)
     if codec.apart:
-        require_start(model.config.decoder_start_token_id, str(path), key)
+        require_start(getattr(model.config, "decoder_start_token_id", None), str(path), key)
         join_texts(model, codec)
     return LanguageModel(_ready(model, device), codec)
 

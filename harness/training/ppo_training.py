@@ -168,7 +168,8 @@ class PPOTraining:
         generator = torch.Generator().manual_seed(setup.seed_for("order"))
         updates_of = partial(Updates, config=config.optimizer, total=total, hardware=setup.hardware, alone=False)
         if config.value.kind == "head":
-            head = torch.nn.Linear(policy.config.hidden_size, 1, device=policy.device)
+            width = policy.get_output_embeddings().in_features  # not hidden_size, which some OPT models project from
+            head = torch.nn.Linear(width, 1, device=policy.device)
             torch.nn.init.zeros_(head.weight)
             torch.nn.init.zeros_(head.bias)
             return PPOState(policy, policy, head, updates_of(policy, head), None, controller, generator, [])

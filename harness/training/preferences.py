@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.config import OptimizerConfig
+from harness.errors import RunFailed
 from harness.hardware import Hardware
 from harness.models.heads import head_layers
 from harness.models.loading import LanguageModel
@@ -18,6 +19,10 @@ from harness.training.updates import Updates, accumulate, length_batches
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+EQUAL = 1e-5
+"""The standard deviation, in units of the mean where that is above 1, up to which scores in fp32 count as equal."""
 
 
 class TokenPair(NamedTuple):
@@ -149,22 +154,35 @@ def shift_scores(
         scorer: changed in place.
         prompts: N lists of token ids in the vocabulary of ``scorer.reader``.
         responses: N lists of response ids, EOS included where the response ended.
-        scale: divide by the scores' standard deviation too, unless it is 0.
-    Returns: ``shift``, which is subtracted from now on, and ``scale``, the deviation (1 where it was not asked for).
+        scale: divide by the scores' standard deviation too, unless it is no more than rounding makes of equal scores.
+    Returns: ``shift``, which is subtracted from now on, and ``scale``, what scores were divided by (1 where that was
+        not asked for, or where they are equal: then ``unscaled`` is the deviation that was found).
+
+    Raises:
+        RunFailed: there are no responses.
     """
     import torch
 
+    if not len(responses):
+        raise RunFailed(
+            "the reward model's scores cannot be shifted to average 0: there is no reference, and no pair, to score; "
+            "give the task's data references, or a reward model with reward_shift in its config.json"
+        )
     scorer.model.config.reward_shift = 0.0
     scores = scorer.scores(prompts, responses)
-    deviation = float(scores.std()) if scale else 1.0
-    if scale and deviation > 0:
+    deviation, found = 1.0, dict[str, float]()
+    if scale:
+        deviation = float(scores.std())
+        if deviation <= EQUAL * max(1.0, abs(float(scores.mean()))):
+            found, deviation = {"unscaled": deviation}, 1.0
+    if deviation != 1.0:
         with torch.no_grad():
             last = head_layers(scorer.model)[-1]
             for parameter in last.parameters():
                 parameter.div_(deviation)
         scores = scores / deviation
     scorer.model.config.reward_shift = float(scores.mean())
-    return {"shift": float(scores.mean()), "scale": deviation}
+    return {"shift": float(scores.mean()), "scale": deviation, **found}
 
 
 def report_card(

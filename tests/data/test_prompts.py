@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from harness.data.prompts import CutReport, fit_prompts
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.tasks.qa import QA
 from harness.tasks.translate import Translate
-from harness.types import Example
+from harness.types import Cut, Example
 
 
 def count_words(prompt: str) -> int:
@@ -45,3 +47,16 @@ def test_a_word_that_does_not_fit_alone_names_its_example() -> None:
 
 def test_no_examples() -> None:
     assert fit_prompts(QA(), [], count_tokens=count_words, max_prompt_tokens=5) == ([], CutReport(0.0, 0.0))
+
+
+def test_a_prompt_without_tokens_names_its_example() -> None:
+    class Bare:
+        """As a task whose template is one field alone."""
+
+        def cut(self, row: Example, fits: Callable[[str], bool]) -> Cut:
+            assert fits(row.fields["text"])
+            return Cut(row.fields["text"], was_cut=False, lost_answer=False)
+
+    rows = [Example(f"train:{n}", {"text": text}, "a", ["a"]) for n, text in enumerate(["Ann sang.", " "])]
+    with pytest.raises(RunFailed, match=r"the prompt of example train:1 \(' '\) has no tokens"):
+        fit_prompts(Bare(), rows, count_tokens=count_words, max_prompt_tokens=5)  # type: ignore[arg-type]

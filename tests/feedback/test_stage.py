@@ -63,9 +63,20 @@ def test_own_pairs_are_limited_and_the_equal_ones_counted(codec):
     collected = own_pairs(make_job(), pairs, codec, 10)
     assert [labelled.id for labelled in collected.pairs] == ["1", "4"]
     assert collected.counts() == {"pairs": 2, "equal_tokens": 2, "equal_value": 0}
-    assert own_pairs(make_job(), pairs, codec, 2).counts() == {"pairs": 1, "equal_tokens": 1, "equal_value": 0}
+    first = own_pairs(make_job(), pairs, codec, 1)
+    assert first.counts() == {"pairs": 1, "equal_tokens": 0, "equal_value": 0}
+    assert first.cuts["response_cut_share"] == 0
     assert collected.cuts == {**CUTS._asdict(), "response_cut_share": 0.25}  # two of eight responses
     assert own_pairs(make_job(), [], codec, 2).counts() == {"pairs": 0, "equal_tokens": 0, "equal_value": 0}
+
+
+def test_own_pairs_that_are_equal_are_replaced_by_those_that_follow(codec):
+    long = "the red fox sings and sings and sings"
+    texts = [("a", "a")] * 5 + [("a", "b"), (long, f"{long} again"), ("b", "a"), (long, "a")]
+    collected = own_pairs(make_job(), [pair(row, *both) for row, both in enumerate(texts)], codec, 2)
+    assert [labelled.id for labelled in collected.pairs] == ["5", "7"]
+    assert collected.counts() == {"pairs": 2, "equal_tokens": 6, "equal_value": 0}
+    assert collected.cuts["response_cut_share"] == pytest.approx(2 / 16)  # of the eight pairs that were read
 
 
 def test_the_annotator_is_the_configured_one():

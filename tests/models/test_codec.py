@@ -82,6 +82,55 @@ def test_a_prompt_and_its_response_are_the_tokens_of_the_joint_text(codec):
         assert codec.encode_prompts([joint])[0] == prompt + response[:-1]
 
 
+@pytest.mark.parametrize("kind", ["prepend", "metaspace", "bytes"])
+def test_one_space_stands_before_a_response_whoever_puts_it_there(kind):
+    """By a normaliser, as generic copies of Llama's tokenizer do, by the pieces' own mark, or by nobody but us."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    if kind == "prepend":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif kind == "metaspace":
+        made.pre_tokenizer = pre_tokenizers.Metaspace()
+    else:
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "</s>"], show_progress=False)
+    made.train_from_iterator(["the", "cat", "sat", ":", "yes", "it", "is", "a", "b"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>")
+    for apart, text in ((False, "the cat yes it is"), (True, "yes it is")):
+        codec = Codec(tokenizer, apart=apart)
+        before = [] if apart else codec.encode_prompts(["the cat"])[0]
+        joint = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert before + codec.encode_responses(["yes it is"], ended=[False])[0] == joint
+
+
+class TestTextThatReadsLikeASpecialToken:
+    def test_it_is_text_in_a_response(self, codec):
+        text = f"one {codec.tokenizer.eos_token} two {codec.tokenizer.pad_token}"
+        ids = codec.encode_responses([text])[0]
+        assert ids.count(codec.eos_id) == 1 == ids[::-1].count(codec.eos_id)
+        assert codec.pad_id not in ids
+        assert codec.decode([ids]) == [text]
+
+    def test_other_calls_read_such_tokens_as_before(self, codec):
+        eos = codec.tokenizer.eos_token
+        codec.encode_responses([eos])
+        assert codec.encode_prompts([f"a{eos}b"])[0].count(codec.eos_id) == 1
+        assert codec.tokenizer(eos, add_special_tokens=False)["input_ids"] == [codec.eos_id]
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_in_a_vocabulary_that_finds_it_in_any_text_too(self, apart):
+        from tiny_families import TEXTS, pieces
+
+        tokenizer = pieces([*TEXTS, "a < pad / s > b"], 320)
+        assert 1 in tokenizer("a </s> b", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = Codec(tokenizer, apart=apart).encode_responses(["a </s> b<pad>", "the red fox"], ended=[False, False])
+        assert not {0, 1} & set(ids[0])
+        assert tokenizer.decode(ids[0]) == "a < /s> b< pad>"
+        assert ids[1] == tokenizer("the red fox", add_special_tokens=False)["input_ids"]
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: "<|" not in text)
 
 

@@ -239,6 +239,32 @@ def test_prompt_and_response_must_fit_the_positions(make_model, architecture):
         require_positions(model, TaskConfig(max_prompt_tokens=48, max_response_tokens=17), key="sft.path")
 
 
+def test_longrope_is_read_as_far_as_its_factors_stay(codec: Any) -> None:
+    """Phi-3's: one token more in any row of a batch, and all rows have other positions."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from harness.config import TaskConfig
+    from harness.models.forward import make_batch, response_logits
+
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"max_position_embeddings": 64, "original_max_position_embeddings": 16, "initializer_range": 0.5}
+    ids = {"pad_token_id": codec.pad_id, "bos_token_id": codec.eos_id, "eos_token_id": codec.eos_id}
+    torch.manual_seed(0)
+    model = Phi3ForCausalLM(Phi3Config(vocab_size=len(codec), rope_parameters=rope, **sizes, **ids)).eval()
+    with torch.inference_mode():
+        alone, at_most, beyond = (
+            response_logits(model, make_batch([[5, 9, 20], [7] * n], [[30, 31, 32, 33]] * 2, codec.pad_id))[0]
+            for n in (3, 12, 14)
+        )
+    torch.testing.assert_close(at_most, alone, rtol=1e-4, atol=1e-4)
+    assert float((beyond - alone).abs().max()) > 0.1
+    require_positions(model, TaskConfig(max_prompt_tokens=12, max_response_tokens=4))
+    rule = r"knows 16 positions before its longrope changes factors \(original_max_position_embeddings\), fewer than"
+    with pytest.raises(UserError, match=rule + ".* = 17; lower these to 16 together"):
+        require_positions(model, TaskConfig(max_prompt_tokens=12, max_response_tokens=5))
+
+
 def test_rules_of_decoding_that_a_causal_model_came_with_are_dropped(
     make_model: Callable[..., Any], codec: Any, tmp_path: Path
 ) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from harness import cli
 from harness.errors import UserError
-from harness.models.loading import load_language_model
+from harness.models.encoder_decoder import decoder_prefix
+from harness.models.loading import load_language_model, load_scorer, save
 
 LIMITS = ("task.max_prompt_tokens=50", "task.max_response_tokens=20")
 CASES = {
@@ -95,6 +96,31 @@ def test_packing_is_refused_where_examples_would_see_each_other(
     assert not list(tmp_path.rglob("model"))
 
 
+def test_a_chat_against_a_reward_model_of_another_tokenizer_is_refused(
+    family_folder: Callable[..., Path],
+    in_process: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """It would read what is left of the policy's template without its marks: ``system Be nice. user …``."""
+    monkeypatch.chdir(tmp_path)
+    policy, texts = load_language_model(family_folder("gpt2")), [f"quite other words , number {n}" for n in range(90)]
+    policy.codec.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    save(policy, Path("policy"))
+    save(load_scorer(family_folder("llama", texts=texts), head_seed=1), Path("reward"))
+    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, "model=hf")
+    given = (*given, "model.name=./policy", "reward_model=load", "reward_model.path=./reward")
+    given = (*given, "algorithm.value.kind=head", "model.chat=true")
+    capsys.readouterr()
+    assert in_process(cli.main)(*given) == 2
+    assert capsys.readouterr().err == (
+        "reward_model.path=./reward has another tokenizer than the policy, whose prompts are conversations with marks "
+        "of its own; give one with the policy's tokenizer, or leave out model.chat\n"
+    )
+    assert not list(tmp_path.rglob("stages"))
+
+
 def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
     """A copy without generation settings whose configuration says something else."""
     shutil.copytree(source, folder)
@@ -117,6 +143,20 @@ def test_a_decoder_that_cannot_start_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         load_language_model(spoiled(family_folder("t5"), tmp_path / "t5", **changes))
+
+
+def test_a_start_may_stand_in_the_generation_settings_alone(family_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """T5's configuration class has neither a BOS nor a start of its own."""
+    folder = shutil.copytree(family_folder("t5"), tmp_path / "t5")
+    config = json.loads((folder / "config.json").read_text())
+    assert "bos_token_id" not in config
+    start = config.pop("decoder_start_token_id")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert decoder_prefix(load_language_model(folder).model.config) == [start]
+    (folder / "generation_config.json").unlink()
+    for load in (load_language_model, lambda path: load_scorer(path, head_seed=1)):
+        with pytest.raises(UserError, match="does not say how its decoder starts; set decoder_start_token_id"):
+            load(folder)
 
 
 def test_what_generation_settings_ask_for_besides_the_model_is_dropped_or_put_into_it(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.models import lean_pass
+from harness.models import lean_pass, soundness
+from harness.models.forward import logits_and_states, make_batch
 from harness.models.loading import LanguageModel, load_language_model
 from harness.models.soundness import require_sound
 
@@ -54,3 +55,35 @@ def test_a_model_that_cannot_be_run_so_is_refused_with_the_reason(codec: Any, ma
     model.__class__ = Stateful
     with pytest.raises(UserError, match=r"cannot be run as every stage does \(takes no past_key_values\)"):
         require_sound(LanguageModel(model, codec))
+
+
+def opt(codec: Any) -> Any:
+    """A random OPT that projects its hidden states before the output layer, as opt-350m; its logits use no trunk."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "init_std": 0.3}
+    ids = {"pad_token_id": codec.pad_id, "bos_token_id": codec.eos_id, "eos_token_id": codec.eos_id}
+    config = OPTConfig(vocab_size=len(codec), word_embed_proj_dim=16, max_position_embeddings=64, **sizes, **ids)
+    return OPTForCausalLM(config).eval()
+
+
+def test_the_states_of_a_model_that_passes_its_trunk_by_are_those_of_the_trunk(codec: Any) -> None:
+    model = opt(codec)
+    require_sound(LanguageModel(model, codec))
+    with torch.inference_mode():
+        _, states = logits_and_states(model, make_batch([[5, 9, 20], [12]], [[30, 31], [7, 8]], codec.pad_id))
+        expected = model.model(input_ids=torch.tensor([[5, 9, 20, 30, 31]])).last_hidden_state[0, 2:4]
+    torch.testing.assert_close(states[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_whose_states_beside_the_logits_are_others_is_refused(
+    codec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubled(model: Any, batch: Any) -> Any:
+        logits, states = logits_and_states(model, batch)
+        return logits, 2 * states
+
+    monkeypatch.setattr(soundness, "logits_and_states", doubled)
+    with pytest.raises(UserError, match="whose states move by 1 when logits are computed beside them"):
+        require_sound(LanguageModel(opt(codec), codec))

@@ -115,6 +115,7 @@ def _config(family: str, tokenizer: Any) -> Any:
         return t.Qwen3Config(**grouped, head_dim=8)
     if family == "t5":
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+        del shared["bos_token_id"]  # as in the config.json of t5-small and flan-t5
         return t.T5Config(**shared, **sizes, decoder_start_token_id=tokenizer.pad_token_id)
     if family == "bart":
         return t.BartConfig(**shared, **layers, **wide, decoder_start_token_id=2)

@@ -564,6 +564,21 @@ def test_the_same_seed_gives_the_same_policy_and_another_one_does_not(make_setup
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_a_value_head_learns_on_a_model_that_projects_its_states(make_setup, codec):
+    """As opt-350m: states are projected before logits are made of them, and ``hidden_size`` is not their width."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "init_std": 0.3}
+    sizes |= {"word_embed_proj_dim": 16, "max_position_embeddings": 64, "dropout": 0.0}
+    ids = {"pad_token_id": codec.pad_id, "bos_token_id": codec.eos_id, "eos_token_id": codec.eos_id}
+    model = OPTForCausalLM(OPTConfig(vocab_size=len(codec), **sizes, **ids)).eval()
+    policy, reference = LanguageModel(model, codec), LanguageModel(copy.deepcopy(model).requires_grad_(False), codec)
+    setup, rows = make_setup(policy=policy, reference=reference)
+    PPOTraining(config(episodes=96, epochs=2, value=ValueConfig(kind="head"))).train(setup)
+    assert rows[-1]["value_loss"] < rows[0]["value_loss"]
+
+
 @pytest.mark.parametrize("kind", ["separate", "head"])
 def test_optimisers_that_work_beside_each_other_start_no_threads(make_setup, kind):
     setup, _ = make_setup()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from harness.config import OptimizerConfig
+from harness.errors import RunFailed
 from harness.hardware import Hardware
 from harness.models.loading import load_scorer, save
 from harness.models.scorer import Scorer
@@ -170,8 +171,24 @@ class TestShift:
         scorer = Scorer(*make_scorer(), hardware)
         with torch.no_grad():
             scorer.model.score.weight.zero_()
-        shift_scores(scorer, *ragged, scale=True)
+        assert shift_scores(scorer, *ragged, scale=True) == {"shift": 0.0, "scale": 1.0, "unscaled": 0.0}
         assert (scorer.scores(*ragged) == 0).all()
+
+    @pytest.mark.parametrize("mean", [0.3, 300.0])
+    def test_what_rounding_makes_of_equal_scores_is_no_deviation(self, make_scorer, hardware, mean, monkeypatch):
+        """Rows of other lengths in a batch move the last digits of a score in fp32, which keeps seven of them."""
+        scorer = Scorer(*make_scorer(), hardware)
+        weight = scorer.model.score.weight.clone()
+        scores = mean * (1 + 1e-7 * np.array([-1.0, 0.0, 1.0]))
+        monkeypatch.setattr(scorer, "scores", lambda *_: scores)
+        result = shift_scores(scorer, [[5, 6]] * 3, [[7]] * 3, scale=True)
+        assert result == {"shift": pytest.approx(mean), "scale": 1.0, "unscaled": pytest.approx(scores.std())}
+        assert torch.equal(scorer.model.score.weight, weight)
+
+    def test_nothing_has_no_mean(self, make_scorer, hardware):
+        scorer = Scorer(*make_scorer(), hardware)
+        with pytest.raises(RunFailed, match="no reference, and no pair, to score; give"):
+            shift_scores(scorer, [], [])
 
     def test_other_tools_see_our_scores_up_to_one_constant(self, make_scorer, hardware, ragged, tmp_path):
         """The scale is in the head, so a plain transformers classifier ranks and spaces responses as we do."""
