@@ -26,7 +26,7 @@ from harness.training.language_model import Imitation, TokenExample, imitate, so
 from harness.training.schedule import factor, warmup_updates
 from harness.types import Example, Task
 
-VERSION = 12
+VERSION = 13
 MORE_VERSION = 13
 """Of SFT continued, whose meaning can change alone."""
 VALIDATION_EXAMPLES = 500
