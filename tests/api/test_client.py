@@ -9,12 +9,13 @@ from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from harness.api.cache import AnswerCache
 from harness.api.client import Client, Pace
-from harness.api.endpoint import Endpoint
+from harness.api.endpoint import Endpoint, Reply
 from harness.config import APIConfig
 from harness.errors import RunFailed, UserError
 
@@ -242,6 +243,28 @@ def test_answers_without_text_and_without_counts(endpoint: Any, client: Any) -> 
     assert (made.usage.uncounted, made.usage.cost, made.usage.models) == (2, None, [])
 
 
+@pytest.mark.parametrize("odd", [{"id": "m"}, ["m"], 3, True])
+def test_what_stands_beside_the_text_is_a_word_or_nothing(odd: Any, endpoint: Any, client: Any, tmp_path: Path) -> None:
+    choice = {"message": {"content": "fine"}, "finish_reason": odd}
+    made = client(endpoint(echo, [{"reply": {"choices": [choice], "model": odd}}]))
+    assert made.ask([body("a")]) == [Reply("fine", None, 1, 3, None)]
+    assert made.usage.models == []
+    (path,) = (tmp_path / "cache").glob("*/*.json")
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "reply": {**kept["reply"], "model": odd, "finish_reason": odd}}))
+    assert client("http://127.0.0.1:9/v1").cache.get(made.endpoint.url, body("a")) == Reply("fine", None, 1, 3, None)
+
+
+def test_half_a_character_is_the_same_text_now_and_from_disk(endpoint: Any, client: Any) -> None:
+    """JSON may hold half of a surrogate pair, which no file can; a whole pair is one character."""
+    raw = b'{"choices": [{"message": {"content": "a \\ud83d b \\ud83d\\ude00"}}]}'
+    server = endpoint(echo, [{"raw": raw}])
+    first = client(server).ask([body("a")])
+    assert first[0].text == "a \N{REPLACEMENT CHARACTER} b \N{GRINNING FACE}"
+    assert client(server).ask([body("a")]) == first
+    assert len(server.requests) == 1
+
+
 # ---- the key
 
 
@@ -272,6 +295,37 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     kept = [path.read_text() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert kept
     assert not any(KEY in text for text in (*said, *kept, json.dumps(server.requests)))
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-\\back'sl\"ash/+ 0123456789"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 302, "headers": {"Location": "http://elsewhere/?k={key}"}},
+        {"status": 302, "headers": {"Location": "http://elsewhere/?k={quoted}"}},
+        {"status": 400, "raw": "no {key}"},
+        {"status": 500, "raw": '{{"message": "no {escaped}"'},
+        {"raw": "no JSON: {key}"},
+        {"raw": "{padding}{key}"},
+        {"raw": '{{"key": "{escaped}"}}'},
+    ],
+    ids=str,
+)
+def test_however_a_key_is_spelt_it_is_not_said(
+    key: str, fault: dict[str, Any], endpoint: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spelt = {"key": key, "quoted": quote(key), "escaped": json.dumps(key)[1:-1], "padding": "x" * 190}
+    monkeypatch.setenv("HARNESS_API_KEY", key)
+    told = dict(fault)
+    if "raw" in fault:
+        told["raw"] = fault["raw"].format(**spelt).encode()
+    else:
+        told["headers"] = {"Location": fault["headers"]["Location"].format(**spelt)}
+    with pytest.raises((UserError, RunFailed)) as caught:
+        client(endpoint(echo, [told]), max_attempts=1).ask([body("a")])
+    for spelling in (key, key[:5], quote(key)[:7], repr(key)[1:8]):
+        assert spelling not in str(caught.value)
+    assert "…" in str(caught.value)
 
 
 def test_a_value_that_is_no_key_is_refused_unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
