@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shlex
 import signal
 import sys
@@ -137,11 +138,25 @@ def _refuse_early(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         if equals:
-            refuse_secrets(key, value)
+            _refuse_secrets_in(argument, key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
         if "null" in (each.strip() for each in value.lower().split(",")):
             _refuse_no_choice(key, value)
+
+
+def _refuse_secrets_in(argument: str, key: str, value: str) -> None:
+    """In the text and in what a mapping sets; what cannot be read would be quoted, and is searched as it stands."""
+    refuse_secrets(key, value)
+    if "{" not in value:
+        return
+    from harness.overrides import leaves, parsed
+
+    for name, inside in leaves(argument):
+        refuse_secrets(name, inside)
+    if parsed(argument) is None:
+        for name, inside in re.findall(r"""["']?([\w.-]+)["']?\s*:\s*([^,{}]*)""", value):
+            refuse_secrets(f"{key}.{name}", inside)
 
 
 def _refuse_no_choice(key: str, value: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -187,7 +187,11 @@ def lookup(config: Any, key: str) -> Any:
 
 
 API_PROTOCOLS = ("chat", "completions")
-SECRET_OPTIONS = ("key", "api_key", "apikey", "api-key", "token", "authorization", "password")
+SECRET_GROUPS = ("model", "scorer", "hub")
+"""Groups with somebody to log in to."""
+_SECRET = re.compile(r"key(?!word)|secret|passw|credential|cookie|bearer|auth(?!or(?!iz))|token(?![a-z]|_ids?\b)")
+_NO_SECRETS = ("key_variable", "prompt_cache_key")
+"""Names that sound like secrets and hold none: ours, and a field of OpenAI's protocol."""
 
 
 def validate_api(group: str, base_url: str | None, name: str | None, api: APIConfig) -> None:
@@ -211,8 +215,8 @@ def validate_api(group: str, base_url: str | None, name: str | None, api: APICon
         raise UserError(f"{group}.base_url", base_url, "is no address", "write http://HOST:PORT/v1 or https://HOST/v1")
     refuse_secrets(f"{group}.base_url", base_url)
     _check_api_numbers(group, api)
-    for option, value in api.options.items():
-        refuse_secrets(f"{group}.api.options.{option}", value)
+    refuse_secrets(f"{group}.api.options", api.options)
+    refuse_secrets(f"{group}.api.key_variable", api.key_variable)
 
 
 def _check_api_numbers(group: str, api: APIConfig) -> None:
@@ -232,14 +236,31 @@ def _check_api_numbers(group: str, api: APIConfig) -> None:
 def refuse_secrets(key: str, value: Any) -> None:
     """Refuse what may be a key to an endpoint, without saying it.
 
+    Args:
+        key: dotted.
+        value: what it holds; a mapping is looked into, whatever its depth.
+
     Raises:
-        SecretGiven: ``key`` is a ``base_url`` with more than an address in it, or an option that holds a key.
+        SecretGiven: ``key`` is a ``base_url`` with more than an address in it, or an entry whose name is a key's.
     """
+    if isinstance(value, Mapping):
+        for entry, inside in value.items():
+            refuse_secrets(f"{key}.{entry}", inside)
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            if isinstance(item, Mapping | list | tuple):
+                refuse_secrets(key, item)
+    group, name = key.partition(".")[0], key.rpartition(".")[2].lower()
     remedy = "give a key in the environment variable that api.key_variable names"
-    name = key.rpartition(".")[2].lower()
     if name == "base_url" and any(mark in str(value) for mark in "@?#"):
         raise SecretGiven(key, None, "holds more than an address, and records would keep it", remedy)
-    if ".api." in key and name in SECRET_OPTIONS:
+    if name == "key_variable" and not re.fullmatch(r"[A-Za-z_]\w*", str(value)):
+        raise SecretGiven(key, None, "holds no name of an environment variable, and records would keep it", remedy)
+    if value is None or isinstance(value, bool) or str(value).lower() in ("", "null", "true", "false"):
+        return
+    if group in SECRET_GROUPS and name not in _NO_SECRETS and _SECRET.search(name):
+        remedy = "log in with the hub's own client: hf auth login" if group == "hub" else remedy
         raise SecretGiven(key, None, "would be kept in records", remedy)
 
 
