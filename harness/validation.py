@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -122,14 +123,13 @@ FIXED_ROWS = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input"
 
 def validate(config: Config) -> None:
     """Raise UserError for the first value that breaks a rule."""
+    require_finite(asdict(config))
     for key, choices in CHOICES.items():
         _require(config, key, lambda value, c=choices: value in c, "is not a choice", f"choose {', '.join(choices)}")
     for key in POSITIVE:
         _require(config, key, lambda value: value > 0, "must be above 0", "give a larger number")
     for key in NOT_NEGATIVE:
         _require(config, key, lambda value: value >= 0, "must be at least 0", "give 0 or more")
-    for key in (*POSITIVE, *NOT_NEGATIVE):
-        _require(config, key, math.isfinite, "is no number to reckon with", "give a finite one")
     for key in SEEDS:
         _require(config, key, lambda value: value <= LARGEST_INTEGER, "has more than 63 bits", "give a smaller one")
     for key in SHARES:
@@ -171,6 +171,18 @@ def validate(config: Config) -> None:
     if isinstance(config.algorithm, PPOConfig):
         _check_ppo(config.algorithm)
     _check_limits(config)
+
+
+def require_finite(value: Any, key: str = "") -> None:
+    """Raise UserError for the first number, however deep, that is infinite or none at all: no record can hold it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(key, value, "is no number to reckon with", "give a finite one")
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            require_finite(inside, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            require_finite(inside, key)
 
 
 def _require(config: Config, key: str, holds: Any, rule: str, remedy: str) -> None:

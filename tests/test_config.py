@@ -15,8 +15,9 @@ import yaml
 
 from harness import cli, config
 from harness.config import SCHEMAS, Config, register_schemas
+from harness.errors import UserError
 from harness.usage import BENCH_GROUPS, group_options
-from harness.validation import validate
+from harness.validation import require_finite, validate
 
 CONF = Path(config.__file__).parent.parent / "conf"
 FOUND = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
@@ -370,6 +371,25 @@ def test_a_mistake_is_one_message(
     assert captured.err.rstrip("\n") == MISTAKES[typed]
     assert captured.out == ""
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+NO_NUMBERS = [
+    *("sft.optimizer.max_grad_norm", "algorithm.optimizer.eps", "judge.optimizer.weight_decay", "feedback.length_bias"),
+    *("algorithm.kl.target", "algorithm.missing_eos_penalty", "algorithm.checks.limits.min_score", "data.shares.rl"),
+    *("judge.annotator.length_bias", "algorithm.advantage.lam", "model.lora.dropout", "rollout.top_p"),
+]
+
+
+@pytest.mark.parametrize("key", NO_NUMBERS)
+def test_no_number_is_refused_by_its_key_wherever_it_stands(key: str) -> None:
+    from omegaconf import OmegaConf
+
+    for number in ("nan", "inf", "-inf"):
+        with pytest.raises(UserError) as caught:
+            validate(OmegaConf.to_object(composed(f"{key}={number}")))  # type: ignore[arg-type]
+        assert str(caught.value) == f"{key}={number} is no number to reckon with; give a finite one"
+    with pytest.raises(UserError, match=r"^model\.api\.options\.extra=nan is no number"):
+        require_finite({"model": {"api": {"options": {"extra": [1, {}, float("nan")]}}}})
 
 
 def test_a_key_of_another_choice_says_so(harness: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
