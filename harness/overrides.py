@@ -55,7 +55,7 @@ def value_text(override: str) -> str:
     """
     from hydra.core.override_parser.types import QuotedString
 
-    found = parsed(override)
+    found = parsed(override) if "=" in override else None
     if found is None or found.is_sweep_override():
         return override.partition("=")[2]
     value = found._value
