@@ -19,6 +19,7 @@ from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
 from harness.idle import refuse_idle
+from harness.output import FOLDERS, require_output, unusable
 from harness.usage import asks_for_help, group_options, show_help
 from harness.validation import refuse_secrets, validate
 
@@ -86,6 +87,11 @@ def launch(
         except BrokenPipeError:  # as in `python -m harness --help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains too
             return FAILED
+        except OSError as error:
+            if (complaint := unusable(error, arguments)) is None:
+                raise
+            print(complaint, file=sys.stderr)
+            return MISTAKE
         except KeyboardInterrupt as interrupt:
             print(
                 "\nInterrupted. Finished stages and records are kept; the same command goes on from there.",
@@ -141,6 +147,8 @@ def _refuse_early(arguments: Sequence[str]) -> None:
             _refuse_secrets_in(argument, key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
+        if key in FOLDERS and equals and not value.strip(" '\""):
+            require_output(key, "")
         if "null" in (each.strip() for each in value.lower().split(",")):
             _refuse_no_choice(key, value)
 
@@ -217,6 +225,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
     try:
         validate(config)
         refuse_idle(config, overrides)
+        require_output("output_dir", config.output_dir, written=not config.plan)
         log_file = Path(config.tracker.log_file) if config.tracker.log_file else None
         progress = Progress(config.tracker.mode, log_file)  # type: ignore[arg-type]
     except UserError as error:
@@ -230,7 +239,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
 def _refuse(config: Config, overrides: list[str], error: UserError) -> int:
     """Leave a sweep's table the row of a job whose configuration is wrong; the message was given already."""
-    if isinstance(error, SecretGiven):
+    if isinstance(error, SecretGiven) or error.key == "output_dir":  # there is no place for a record
         return MISTAKE
     from harness.progress import Progress
     from harness.recording import refuse

@@ -416,6 +416,37 @@ def test_a_missing_folder(harness: Callable[..., int], capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ("data.path=/no/such/folder does not exist; give an existing file or folder\n")
 
 
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["alone", "sweep"])
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("output_dir=file", "File exists"),
+        ("output_dir=file/x", "Not a directory"),
+        ("output_dir=/proc/x", "No such file or directory"),
+        ("output_dir=/proc", "No such file or directory"),
+        ("output_dir=", None),
+        ("output_dir=''", None),
+        ("hydra.{}.dir=file", "File exists"),
+        ("hydra.{}.dir=file/x/y", "Not a directory"),
+        ("hydra.{}.dir=", None),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(
+    typed: str, reason: str | None, sweep: list[str], harness: Callable[..., int], capsys: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    typed = typed.format("sweep" if sweep else "run")
+    assert harness("task=qa", "experiment=smoke", "hardware.threads=1", typed, *sweep) == 2
+    rule = f" cannot be used ({reason}); give a folder that can be made and written"
+    if reason is None:
+        rule = " names no folder; give one such as runs, or leave it out"
+    assert capsys.readouterr().err == f"{typed.strip(QUOTE)}{rule}\n"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file"]
+
+
+QUOTE = "'"
+
+
 @pytest.mark.parametrize(
     ("feedback", "share", "message"),
     [
