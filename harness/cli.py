@@ -15,13 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from harness.api.checks import refuse_secrets
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
 from harness.idle import refuse_idle
 from harness.output import FOLDERS, require_output, unusable
 from harness.usage import asks_for_help, group_options, show_help
-from harness.validation import refuse_secrets, validate
+from harness.validation import validate
 
 if TYPE_CHECKING:
     from harness.progress import Progress

@@ -141,8 +141,8 @@ class Endpoint:
             choice = content["choices"][0]
             said = choice["message"].get("content") if self.api.protocol == "chat" else choice["text"]
             usage = content.get("usage") or {}
-            counts = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-            return sound_reply(said, choice.get("finish_reason"), *counts, content.get("model"))
+            asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            return sound_reply(said, choice.get("finish_reason"), asked, answered, content.get("model"))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             shown = self._safe(raw.decode("utf-8", "replace"))  # before repr, which would spell a key differently
             raise TransientError(f"an answer that is none of the protocol ({shown!r})") from None

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from harness.api.checks import validate_api
 from harness.config import APIConfig, HardwareConfig, TaskConfig, TrackerConfig
 from harness.data.checks import check_speakers
 from harness.errors import UserError
-from harness.validation import require_finite, validate_api
+from harness.validation import require_finite
 
 
 @dataclass

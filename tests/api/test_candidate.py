@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from harness import cli
+from harness.api.checks import refuse_secrets
 from harness.errors import SecretGiven
 from harness.records import read_records
-from harness.validation import refuse_secrets
 
 KEY = "sk-very-secret-0123456789"
 
@@ -85,6 +85,43 @@ def test_drawn_answers_depend_on_the_seed(harness: Callable[..., int], endpoint:
     assert harness("-m", *given, "seed=1,2", "evaluation.fixed_rows=[references]") == 0
     assert sorted({request["seed"] for request in server.requests}) == [1, 2]
     assert len(server.requests) == 64
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (["model.api.options={temperature: null}"], [{"seed": 1}, {"seed": 2}]),
+        (["model.api.options={temperature: null, seed: null}"], [{}, {}]),
+        (["evaluation.temperature=0.7", "model.api.options.seed=null"], [{"temperature": 0.7}, {"temperature": 0.7}]),
+        (["model.api.options={seed: null, n: null}"], [{"temperature": 0.0}]),
+    ],
+    ids=str,
+)
+def test_seeds_are_samples_of_their_own_wherever_chance_is(
+    given: list[str], sent: list[dict[str, Any]], harness: Callable[..., int], endpoint: Any
+) -> None:
+    server = endpoint(polite)
+    shared = ("task=dialogue", f"model.base_url={server.base_url}", "judge=none", "evaluation.fixed_rows=[]")
+    for seed in (1, 2):
+        assert harness(*shared, *given, f"seed={seed}") == 0
+    told = [{name: request[name] for name in ("seed", "temperature") if name in request} for request in server.requests]
+    assert told == [each for each in sent for _ in range(32)]
+
+
+@pytest.mark.parametrize("option", ["temperature=1", "seed=3", "n=2", "max_tokens=5", "stream=true", "model=x"])
+def test_what_has_a_key_of_its_own_is_no_option(
+    option: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness("task=dialogue", URL, f"+model.api.options.{option}") == 2
+    remedies = {
+        "temperature": "set evaluation.temperature",
+        "seed": "set seed",
+        "max_tokens": "set task.max_response_tokens",
+        "model": "set model.name",
+    }
+    remedy = remedies.get(option.partition("=")[0], "leave it out: one answer is read whole")
+    rule = "would say otherwise than the keys that the record and the seeds go by"
+    assert capsys.readouterr().err == f"model.api.options.{option.replace('true', 'True')} {rule}; {remedy}\n"
 
 
 def test_a_failing_endpoint_keeps_its_record_and_its_answers(
