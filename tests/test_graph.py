@@ -274,7 +274,8 @@ def test_a_failed_record_knows_its_judge_and_its_data_as_soon_as_these_are_there
     assert failed() == ("failed", judge, None)
     folder = runner.directory(made.parts["data"])
     folder.mkdir(parents=True)
-    write_json(folder / MANIFEST, {"summary": {"report": {"content_hash": "0123456789abcdef01"}}})
+    rest = {"fingerprint": "", "line": "", "wall_seconds": 1.0, "peak_memory_mb": 1.0}
+    write_json(folder / MANIFEST, {**rest, "summary": {"report": {"content_hash": "0123456789abcdef01"}}})
     assert failed() == ("failed", judge, "0123456789abcdef")
 
 
