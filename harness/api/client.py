@@ -166,13 +166,14 @@ class Pace:
 
     def turn(self, stop: threading.Event) -> None:
         """Wait for a turn of one's own; returns at once where ``stop`` is set."""
-        with self._lock:
-            now = time.monotonic()
-            at = max(self._next, self._resume, now)
-            self._next = at + self._gap
-        stop.wait(at - now)
-        while not stop.is_set() and (late := self._resume - time.monotonic()) > 0:  # asked to wait meanwhile
-            stop.wait(late)
+        while not stop.is_set():
+            with self._lock:
+                now = time.monotonic()
+                at = max(self._next, self._resume, now)
+                self._next = at + self._gap
+            stop.wait(at - now)
+            if at >= self._resume:  # else asked to wait meanwhile: this turn lapses, or all of them would go at once
+                return
 
     def hold(self, seconds: float) -> None:
         """Let nobody go for so long."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -165,6 +166,28 @@ def test_requests_per_minute_are_kept(endpoint: Any, client: Any) -> None:
     gaps = [later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False)]
     assert min(gaps) > 0.05
     assert server.times[-1] - server.times[0] >= 0.38
+
+
+def test_after_a_wait_requests_leave_one_by_one_again() -> None:
+    """Five have their turns, a twentieth of a second apart, when all are asked to wait for half a second."""
+    pace, stop, times = Pace(1200), threading.Event(), []
+
+    def go() -> None:
+        pace.turn(stop)
+        times.append(time.monotonic())
+
+    pace.turn(stop)
+    threads = [threading.Thread(target=go) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    held = time.monotonic()
+    pace.hold(0.5)
+    for thread in threads:
+        thread.join()
+    times.sort()
+    assert times[0] - held >= 0.49
+    assert min(later - earlier for earlier, later in pairwise(times)) > 0.02
+    assert times[-1] - times[0] >= 0.19
 
 
 def test_a_turn_does_not_keep_who_must_stop() -> None:
