@@ -70,10 +70,18 @@ def test_an_answer_is_asked_for_once(endpoint: Any, client: Any) -> None:
     assert len(server.requests) == 3
 
 
-def test_equal_requests_of_one_call_are_asked_once(endpoint: Any, client: Any) -> None:
-    server = endpoint(echo)
-    assert len(client(server, concurrency=1).ask([body("a")] * 5)) == 5
-    assert len(server.requests) == 1
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_equal_requests_of_one_call_are_asked_once(concurrency: int, endpoint: Any, client: Any) -> None:
+    """At the same time too; else each would be paid for, and they might differ."""
+    server = endpoint(lambda request: f"{time.monotonic()}", [{"sleep": 0.1}] * 5)
+    asked, done = [body("a"), body("b"), body("a"), body("a"), {**body("a")}], []
+    made = client(server, concurrency=concurrency)
+    replies = made.ask(asked, done.append)
+    assert len({reply.text for reply in replies}) == len(server.requests) == 2
+    assert replies[0] == replies[2] == replies[3] == replies[4]
+    assert sum(done) == 5
+    assert (made.usage.answers, made.usage.asked) == (5, 2)
+    assert made.ask(asked) == replies
 
 
 def test_a_broken_cache_file_is_asked_again(endpoint: Any, client: Any, tmp_path: Path) -> None:
