@@ -10,8 +10,10 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -74,6 +76,9 @@ def launch(
         os.environ[STATUS_FOLDER] = folder
         try:
             _refuse_early(arguments)
+            if "--version" in arguments:
+                print(f"rlhf-harness {metadata.version('rlhf-harness')}")
+                return OK
             if asks_for_help(arguments):
                 show_help(arguments)
                 return OK
@@ -83,6 +88,16 @@ def launch(
             print(error, file=sys.stderr)
             return MISTAKE
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            print(explain(error, arguments, schemas), file=sys.stderr)
+            return MISTAKE
+        except UnicodeDecodeError as error:
+            if not (wrong := _not_utf8(arguments)):
+                raise
+            print(f"{wrong} is not UTF-8 ({error.reason}); save it as UTF-8", file=sys.stderr)
+            return MISTAKE
+        except ValueError as error:
+            if not _raised_by_hydra(error):
+                raise
             print(explain(error, arguments, schemas), file=sys.stderr)
             return MISTAKE
         except BrokenPipeError:  # as in `python -m harness --help | head`
@@ -100,7 +115,30 @@ def launch(
             )
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         statuses = [int(path.read_text()) for path in Path(folder).iterdir()]
+    if not statuses and any(argument in ("-m", "--multirun") for argument in arguments):
+        shown = next((argument for argument in arguments if "glob(" in argument), "the sweep")
+        print(f"{shown} gives no job; write a value, or a pattern that some choice matches", file=sys.stderr)
+        return MISTAKE
     return FAILED if FAILED in statuses else max(statuses, default=OK)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether an error comes from Hydra itself, which complains of its flags and functions so, and not from a job."""
+    frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].partition(".")[0] == "hydra" and not any(name.startswith("harness.") for name in frames[1:])
+
+
+def _not_utf8(arguments: Sequence[str]) -> Path | None:
+    """The first YAML file of the user's own folder of configurations that is not UTF-8."""
+    from hydra._internal.utils import get_args_parser
+
+    folder = get_args_parser().parse_args(list(arguments)).config_dir
+    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return path
+    return None
 
 
 def end(status: int) -> NoReturn:
@@ -276,8 +314,6 @@ def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bo
 
 def attempt(run: Callable[[], None], progress: Progress) -> int:
     """Run one job; what ends it is said, and becomes its status."""
-    import traceback
-
     from harness.recording import reason
 
     try:
@@ -288,6 +324,9 @@ def attempt(run: Callable[[], None], progress: Progress) -> int:
     except RunFailed as error:
         progress.warning(f"failed: {error}")
         return FAILED
+    except PermissionError as error:
+        progress.error(f"{error.filename or 'a file'} cannot be used ({error.strerror}); correct its permissions")
+        return MISTAKE
     except Exception as error:
         progress.warning(f"failed: {reason(error)}\n{traceback.format_exc()}")
         return FAILED
@@ -296,8 +335,6 @@ def attempt(run: Callable[[], None], progress: Progress) -> int:
 
 def _publish(config: Config, progress: Progress, status: int) -> int:
     """Rebuild the leaderboard; where that fails (it may be the user's own) a sweep goes on, and the status says so."""
-    import traceback
-
     from harness.pipeline import publish
     from harness.recording import reason
 

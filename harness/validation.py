@@ -118,6 +118,7 @@ SEEDS = ("seed", "data.seed", "judge.seed", "evaluation.seed")
 PROMPT_SPLITS = ("sft", "preference", "rl")
 SHARES = ("feedback.noise", "judge.annotator.noise", "algorithm.advantage.gamma", "algorithm.advantage.lam")
 
+STAGES = ("data", "sft", "feedback", "reward_model", "judge", "evaluation", "answers", "reward_bench")
 FIXED_ROWS = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
 
 
@@ -157,6 +158,11 @@ def validate(config: Config) -> None:
     if not re.fullmatch(r"[\w.+-]+", config.algorithm.name):  # its stage's folder is called so
         rule = "is no name of letters, digits and . _ + -"
         raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
+    if config.algorithm.name in STAGES:
+        rule, remedy = "is the name of another stage", "give one that no stage has, such as ppo-trl"
+        raise UserError("algorithm.name", config.algorithm.name, rule, remedy)
+    if config.candidate in FIXED_ROWS:
+        raise UserError("candidate", config.candidate, "is the name of a fixed row", "give another, or leave it out")
     for key in ("feedback.metric", "judge.annotator.metric"):
         if (name := lookup(config, key)) is not None:
             smooth_metrics(name, key)
