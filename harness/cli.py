@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shlex
 import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from harness.api.checks import refuse_secrets
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
 from harness.idle import refuse_idle
+from harness.output import FOLDERS, require_output, unusable
 from harness.usage import asks_for_help, group_options, show_help
-from harness.validation import refuse_secrets, validate
+from harness.validation import validate
 
 if TYPE_CHECKING:
     from harness.progress import Progress
@@ -71,6 +76,9 @@ def launch(
         os.environ[STATUS_FOLDER] = folder
         try:
             _refuse_early(arguments)
+            if "--version" in arguments:
+                print(f"rlhf-harness {metadata.version('rlhf-harness')}")
+                return OK
             if asks_for_help(arguments):
                 show_help(arguments)
                 return OK
@@ -82,9 +90,24 @@ def launch(
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             print(explain(error, arguments, schemas), file=sys.stderr)
             return MISTAKE
+        except UnicodeDecodeError as error:
+            if not (wrong := _not_utf8(arguments)):
+                raise
+            print(f"{wrong} is not UTF-8 ({error.reason}); save it as UTF-8", file=sys.stderr)
+            return MISTAKE
+        except ValueError as error:
+            if not _raised_by_hydra(error):
+                raise
+            print(explain(error, arguments, schemas), file=sys.stderr)
+            return MISTAKE
         except BrokenPipeError:  # as in `python -m harness --help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit complains too
             return FAILED
+        except OSError as error:
+            if (complaint := unusable(error, arguments)) is None:
+                raise
+            print(complaint, file=sys.stderr)
+            return MISTAKE
         except KeyboardInterrupt as interrupt:
             print(
                 "\nInterrupted. Finished stages and records are kept; the same command goes on from there.",
@@ -92,7 +115,30 @@ def launch(
             )
             return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
         statuses = [int(path.read_text()) for path in Path(folder).iterdir()]
+    if not statuses and any(argument in ("-m", "--multirun") for argument in arguments):
+        shown = next((argument for argument in arguments if "glob(" in argument), "the sweep")
+        print(f"{shown} gives no job; write a value, or a pattern that some choice matches", file=sys.stderr)
+        return MISTAKE
     return FAILED if FAILED in statuses else max(statuses, default=OK)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether an error comes from Hydra itself, which complains of its flags and functions so, and not from a job."""
+    frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].partition(".")[0] == "hydra" and not any(name.startswith("harness.") for name in frames[1:])
+
+
+def _not_utf8(arguments: Sequence[str]) -> Path | None:
+    """The first YAML file of the user's own folder of configurations that is not UTF-8."""
+    from hydra._internal.utils import get_args_parser
+
+    folder = get_args_parser().parse_args(list(arguments)).config_dir
+    for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return path
+    return None
 
 
 def end(status: int) -> NoReturn:
@@ -137,11 +183,27 @@ def _refuse_early(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         if equals:
-            refuse_secrets(key, value)
+            _refuse_secrets_in(argument, key, value)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
+        if key in FOLDERS and equals and not value.strip(" '\""):
+            require_output(key, "")
         if "null" in (each.strip() for each in value.lower().split(",")):
             _refuse_no_choice(key, value)
+
+
+def _refuse_secrets_in(argument: str, key: str, value: str) -> None:
+    """In the text and in what a mapping sets; what cannot be read would be quoted, and is searched as it stands."""
+    refuse_secrets(key, value)
+    if "{" not in value:
+        return
+    from harness.overrides import leaves, parsed
+
+    for name, inside in leaves(argument):
+        refuse_secrets(name, inside)
+    if parsed(argument) is None:
+        for name, inside in re.findall(r"""["']?([\w.-]+)["']?\s*:\s*([^,{}]*)""", value):
+            refuse_secrets(f"{key}.{name}", inside)
 
 
 def _refuse_no_choice(key: str, value: str) -> None:
@@ -202,6 +264,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
     try:
         validate(config)
         refuse_idle(config, overrides)
+        require_output("output_dir", config.output_dir, written=not config.plan)
         log_file = Path(config.tracker.log_file) if config.tracker.log_file else None
         progress = Progress(config.tracker.mode, log_file)  # type: ignore[arg-type]
     except UserError as error:
@@ -215,7 +278,7 @@ def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int
 
 def _refuse(config: Config, overrides: list[str], error: UserError) -> int:
     """Leave a sweep's table the row of a job whose configuration is wrong; the message was given already."""
-    if isinstance(error, SecretGiven):
+    if isinstance(error, SecretGiven) or error.key == "output_dir":  # there is no place for a record
         return MISTAKE
     from harness.progress import Progress
     from harness.recording import refuse
@@ -251,8 +314,6 @@ def _execute(config: Config, overrides: list[str], progress: Progress, sweep: bo
 
 def attempt(run: Callable[[], None], progress: Progress) -> int:
     """Run one job; what ends it is said, and becomes its status."""
-    import traceback
-
     from harness.recording import reason
 
     try:
@@ -263,6 +324,9 @@ def attempt(run: Callable[[], None], progress: Progress) -> int:
     except RunFailed as error:
         progress.warning(f"failed: {error}")
         return FAILED
+    except PermissionError as error:
+        progress.error(f"{error.filename or 'a file'} cannot be used ({error.strerror}); correct its permissions")
+        return MISTAKE
     except Exception as error:
         progress.warning(f"failed: {reason(error)}\n{traceback.format_exc()}")
         return FAILED
@@ -271,8 +335,6 @@ def attempt(run: Callable[[], None], progress: Progress) -> int:
 
 def _publish(config: Config, progress: Progress, status: int) -> int:
     """Rebuild the leaderboard; where that fails (it may be the user's own) a sweep goes on, and the status says so."""
-    import traceback
-
     from harness.pipeline import publish
     from harness.recording import reason
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.config import SCHEMAS, group_of
+from harness.usage import group_options
 
 _RULES = (
     (r"could not be converted to Float", "is not a number", "give one such as 0.1"),
@@ -47,6 +48,10 @@ def explain(error: BaseException, arguments: Sequence[str] = (), schemas: Mappin
         group, _, option = match.group(1).rpartition("/")
         options = re.findall(r"^\t(.+)$", text.partition("Config search path")[0], flags=re.MULTILINE)
         return f"{group}={option} is not a choice; choose {', '.join(options) or 'one that --help lists'}"
+    if match := re.search(r"Could not load '(\w+)/(.*)'", text):  # one of a list of choices
+        options = {**group_options(bench=True), **group_options()}.get(match.group(1), [])
+        choices = ", ".join(options) or "one that --help lists"
+        return f"{match.group(1)}={match.group(2)} is not a choice; choose {choices}"
     if (group := _unresolved_group(text)) is not None:
         return f"{_shown(group, arguments)} names no single choice; give {group}=NAME"
     if match := re.search(r"Ambiguous value for argument '(.+)'", text):

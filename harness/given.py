@@ -146,6 +146,13 @@ def require_language_model(folder: Path, key: str) -> None:
         raise UserError(key, str(folder), rule, "give a policy; a reward model goes to reward_model.path or judge.path")
 
 
+def _is_object(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
+
+
 def require_files(folder: Path, key: str) -> None:
     """A folder in Hugging Face format, whole and in safetensors.
 
@@ -160,6 +167,8 @@ def require_files(folder: Path, key: str) -> None:
         inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
         rule = "holds no config.json"
         remedy = f"did you mean {folder / inside[-1]}?" if inside else "give a folder in Hugging Face format"
+    elif not _is_object(folder / "config.json"):
+        rule, remedy = "holds a config.json that is no JSON object", "give a folder in Hugging Face format"
     elif not any(folder.glob("*.safetensors")):
         rule, remedy = "holds no safetensors weights", "save it with save_pretrained of transformers, which writes them"
     else:

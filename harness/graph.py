@@ -81,11 +81,11 @@ def _endpoint_graph(job: Job) -> Graph:
 
 
 def _answers(job: Job, parts: dict[str, Stage]) -> Stage:
-    from harness.api.stage import VERSION, answers_identity, api_model, run_answers
+    from harness.api.stage import VERSION, answers_identity, answers_seed, api_model, run_answers
 
     temperature = job.config.evaluation.temperature
     config = {"model": answers_identity(api_model(job)), "temperature": temperature, **_prompting(job)}
-    seed = job.config.seed if temperature > 0 else None  # without chance, all seeds share their answers
+    seed = answers_seed(api_model(job), temperature, job.config.seed)
     return Stage("answers", VERSION, config, {"data": parts["data"]}, seed, {}, partial(run_answers, job=job))
 
 

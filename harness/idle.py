@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from harness.config import Config, PPOConfig
 from harness.errors import UserError
+from harness.overrides import leaves
 
 
 class Idle(NamedTuple):
@@ -145,10 +146,19 @@ def refuse_idle(config: Config, overrides: Sequence[str]) -> None:
 
 def idleness(config: Config, override: str) -> UserError | None:
     """The complaint of an override that decides nothing; None: it decides something, or takes a value away."""
-    key, _, value = override.lstrip("+~").partition("=")
+    key, _, text = override.lstrip("+~").partition("=")
+    for name, inside in leaves(override):
+        complaint = _idleness(config, name, text if name == key else inside, removed=override.startswith("~"))
+        if complaint is not None:
+            return complaint
+    return None
+
+
+def _idleness(config: Config, key: str, value: object, *, removed: bool) -> UserError | None:
+    """The same of one key, which a mapping may have set among others."""
     if config.model.kind == "api" and _group(key) in UNTRAINED and (key, value) != ("algorithm", "none"):
         return UserError(key, value, "decides nothing with model=api, which trains nothing", "leave it out")
-    if override.startswith("~") or value == "null":
+    if removed or value is None or value == "null":
         return None
     for idle in IDLE:
         if any(key == name or key.startswith(f"{name}.") for name in idle.keys) and idle.holds(config):

@@ -347,7 +347,8 @@ def _open_log(path: Path | None) -> TextIO | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a", encoding="utf-8")
     except OSError as error:
-        raise UserError("log_file", path, f"cannot be written ({error.strerror})", "give another file") from error
+        rule = f"cannot be written ({error.strerror})"
+        raise UserError("tracker.log_file", path, rule, "give another file") from error
 
 
 def _shows_rich(stream: TextIO | None) -> bool:

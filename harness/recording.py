@@ -27,10 +27,12 @@ def record(
 ) -> Record:
     """The record of one row of the table, from the manifests of the stages that led to it."""
     config, summary = job.config, evaluation.summary
-    led_here = {before.fingerprint: runner.cached(before) for before in all_stages(stage)}
-    manifests = [found.manifest for found in led_here.values() if found is not None]
-    of = {name: part for name, part in graph.parts.items() if part.fingerprint in led_here}
-    parts = {name: found.summary for name, part in of.items() if (found := runner.cached(part)) is not None}
+    led_here = {before.fingerprint: before for before in all_stages(stage)}
+    known = runner.history(stage)
+    parts = {
+        name: known[part.fingerprint]["summary"] for name, part in graph.parts.items() if part.fingerprint in known
+    }
+    gone = [before.label for fingerprint, before in led_here.items() if fingerprint not in known]
     card = dict(parts.get("reward_model", {}).get("report_card") or {})
     bon = runner.cached(graph.rows["best-of-n"]) if row is None and "best-of-n" in graph.rows else None
     if bon is not None:
@@ -63,10 +65,10 @@ def record(
         **identity,
         "status": summary.get("status", "ok"),
         "reason": summary.get("reason"),
-        "flags": summary.get("flags", []),
+        "flags": [*summary.get("flags", []), *([f"without {', '.join(gone)}, deleted"] if gone else [])],
         "data_hash": _data_hash(parts["data"]["report"]),
-        "wall_seconds": round(sum(manifest["wall_seconds"] for manifest in manifests), 1),
-        "peak_memory_mb": max(manifest["peak_memory_mb"] for manifest in manifests),
+        "wall_seconds": round(sum(known[name]["wall_seconds"] for name in led_here if name in known), 1),
+        "peak_memory_mb": max(known[name]["peak_memory_mb"] for name in led_here if name in known),
         "n_examples": summary["n_examples"],
         "metrics": summary["metrics"],
         "win_rates": summary["win_rates"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness.config import Config
+from harness.overrides import value_text
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,22 @@ QUOTES = "'\""
 
 
 def _telling(override: str) -> str | None:
-    """What an override adds to a candidate's name; of a path its last part alone, so that moved files rename none."""
-    key, equals, value = override.partition("=")
+    """What an override adds to a candidate's name; of a path its last part alone, so that moved files rename none.
+
+    A sweep hands values over escaped and its numbers written anew: the name is the same as where one is run alone.
+    """
+    key, equals, _ = override.partition("=")
     name = key.lstrip("+~")
     if name == "task" or name.split(".")[0].split("/")[0] in _SAME_CANDIDATE:
         return None
     if name in _SAME_ANSWERS:
         return None
+    value = value_text(override)
     if name == "model.base_url":
         return f"{key}{equals}{urlsplit(value.strip(QUOTES)).netloc}"
     if name in _PATHS or name.startswith("data.files."):
         return key + equals + folder_label(value.strip(QUOTES))
-    return override
+    return key + equals + value
 
 
 def folder_label(name: str) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.errors import UserError
 from harness.fellows import at_work
 from harness.memory import peak_memory_mb, reset_peak_memory
 from harness.progress import Progress
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 MANIFEST = "manifest.json"
+KEPT = ("wall_seconds", "peak_memory_mb", "summary")
+"""What later stages keep of those before them, for the records of a row whose models were deleted meanwhile."""
+UNREAD = ("metrics.jsonl", "backbone")
+"""Files and folders of a stage that no other reads."""
 
 
 @dataclass(frozen=True)
@@ -118,17 +123,35 @@ class StageRunner:
         self.root = output_dir / "stages"
         self.progress, self.prepare = progress, prepare
         self._finished: dict[str, Finished] = {}
+        self._damaged: set[Path] = set()
 
     def directory(self, stage: Stage) -> Path:
         return self.root / stage.label
 
     def cached(self, stage: Stage) -> Finished | None:
-        """The stage's outputs where they are valid, else None."""
+        """The stage's outputs where they are valid, else None: a damaged manifest is none, and said once."""
         directory = self.directory(stage)
-        manifest = directory / MANIFEST
-        if not manifest.is_file():
+        path = directory / MANIFEST
+        if not path.is_file():
             return None
-        return Finished(directory, json.loads(manifest.read_text(encoding="utf-8")))
+        manifest = _read_manifest(path)
+        if isinstance(manifest, str):
+            if path not in self._damaged:
+                self.progress.warning(f"{path} {manifest}; the stage counts as unfinished, and is made anew")
+            self._damaged.add(path)
+            return None
+        return Finished(directory, manifest)
+
+    def history(self, stage: Stage) -> dict[str, dict[str, Any]]:
+        """What is known of the stages that led to this one, itself included, by fingerprint: the keys of `KEPT`.
+
+        A stage whose folder is gone is known from those after it.
+        """
+        found = [finished for each in all_stages(stage) if (finished := self.cached(each)) is not None]
+        known: dict[str, dict[str, Any]] = {}
+        for finished in found:
+            known |= finished.manifest.get("before", {})
+        return known | {each.manifest["fingerprint"]: {name: each.manifest[name] for name in KEPT} for each in found}
 
     def run(self, stage: Stage, *, yielding_to: Stage | None = None) -> Finished:
         """The stage's outputs, from disk where they are finished, else made now (its inputs first).
@@ -195,6 +218,8 @@ class StageRunner:
             lock.release()
 
     def _execute(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
+        for before in inputs.values():
+            _require_whole(before)
         directory = self.directory(stage)
         if directory.exists():
             shutil.rmtree(directory)
@@ -217,16 +242,48 @@ class StageRunner:
             "peak_memory_mb": peak_memory_mb(),
             "line": line,
             "summary": summary,
+            "files": _files(directory),
+            "before": self.history(stage),
         }
         write_json(directory / MANIFEST, manifest)
         self.progress.finished(stage.label, wall_seconds, line, cached=False)
         return Finished(directory, json.loads(json.dumps(manifest)))
 
 
+def _read_manifest(path: Path) -> dict[str, Any] | str:
+    """A manifest, or what is wrong with it: the disk was full, or the machine went off while it was written."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        return f"cannot be read ({error})"
+    if not isinstance(manifest, dict):
+        return "is no manifest"
+    lacking = [name for name in (*KEPT, "fingerprint", "line") if name not in manifest]
+    return f"lacks {', '.join(lacking)}" if lacking else manifest
+
+
+def _files(directory: Path) -> list[str]:
+    """What a stage leaves for others: its files, but for `UNREAD`."""
+    files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in files if not set(path.parts) & set(UNREAD))
+
+
+def _require_whole(finished: Finished) -> None:
+    """Raise UserError where files of a stage are gone that another one is about to read."""
+    lacking = [name for name in finished.manifest.get("files", ()) if not (finished.directory / name).exists()]
+    if lacking:
+        rule = f"lacks {lacking[0]}" + (f" and {len(lacking) - 1} more files" if len(lacking) > 1 else "")
+        raise UserError(str(finished.directory), None, rule, "delete that folder, and the stage is made anew")
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it: a reader sees all of it or nothing."""
+    """Write JSON under a temporary name and rename it: a reader sees all of it or nothing, after a power cut too."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

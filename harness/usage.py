@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
 USAGE = """RLHF benchmark harness: SFT, reward model and PPO, scored before and after into a leaderboard.
 
@@ -44,9 +45,13 @@ def print_help(arguments: Sequence[str], config_name: str, usage: str, groups: M
         HydraException: an override cannot be applied.
     """
     from hydra import compose, initialize_config_module
+    from hydra._internal.utils import get_args_parser
     from omegaconf import OmegaConf
 
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    typed = get_args_parser().parse_args(list(arguments))
+    overrides = list(typed.overrides)
+    if typed.config_dir:
+        overrides.append(f"hydra.searchpath=['file://{Path(typed.config_dir).absolute()}']")
     with initialize_config_module("harness.conf", version_base="1.3"):
         config = compose(config_name, overrides=overrides)
     listed = "\n".join(f"  {group}: {', '.join(options)}" for group, options in groups.items())

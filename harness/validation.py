@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
 
 from harness.adapting import QUANTIZATIONS, check_adapters
-from harness.config import APIConfig, APIModelConfig, Config, PPOConfig
+from harness.api.checks import validate_api
+from harness.config import APIModelConfig, Config, PPOConfig
 from harness.data.checks import check_data, require_path
-from harness.errors import SecretGiven, UserError
+from harness.errors import UserError
 from harness.evaluation.registry import BUILT_IN
 from harness.feedback.annotators import smooth_metrics
 from harness.needs import loaded_paths, needs_reward_model, trains
@@ -117,19 +118,19 @@ SEEDS = ("seed", "data.seed", "judge.seed", "evaluation.seed")
 PROMPT_SPLITS = ("sft", "preference", "rl")
 SHARES = ("feedback.noise", "judge.annotator.noise", "algorithm.advantage.gamma", "algorithm.advantage.lam")
 
+STAGES = ("data", "sft", "feedback", "reward_model", "judge", "evaluation", "answers", "reward_bench")
 FIXED_ROWS = ("references", "base", "sft", "sft-more", "best-of-n", "copy-input", "empty", "longest")
 
 
 def validate(config: Config) -> None:
     """Raise UserError for the first value that breaks a rule."""
+    require_finite(asdict(config))
     for key, choices in CHOICES.items():
         _require(config, key, lambda value, c=choices: value in c, "is not a choice", f"choose {', '.join(choices)}")
     for key in POSITIVE:
         _require(config, key, lambda value: value > 0, "must be above 0", "give a larger number")
     for key in NOT_NEGATIVE:
         _require(config, key, lambda value: value >= 0, "must be at least 0", "give 0 or more")
-    for key in (*POSITIVE, *NOT_NEGATIVE):
-        _require(config, key, math.isfinite, "is no number to reckon with", "give a finite one")
     for key in SEEDS:
         _require(config, key, lambda value: value <= LARGEST_INTEGER, "has more than 63 bits", "give a smaller one")
     for key in SHARES:
@@ -157,6 +158,11 @@ def validate(config: Config) -> None:
     if not re.fullmatch(r"[\w.+-]+", config.algorithm.name):  # its stage's folder is called so
         rule = "is no name of letters, digits and . _ + -"
         raise UserError("algorithm.name", config.algorithm.name, rule, "give one such as ppo-trl")
+    if config.algorithm.name in STAGES:
+        rule, remedy = "is the name of another stage", "give one that no stage has, such as ppo-trl"
+        raise UserError("algorithm.name", config.algorithm.name, rule, remedy)
+    if config.candidate in FIXED_ROWS:
+        raise UserError("candidate", config.candidate, "is the name of a fixed row", "give another, or leave it out")
     for key in ("feedback.metric", "judge.annotator.metric"):
         if (name := lookup(config, key)) is not None:
             smooth_metrics(name, key)
@@ -173,6 +179,18 @@ def validate(config: Config) -> None:
     _check_limits(config)
 
 
+def require_finite(value: Any, key: str = "") -> None:
+    """Raise UserError for the first number, however deep, that is infinite or none at all: no record can hold it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(key, value, "is no number to reckon with", "give a finite one")
+    if isinstance(value, Mapping):
+        for name, inside in value.items():
+            require_finite(inside, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for inside in value:
+            require_finite(inside, key)
+
+
 def _require(config: Config, key: str, holds: Any, rule: str, remedy: str) -> None:
     value = lookup(config, key)
     if value is not None and not holds(value):
@@ -184,63 +202,6 @@ def lookup(config: Any, key: str) -> Any:
     for name in key.split("."):
         config = getattr(config, name, None)
     return config
-
-
-API_PROTOCOLS = ("chat", "completions")
-SECRET_OPTIONS = ("key", "api_key", "apikey", "api-key", "token", "authorization", "password")
-
-
-def validate_api(group: str, base_url: str | None, name: str | None, api: APIConfig) -> None:
-    """Address and name of a model behind an endpoint.
-
-    Raises:
-        UserError: one is missing, or the address is none.
-        SecretGiven: the address or the options hold what would end up in records.
-    """
-    if not name:
-        raise UserError(f"{group}.name", None, "is missing", f"give the name that the endpoint knows: {group}.name=...")
-    if not base_url:
-        remedy = f"give the endpoint's address: {group}.base_url=http://127.0.0.1:8000/v1"
-        raise UserError(f"{group}.base_url", None, "is missing", remedy)
-    try:
-        parts = urlsplit(base_url)
-        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
-    except ValueError:
-        wrong = True
-    if wrong or any(character.isspace() for character in base_url):
-        raise UserError(f"{group}.base_url", base_url, "is no address", "write http://HOST:PORT/v1 or https://HOST/v1")
-    refuse_secrets(f"{group}.base_url", base_url)
-    _check_api_numbers(group, api)
-    for option, value in api.options.items():
-        refuse_secrets(f"{group}.api.options.{option}", value)
-
-
-def _check_api_numbers(group: str, api: APIConfig) -> None:
-    if api.protocol not in API_PROTOCOLS:
-        remedy = f"choose {', '.join(API_PROTOCOLS)}"
-        raise UserError(f"{group}.api.protocol", api.protocol, "is not a choice", remedy)
-    for name in ("concurrency", "requests_per_minute", "timeout_seconds", "max_attempts", "max_wait_seconds"):
-        value = getattr(api, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"{group}.api.{name}", value, "must be above 0", "give a larger number")
-    for name in ("backoff_seconds", "prompt_price", "response_price"):
-        value = getattr(api, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise UserError(f"{group}.api.{name}", value, "must be at least 0", "give 0 or more")
-
-
-def refuse_secrets(key: str, value: Any) -> None:
-    """Refuse what may be a key to an endpoint, without saying it.
-
-    Raises:
-        SecretGiven: ``key`` is a ``base_url`` with more than an address in it, or an option that holds a key.
-    """
-    remedy = "give a key in the environment variable that api.key_variable names"
-    name = key.rpartition(".")[2].lower()
-    if name == "base_url" and any(mark in str(value) for mark in "@?#"):
-        raise SecretGiven(key, None, "holds more than an address, and records would keep it", remedy)
-    if ".api." in key and name in SECRET_OPTIONS:
-        raise SecretGiven(key, None, "would be kept in records", remedy)
 
 
 def _check_optimizer(config: Config, group: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import cli, config
+from harness import cli, config, graph
 from harness.config import SCHEMAS, Config, register_schemas
+from harness.errors import UserError
 from harness.usage import BENCH_GROUPS, group_options
-from harness.validation import validate
+from harness.validation import require_finite, validate
 
 CONF = Path(config.__file__).parent.parent / "conf"
 FOUND = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/*.yaml"))
@@ -358,6 +360,20 @@ MISTAKES = {
     "hub.license=": "hub.license= names no licence; give the hub's identifier, such as mit, or leave it out",
     "algorithm=load": "algorithm.path is missing; give the folder of the finished model: algorithm.path=...",
     "algorithm.name=a/b": ("algorithm.name=a/b is no name of letters, digits and . _ + -; give one such as ppo-trl"),
+    "algorithm.name=evaluation": (
+        "algorithm.name=evaluation is the name of another stage; give one that no stage has, such as ppo-trl"
+    ),
+    "candidate=sft-more": "candidate=sft-more is the name of a fixed row; give another, or leave it out",
+    "experiment=[smoke,nope]": f"experiment=nope is not a choice; choose {', '.join(EXPERIMENTS)}",
+    "judge={seed: 2, model: {name: x}}": (
+        "judge.model.name=x decides nothing with judge.model.kind=nano, which is made anew; add judge.model.kind=hf,"
+        " or leave it out"
+    ),
+    "--resolve": (
+        "the command line cannot be used (The --resolve flag can only be used in conjunction with --cfg or --help);"
+        " python -m harness --help lists the keys and their values"
+    ),
+    "tracker.log_file=/": "tracker.log_file=/ cannot be written (Is a directory); give another file",
     "model.width=31": "model.width=31 is not a multiple of model.heads=2; set it to one",
     "hydra/launcher=nope": "hydra/launcher=nope is not a choice; choose basic, joblib",
 }
@@ -372,6 +388,25 @@ def test_a_mistake_is_one_message(
     assert captured.err.rstrip("\n") == MISTAKES[typed]
     assert captured.out == ""
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+NO_NUMBERS = [
+    *("sft.optimizer.max_grad_norm", "algorithm.optimizer.eps", "judge.optimizer.weight_decay", "feedback.length_bias"),
+    *("algorithm.kl.target", "algorithm.missing_eos_penalty", "algorithm.checks.limits.min_score", "data.shares.rl"),
+    *("judge.annotator.length_bias", "algorithm.advantage.lam", "model.lora.dropout", "rollout.top_p"),
+]
+
+
+@pytest.mark.parametrize("key", NO_NUMBERS)
+def test_no_number_is_refused_by_its_key_wherever_it_stands(key: str) -> None:
+    from omegaconf import OmegaConf
+
+    for number in ("nan", "inf", "-inf"):
+        with pytest.raises(UserError) as caught:
+            validate(OmegaConf.to_object(composed(f"{key}={number}")))  # type: ignore[arg-type]
+        assert str(caught.value) == f"{key}={number} is no number to reckon with; give a finite one"
+    with pytest.raises(UserError, match=r"^model\.api\.options\.extra=nan is no number"):
+        require_finite({"model": {"api": {"options": {"extra": [1, {}, float("nan")]}}}})
 
 
 def test_a_key_of_another_choice_says_so(harness: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,6 +431,37 @@ def test_a_row_holds_the_longest_demonstration(harness: Callable[..., int], caps
 def test_a_missing_folder(harness: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert harness("data=local", "data.path=/no/such/folder", "feedback=metric") == 2
     assert capsys.readouterr().err == ("data.path=/no/such/folder does not exist; give an existing file or folder\n")
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["alone", "sweep"])
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("output_dir=file", "File exists"),
+        ("output_dir=file/x", "Not a directory"),
+        ("output_dir=/proc/x", "No such file or directory"),
+        ("output_dir=/proc", "No such file or directory"),
+        ("output_dir=", None),
+        ("output_dir=''", None),
+        ("hydra.{}.dir=file", "File exists"),
+        ("hydra.{}.dir=file/x/y", "Not a directory"),
+        ("hydra.{}.dir=", None),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_found_before_any_work(
+    typed: str, reason: str | None, sweep: list[str], harness: Callable[..., int], capsys: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    typed = typed.format("sweep" if sweep else "run")
+    assert harness("task=qa", "experiment=smoke", "hardware.threads=1", typed, *sweep) == 2
+    rule = f" cannot be used ({reason}); give a folder that can be made and written"
+    if reason is None:
+        rule = " names no folder; give one such as runs, or leave it out"
+    assert capsys.readouterr().err == f"{typed.strip(QUOTE)}{rule}\n"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["file"]
+
+
+QUOTE = "'"
 
 
 @pytest.mark.parametrize(
@@ -454,6 +520,77 @@ def test_an_unknown_flag_is_refused(harness: Callable[..., int], capsys: pytest.
         harness("--nope")
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("unrecognized arguments: --nope")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["task=glob(zzz*)"], "task=glob(zzz*) gives no job; write a value, or a pattern that some choice matches"),
+        (["task=glob(*)", "--cfg", "job"], "the command line cannot be used (Only one of --run, --multirun, --cfg,"),
+        (["seed=range(1,3,0)"], "the command line cannot be used (range() arg 3 must not be zero);"),
+    ],
+)
+def test_a_sweep_of_no_job_is_said(
+    typed: list[str], message: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness("-m", *typed) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("limit", "rule"),
+    [
+        ("nope: 5", "nope=5 is not a split; use sft, preference, judge, rl, validation, test"),
+        ("sft: -1", "sft=-1 must be above 0; give a larger number, or leave it out"),
+    ],
+)
+def test_a_limit_of_rows_names_a_split_and_leaves_some(
+    limit: str, rule: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("data=local", "data.path=.", "feedback=metric", "judge=none", "plan=true")
+    assert harness(*given, f"data.limits={{{limit}}}") == 2
+    assert capsys.readouterr().err == f"data.limits.{rule}\n"
+
+
+def test_what_may_not_be_read_is_a_message(
+    harness: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything: the system's answer is put in its place."""
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/train.csv").write_text("document,summary\na,b\n")
+    columns = ("data.columns.source=document", "data.columns.response=summary")
+    given = ("task=summarize", "data=local", "feedback=metric", "judge=none", "hardware.threads=1", *columns)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: Path(path).name != "rows")
+        assert harness(*given, "data.path=rows") == 2
+    assert capsys.readouterr().err == "data.path=rows cannot be read (Permission denied); correct its permissions\n"
+    with monkeypatch.context() as patched:
+        refused = PermissionError(13, "Permission denied", "rows/train.csv")
+        patched.setattr(graph, "files_identity", lambda paths: (_ for _ in ()).throw(refused))
+        assert harness(*given, "data.path=rows") == 2
+    assert capsys.readouterr().err.endswith(
+        "rows/train.csv cannot be used (Permission denied); correct its permissions\n"
+    )
+
+
+def test_an_overlay_that_is_not_utf_8(harness: Callable[..., int], capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_bytes(b"# @package _global_\ncandidate: \xe9t\xe9\n")
+    assert harness("--config-dir", "conf", "experiment=mine", "task=qa") == 2
+    assert capsys.readouterr().err == (
+        "conf/experiment/mine.yaml is not UTF-8 (invalid continuation byte); save it as UTF-8\n"
+    )
+
+
+def test_help_knows_a_folder_of_ones_own_and_the_version_is_ours(
+    harness: Callable[..., int], capsys: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/mine.yaml").write_text("# @package _global_\ncandidate: my own\n")
+    assert harness("--config-dir", "conf", "experiment=mine", "--help") == 0
+    assert "\ncandidate: my own\n" in capsys.readouterr().out
+    assert harness("--version") == 0
+    assert re.fullmatch(r"rlhf-harness \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_a_mistake_in_a_sweep_is_found_before_any_job(

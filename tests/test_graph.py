@@ -139,6 +139,28 @@ def test_what_a_candidate_is_called(overrides: list[str], name: str | None) -> N
     assert Request(config(), overrides, "").candidate == expected
 
 
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("model.base_url=http://127.0.0.1:8000/v1", "model.base_url=127.0.0.1:8000"),
+        ("data.path=/a/my files", "data.path=my files"),
+        ("data.files.test=/b/x=1, (2).csv", "data.files.test=x=1, (2).csv"),
+        ("algorithm.kl_coef=1e-4", "algorithm.kl_coef=0.0001"),
+        ("algorithm.optimizer.lr=2e-5", "algorithm.optimizer.lr=2e-05"),
+        ("sft.packing=True", "sft.packing=true"),
+        ("algorithm.prompt_splits=[rl, sft]", "algorithm.prompt_splits=[rl,sft]"),
+        ("task.template='T {question}'", "task.template='T {question}'"),
+    ],
+)
+def test_a_sweep_calls_a_candidate_as_a_single_run_does(override: str, name: str) -> None:
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    quoted = override if "(" not in override else override.replace("=", "='", 1) + "'"
+    ((job,),) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([quoted]), None)
+    assert [Request(config(), given, "").candidate for given in ([quoted], job)] == [name, name]
+
+
 def test_continued_sft_comes_after_the_candidate_and_best_of_n_before_it() -> None:
     made = graph()
     turns = [row for row, _ in in_turn(made)]
@@ -252,7 +274,8 @@ def test_a_failed_record_knows_its_judge_and_its_data_as_soon_as_these_are_there
     assert failed() == ("failed", judge, None)
     folder = runner.directory(made.parts["data"])
     folder.mkdir(parents=True)
-    write_json(folder / MANIFEST, {"summary": {"report": {"content_hash": "0123456789abcdef01"}}})
+    rest = {"fingerprint": "", "line": "", "wall_seconds": 1.0, "peak_memory_mb": 1.0}
+    write_json(folder / MANIFEST, {**rest, "summary": {"report": {"content_hash": "0123456789abcdef01"}}})
     assert failed() == ("failed", judge, "0123456789abcdef")
 
 

@@ -46,6 +46,9 @@ PAIRS = ("data=local", "data.path=.", "feedback=pairs")
         ),
         (("reward_model=load", "reward_model.optimizer.lr=1e-3"), "reward_model.optimizer.lr=1e-3 decides nothing"),
         (("judge=load", "judge.sft_epochs=2"), "judge.sft_epochs=2 decides nothing with judge=load"),
+        (("model={name: foo, width: 64}",), "model.name=foo decides nothing with model=nano"),
+        (("judge=none", "judge={epochs: 2}"), "judge.epochs=2 decides nothing with judge=none"),
+        (("judge=none", "judge={optimizer: {lr: 0.1}}"), "judge.optimizer.lr=0.1 decides nothing with judge=none"),
         (("judge=none", "judge.seed=2"), "judge.seed=2 decides nothing with judge=none"),
         (
             ("algorithm.value.kind=head", "algorithm.value.lr=1e-3"),
@@ -77,6 +80,7 @@ def test_what_decides_nothing_is_refused(given: tuple[str, ...], rule: str) -> N
         ("feedback=metric", "feedback.metric=chrf", "feedback.noise=0.1"),
         ("feedback.noise=0.1", "feedback.samples_per_prompt=4"),
         ("sft.path=null", "model.name=null"),
+        ("model={name: null, width: 64}", "data={}"),
         ("judge.annotator.noise=0.1", "judge.responses=mixture"),
         ("experiment=multi30k", "data.path=x", "feedback=pairs"),  # the overlay's annotator is nobody's wish here
     ],

@@ -309,6 +309,23 @@ def test_a_stage_that_was_thrown_away_is_made_again(finished: Callable[[str], Pa
     assert {path.name: path.read_bytes() for path in thrown_away.glob("*.jsonl")} == examples
 
 
+def test_a_record_is_whole_without_the_folders_of_its_models(
+    begun: Callable[[str], Path], finished: Callable[[str], Path]
+) -> None:
+    folder = begun("qa")
+    for name in ("ppo", "judge", "reward_model"):
+        for thrown_away in (folder / "stages").glob(f"{name}-*"):
+            shutil.rmtree(thrown_away)
+    done = run_apart(folder.parent, "task=qa")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not labels(folder, "ppo")
+    (again,) = candidates(folder)
+    assert again["scalars"]["rm_accuracy"] is not None
+    (first,) = candidates(finished("qa"))
+    for key in ("wall_seconds", "peak_memory_mb", "flags", "scalars", "report_card", "data_report"):
+        assert again[key] == first[key]
+
+
 def test_another_folder_and_process_give_the_same_numbers(finished: Callable[[str], Path], tmp_path: Path) -> None:
     done = run_apart(tmp_path, "task=summarize", PYTHONHASHSEED="12345")
     assert (done.returncode, done.stderr) == (0, "")

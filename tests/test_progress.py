@@ -118,7 +118,7 @@ def test_quiet_says_warnings_alone_and_logs_all(tmp_path: Path) -> None:
 
 
 def test_a_log_file_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="log_file"):
+    with pytest.raises(UserError, match=r"^tracker\.log_file="):
         Progress("quiet", tmp_path)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import UserError
 from harness.progress import Progress
 from harness.stages import MANIFEST, Stage, StageRunner, Workspace, all_stages
 
@@ -274,3 +275,80 @@ def test_a_finished_stage_yields_to_none_and_asks_for_no_inputs(tmp_path: Path) 
     with FileLock(tmp_path / "stages" / f".{other.label}.lock"):
         assert StageRunner(tmp_path, silent()).run(row, yielding_to=other) == first
     assert StageRunner(tmp_path, silent()).cached(row.inputs["input"]) is None
+
+
+# ---- what was lost
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: "", "cannot be read (Expecting value"),
+        (lambda text: text[: len(text) // 2], "cannot be read ("),
+        (lambda text: "[" * 9000, "cannot be read ("),
+        (lambda text: "[]", "is no manifest"),
+        (lambda text: text.replace('"wall_seconds"', '"seconds"'), "lacks wall_seconds"),
+    ],
+    ids=["empty", "cut", "deep", "list", "key"],
+)
+def test_a_stage_with_a_damaged_manifest_is_made_anew_and_said_once(
+    damage: Callable[[str], str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    last = stage(lambda workspace: calls.append("run") or {})  # type: ignore[func-returns-value]
+    first = StageRunner(tmp_path, silent()).run(last)
+    path = first.directory / MANIFEST
+    path.write_text(damage(path.read_text()))
+    progress, said = silent(), []
+    monkeypatch.setattr(progress, "warning", said.append)
+    runner = StageRunner(tmp_path, progress)
+    assert runner.cached(last) is None
+    assert runner.run(last).summary == {}
+    assert calls == ["run", "run"]
+    assert len(said) == 1
+    assert said[0].startswith(f"{path} {words}")
+    assert said[0].endswith("; the stage counts as unfinished, and is made anew")
+
+
+def test_a_stage_whose_files_are_gone_is_named_with_what_to_do(tmp_path: Path) -> None:
+    def train(workspace: Workspace) -> dict[str, Any]:
+        for name in ("model/config.json", "model/weights", "metrics.jsonl"):
+            (workspace.directory / name).parent.mkdir(exist_ok=True)
+            (workspace.directory / name).write_text("{}")
+        return {}
+
+    sft = stage(train)
+    folder = StageRunner(tmp_path, silent()).run(sft).directory
+    (folder / "metrics.jsonl").unlink()  # which only people read
+    StageRunner(tmp_path, silent()).run(stage(name="a", inputs={"sft": sft}))
+    shutil.rmtree(folder / "model")
+    later = stage(name="b", inputs={"sft": sft})
+    with pytest.raises(UserError) as caught:
+        StageRunner(tmp_path, silent()).run(later)
+    rule = "lacks model/config.json and 1 more files; delete that folder, and the stage is made anew"
+    assert str(caught.value) == f"{folder} {rule}"
+    shutil.rmtree(folder)
+    StageRunner(tmp_path, silent()).run(later)
+
+
+def test_what_led_to_a_stage_is_known_when_its_folders_are_gone(tmp_path: Path) -> None:
+    data = stage(lambda _: {"rows": 3}, name="data")
+    sft = stage(lambda _: {"loss": 2.5}, inputs={"data": data})
+    rm = stage(lambda _: {"accuracy": 80}, name="reward_model", inputs={"sft": sft})
+    last = stage(lambda _: {"score": 1}, name="evaluation", inputs={"data": data, "rm": rm})
+    StageRunner(tmp_path, silent()).run(rm)
+    shutil.rmtree(tmp_path / "stages" / sft.label)  # known from the reward model when the evaluation is made
+    StageRunner(tmp_path, silent()).run(last)
+    whole = StageRunner(tmp_path, silent()).history(last)
+    for gone in (rm, data):
+        shutil.rmtree(tmp_path / "stages" / gone.label)
+    runner = StageRunner(tmp_path, silent())
+    assert runner.cached(rm) is None
+    assert runner.history(last) == whole
+    assert {each.name: whole[each.fingerprint]["summary"] for each in (data, sft, rm, last)} == {
+        "data": {"rows": 3},
+        "sft": {"loss": 2.5},
+        "reward_model": {"accuracy": 80},
+        "evaluation": {"score": 1},
+    }
+    assert all(set(known) == {"wall_seconds", "peak_memory_mb", "summary"} for known in whole.values())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.api.endpoint import Reply
+from harness.api.endpoint import Reply, sound_reply
 
 
 class AnswerCache:
@@ -33,7 +33,7 @@ class AnswerCache:
         """The answer, or None where there is none that can be read."""
         try:
             kept = json.loads(self.path(url, body).read_text(encoding="utf-8"))
-            return Reply(**kept["reply"]) if kept["request"] == json.loads(json.dumps(body)) else None
+            return sound_reply(**kept["reply"]) if kept["request"] == json.loads(json.dumps(body)) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import random
 import threading
@@ -59,6 +60,8 @@ class Client:
     def ask(self, bodies: Sequence[Body], advance: Callable[[int], None] = lambda count: None) -> list[Reply]:
         """The answers, in the order of the requests. Finished answers stay on disk, whatever ends the others.
 
+        Equal requests are asked once, and share their answer: a prompt that comes twice, say.
+
         Raises:
             UserError, RunFailed: the first failure that no further attempt could get past.
         """
@@ -66,7 +69,11 @@ class Client:
         advance(sum(reply is not None for reply in found))
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[int, Reply | BaseException]] = queue.SimpleQueue()
-        missing = [row for row, reply in enumerate(found) if reply is None]
+        equal: dict[str, list[int]] = {}
+        for row, reply in enumerate(found):
+            if reply is None:
+                equal.setdefault(json.dumps(bodies[row], sort_keys=True), []).append(row)
+        missing = {rows[0]: rows for rows in equal.values()}
         for row in missing:
             todo.put(row)
         stop = threading.Event()
@@ -91,8 +98,9 @@ class Client:
                 row, outcome = done.get()
                 if isinstance(outcome, BaseException):
                     raise outcome
-                found[row] = outcome
-                advance(1)
+                for each in missing[row]:
+                    found[each] = outcome
+                advance(len(missing[row]))
         finally:
             stop.set()
         replies = [reply for reply in found if reply is not None]
@@ -166,13 +174,14 @@ class Pace:
 
     def turn(self, stop: threading.Event) -> None:
         """Wait for a turn of one's own; returns at once where ``stop`` is set."""
-        with self._lock:
-            now = time.monotonic()
-            at = max(self._next, self._resume, now)
-            self._next = at + self._gap
-        stop.wait(at - now)
-        while not stop.is_set() and (late := self._resume - time.monotonic()) > 0:  # asked to wait meanwhile
-            stop.wait(late)
+        while not stop.is_set():
+            with self._lock:
+                now = time.monotonic()
+                at = max(self._next, self._resume, now)
+                self._next = at + self._gap
+            stop.wait(at - now)
+            if at >= self._resume:  # else asked to wait meanwhile: this turn lapses, or all of them would go at once
+                return
 
     def hold(self, seconds: float) -> None:
         """Let nobody go for so long."""

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 from harness.config import APIConfig
 from harness.errors import RunFailed, UserError
@@ -40,6 +40,18 @@ class Reply(NamedTuple):
     prompt_tokens: int | None
     response_tokens: int | None
     model: str | None
+
+
+def sound_reply(
+    text: Any, finish_reason: Any = None, prompt_tokens: Any = None, response_tokens: Any = None, model: Any = None
+) -> Reply:
+    """An answer of the right types, from what an endpoint or a file holds; what is beside the text may be missing.
+
+    Raises:
+        TypeError: the text is none.
+    """
+    asked, answered = _count(prompt_tokens), _count(response_tokens)
+    return Reply(_text(text), _word(finish_reason), asked, answered, _word(model))
 
 
 class TransientError(Exception):
@@ -129,11 +141,11 @@ class Endpoint:
             choice = content["choices"][0]
             said = choice["message"].get("content") if self.api.protocol == "chat" else choice["text"]
             usage = content.get("usage") or {}
-            asked, answered = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-            return Reply(_text(said), choice.get("finish_reason"), asked, answered, content.get("model"))
+            asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            return sound_reply(said, choice.get("finish_reason"), asked, answered, content.get("model"))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            shown = raw[:_SHOWN].decode("utf-8", "replace")
-            raise TransientError(self._safe(f"an answer that is none of the protocol ({shown!r})")) from None
+            shown = self._safe(raw.decode("utf-8", "replace"))  # before repr, which would spell a key differently
+            raise TransientError(f"an answer that is none of the protocol ({shown!r})") from None
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         """What an HTTP status means here."""
@@ -149,7 +161,7 @@ class Endpoint:
             rule = f"names an environment variable that {held} ({status} {said})"
             return UserError(f"{group}.api.key_variable", variable, rule, f"export {variable}=KEY")
         if 300 <= status < 400:
-            rule = f"redirects to {error.headers.get('Location')}"
+            rule = f"redirects to {self._safe(error.headers.get('Location') or 'nowhere')}"
             return UserError(f"{group}.base_url", self.base_url, rule, "give the address where it leads")
         if status == 404:
             rule = f"is not served at {self.base_url} ({status} {said})"
@@ -176,11 +188,11 @@ class Endpoint:
         return self._safe(text or error.reason), code
 
     def _safe(self, text: str) -> str:
-        """One short line without the key, which endpoints like to quote."""
-        line = " ".join(str(text).split())
-        if self._key:
-            line = line.replace(self._key, "…")
-        return line[:_SHOWN]
+        """One short line without the key, which endpoints like to quote: as it is, in JSON, or in an address."""
+        said = str(text)
+        for spelling in _spellings(self._key) if self._key else ():
+            said = said.replace(spelling, "…")
+        return " ".join(said.split())[:_SHOWN]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -198,14 +210,25 @@ def _key(variable: str, group: str) -> str:
     return key
 
 
+def _spellings(key: str) -> list[str]:
+    """How a key may be quoted, the longest first: one spelling may be a part of another."""
+    found = {key, json.dumps(key)[1:-1], repr(key)[1:-1], quote(key), quote(key, safe=""), quote_plus(key)}
+    return sorted(found | {" ".join(spelling.split()) for spelling in found}, key=len, reverse=True)
+
+
 def _text(said: Any) -> str:
+    """What was said, as text that can be written: half of a surrogate pair, which UTF-8 has no bytes for, is �."""
     if said is None:
         return ""
     if isinstance(said, list):
         said = "".join(part["text"] for part in said if part.get("type") == "text")
     if not isinstance(said, str):
         raise TypeError("no text")
-    return said.strip()
+    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
+
+
+def _word(value: Any) -> str | None:
+    return _text(value) if isinstance(value, str) else None
 
 
 def _count(value: Any) -> int | None:

@@ -42,10 +42,19 @@ def answers_identity(config: APIModelConfig) -> dict[str, Any]:
     }
 
 
+def answers_seed(config: APIModelConfig, temperature: float, seed: int) -> int | None:
+    """The seed that answers depend on; None where the likeliest are asked for, which all seeds share.
+
+    Where the temperature is taken out of the request the endpoint has one of its own, which may be any.
+    """
+    return seed if temperature > 0 or "temperature" in config.api.options else None
+
+
 def run_answers(workspace: Workspace, job: Job) -> dict[str, Any]:
     """Ask for one answer per test prompt; ``answers.jsonl`` keeps them, the summary what they took."""
     config, examples = api_model(job), job.data(workspace).splits["test"]
     temperature = job.config.evaluation.temperature
+    seed = answers_seed(config, temperature, job.config.seed)
     bodies = [
         request_body(
             job.task,
@@ -54,11 +63,14 @@ def run_answers(workspace: Workspace, job: Job) -> dict[str, Any]:
             api=config.api,
             max_tokens=job.config.task.max_response_tokens,
             temperature=temperature,
-            seed=job.config.seed if temperature > 0 else None,
+            seed=seed,
         )
         for example in examples
     ]
-    client = Client(model_endpoint(config), AnswerCache(Path(job.config.output_dir) / CACHE))
+    kept = Path(job.config.output_dir) / CACHE
+    if seed is not None and "seed" in config.api.options:  # taken out: requests do not tell the seeds' answers apart
+        kept = kept / f"seed-{seed}"
+    client = Client(model_endpoint(config), AnswerCache(kept))
     with workspace.progress.stage(workspace.name, len(bodies), "answers") as bar:
         replies = client.ask(bodies, bar.update)
     with (workspace.directory / "answers.jsonl").open("w", encoding="utf-8") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def check_data(config: Config) -> None:
         _check_local(data)
     if isinstance(data, LocalDataConfig):
         check_speakers(data.transcript_speakers)
+    for name, limit in data.limits.items():
+        if name not in SPLITS:
+            raise UserError(f"data.limits.{name}", limit, "is not a split", f"use {', '.join(SPLITS)}")
+        if limit < 1:
+            raise UserError(f"data.limits.{name}", limit, "must be above 0", "give a larger number, or leave it out")
     if config.feedback.kind == "gold" and needs_feedback(config):
         raise UserError(
             "feedback.kind",
@@ -149,5 +155,13 @@ def _check_shares(config: Config) -> None:
 
 def require_path(key: str, value: str) -> None:
     """Raise UserError where there is no such file or folder."""
-    if not Path(value).expanduser().exists():
-        raise UserError(key, value, "does not exist", "give an existing file or folder")
+    path = Path(value).expanduser()
+    try:
+        path.stat()
+        readable = os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(key, value, "does not exist", "give an existing file or folder") from None
+    except OSError as error:
+        raise UserError(key, value, f"cannot be read ({error.strerror})", "give another, or correct it") from None
+    if not readable:
+        raise UserError(key, value, "cannot be read (Permission denied)", "correct its permissions")

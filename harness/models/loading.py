@@ -257,7 +257,7 @@ def _from_pretrained(factory: Any, path: str | Path, key: str, **options: Any) -
     try:
         with _quiet():
             return factory.from_pretrained(str(path), trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError, *_ODD) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "mismatched_sizes" in first:
             first = "its weights have other shapes than its config.json says"
@@ -265,6 +265,10 @@ def _from_pretrained(factory: Any, path: str | Path, key: str, **options: Any) -
         if isinstance(error, ImportError):
             first, remedy = _missing_package(str(error)), "pip install it"
         raise UserError(key, str(path), f"could not be loaded ({first})", remedy) from error
+
+
+_ODD = (AttributeError, TypeError)
+"""What transformers raises of a config.json that holds something else than an object."""
 
 
 def _missing_package(message: str) -> str:

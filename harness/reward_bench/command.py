@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli import FAILED, MISTAKE, attempt, launch, quieten_libraries, run_as
 from harness.config import register_schemas
 from harness.errors import UserError
+from harness.output import require_output
 from harness.reward_bench.config import SCHEMAS, RewardBenchConfig, validate
 from harness.usage import group_options, print_help
 
@@ -54,6 +55,7 @@ def execute(config: RewardBenchConfig, overrides: list[str], *, sweep: bool = Fa
 
     try:
         validate(config)
+        require_output("output_dir", config.output_dir)
         progress = Progress(config.tracker.mode, Path(config.tracker.log_file) if config.tracker.log_file else None)  # type: ignore[arg-type]
     except UserError as error:
         print(error, file=sys.stderr)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from omegaconf import MISSING
 
+from harness.api.checks import validate_api
 from harness.config import APIConfig, HardwareConfig, TaskConfig, TrackerConfig
 from harness.data.checks import check_speakers
 from harness.errors import UserError
-from harness.validation import validate_api
+from harness.validation import require_finite
 
 
 @dataclass
@@ -78,6 +79,7 @@ FORMATS = ("auto", "task", "chat")
 
 def validate(config: RewardBenchConfig) -> None:
     """Raise UserError for the first value that breaks a rule."""
+    require_finite(asdict(config))
     _choice("scorer.kind", config.scorer.kind, KINDS)
     _choice("scorer.format", config.scorer.format, FORMATS)
     _choice("tracker.mode", config.tracker.mode, ("rich", "plain", "quiet"))

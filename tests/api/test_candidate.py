@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from harness import cli
+from harness.api.checks import refuse_secrets
+from harness.errors import SecretGiven
 from harness.records import read_records
 
 KEY = "sk-very-secret-0123456789"
@@ -85,6 +87,43 @@ def test_drawn_answers_depend_on_the_seed(harness: Callable[..., int], endpoint:
     assert len(server.requests) == 64
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (["model.api.options={temperature: null}"], [{"seed": 1}, {"seed": 2}]),
+        (["model.api.options={temperature: null, seed: null}"], [{}, {}]),
+        (["evaluation.temperature=0.7", "model.api.options.seed=null"], [{"temperature": 0.7}, {"temperature": 0.7}]),
+        (["model.api.options={seed: null, n: null}"], [{"temperature": 0.0}]),
+    ],
+    ids=str,
+)
+def test_seeds_are_samples_of_their_own_wherever_chance_is(
+    given: list[str], sent: list[dict[str, Any]], harness: Callable[..., int], endpoint: Any
+) -> None:
+    server = endpoint(polite)
+    shared = ("task=dialogue", f"model.base_url={server.base_url}", "judge=none", "evaluation.fixed_rows=[]")
+    for seed in (1, 2):
+        assert harness(*shared, *given, f"seed={seed}") == 0
+    told = [{name: request[name] for name in ("seed", "temperature") if name in request} for request in server.requests]
+    assert told == [each for each in sent for _ in range(32)]
+
+
+@pytest.mark.parametrize("option", ["temperature=1", "seed=3", "n=2", "max_tokens=5", "stream=true", "model=x"])
+def test_what_has_a_key_of_its_own_is_no_option(
+    option: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness("task=dialogue", URL, f"+model.api.options.{option}") == 2
+    remedies = {
+        "temperature": "set evaluation.temperature",
+        "seed": "set seed",
+        "max_tokens": "set task.max_response_tokens",
+        "model": "set model.name",
+    }
+    remedy = remedies.get(option.partition("=")[0], "leave it out: one answer is read whole")
+    rule = "would say otherwise than the keys that the record and the seeds go by"
+    assert capsys.readouterr().err == f"model.api.options.{option.replace('true', 'True')} {rule}; {remedy}\n"
+
+
 def test_a_failing_endpoint_keeps_its_record_and_its_answers(
     harness: Callable[..., int], endpoint: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,10 +190,57 @@ def test_a_mistake_is_one_message(
     assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
 
 
-def test_a_sweep_with_a_secret_in_it_writes_no_record(harness: Callable[..., int]) -> None:
-    given = f"model.base_url=http://me:{KEY}@x/v1"
+SECRETS = [
+    f"model.base_url=http://me:{KEY}@x/v1",
+    f"model.api.options={{api_key: {KEY}}}",
+    f"model.api.options={{x: {{api_key: '{KEY}'}}}},{{}}",
+    f"model.api.options.headers={{Authorization: {KEY}}}",
+    f"model.api.options.headers.Authorization={KEY}",
+    f"+model.api.options.access_token={KEY}",
+    f"model.api.options.secret_key={KEY},other",
+    f"model.api={{options: {{list: [{{X-Api-Key: {KEY}}}]}}}}",
+    f'model={{base_url: "http://h/v1?k={KEY}"}}',
+    f'model={{"base_url": "http://h/v1?k={KEY}"',
+    f'model={{"api_key": "{KEY}"',
+    f"model.api_key={KEY}",
+    f"model.api.key_variable={KEY}",
+    f"+hub.token={KEY}",
+]
+
+
+@pytest.mark.parametrize("given", SECRETS)
+def test_a_secret_is_written_nowhere(
+    given: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert harness("-m", "task=dialogue", given, "seed=1,2") == 2
-    assert not any(KEY in path.read_text(errors="replace") for path in Path.cwd().rglob("*") if path.is_file())
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "and records would keep it" in captured.err or "would be kept in records" in captured.err
+    assert KEY not in captured.err + captured.out
+    assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"max_completion_tokens": 5, "stop_token_ids": [1], "skip_special_tokens": False, "tokenizer": "x"}, None),
+        ({"response_format": {"properties": {"key": {"type": "string"}, "keywords": {}}}, "api_key": None}, None),
+        (
+            {"prompt_cache_key": "a", "author": "b", "return_tokens_as_token_ids": True, "logit_bias": {"50256": -1}},
+            None,
+        ),
+        ({"extra": [{"deep": {"oauth": "x"}}]}, "model.api.options.extra.deep.oauth"),
+        ({"Password": 12345}, "model.api.options.Password"),
+        ({"headers": {"Cookie": "x"}}, "model.api.options.headers.Cookie"),
+    ],
+)
+def test_what_only_sounds_like_a_secret_is_let_pass(options: dict[str, Any], wrong: str | None) -> None:
+    found = []
+    try:
+        refuse_secrets("model.api.options", options)
+    except SecretGiven as error:
+        found.append(error.key)
+    assert found == ([] if wrong is None else [wrong])
 
 
 def test_the_record_of_an_endpoint_reads_back(harness: Callable[..., int], endpoint: Any) -> None:

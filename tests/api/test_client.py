@@ -7,14 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from harness.api.cache import AnswerCache
 from harness.api.client import Client, Pace
-from harness.api.endpoint import Endpoint
+from harness.api.endpoint import Endpoint, Reply
 from harness.config import APIConfig
 from harness.errors import RunFailed, UserError
 
@@ -68,10 +70,18 @@ def test_an_answer_is_asked_for_once(endpoint: Any, client: Any) -> None:
     assert len(server.requests) == 3
 
 
-def test_equal_requests_of_one_call_are_asked_once(endpoint: Any, client: Any) -> None:
-    server = endpoint(echo)
-    assert len(client(server, concurrency=1).ask([body("a")] * 5)) == 5
-    assert len(server.requests) == 1
+@pytest.mark.parametrize("concurrency", [1, 5])
+def test_equal_requests_of_one_call_are_asked_once(concurrency: int, endpoint: Any, client: Any) -> None:
+    """At the same time too; else each would be paid for, and they might differ."""
+    server = endpoint(lambda request: f"{time.monotonic()}", [{"sleep": 0.1}] * 5)
+    asked, done = [body("a"), body("b"), body("a"), body("a"), {**body("a")}], []
+    made = client(server, concurrency=concurrency)
+    replies = made.ask(asked, done.append)
+    assert len({reply.text for reply in replies}) == len(server.requests) == 2
+    assert replies[0] == replies[2] == replies[3] == replies[4]
+    assert sum(done) == 5
+    assert (made.usage.answers, made.usage.asked) == (5, 2)
+    assert made.ask(asked) == replies
 
 
 def test_a_broken_cache_file_is_asked_again(endpoint: Any, client: Any, tmp_path: Path) -> None:
@@ -166,6 +176,28 @@ def test_requests_per_minute_are_kept(endpoint: Any, client: Any) -> None:
     assert server.times[-1] - server.times[0] >= 0.38
 
 
+def test_after_a_wait_requests_leave_one_by_one_again() -> None:
+    """Five have their turns, a twentieth of a second apart, when all are asked to wait for half a second."""
+    pace, stop, times = Pace(1200), threading.Event(), []
+
+    def go() -> None:
+        pace.turn(stop)
+        times.append(time.monotonic())
+
+    pace.turn(stop)
+    threads = [threading.Thread(target=go) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    held = time.monotonic()
+    pace.hold(0.5)
+    for thread in threads:
+        thread.join()
+    times.sort()
+    assert times[0] - held >= 0.49
+    assert min(later - earlier for earlier, later in pairwise(times)) > 0.02
+    assert times[-1] - times[0] >= 0.19
+
+
 def test_a_turn_does_not_keep_who_must_stop() -> None:
     pace, stop = Pace(1), threading.Event()
     pace.turn(stop)
@@ -242,6 +274,28 @@ def test_answers_without_text_and_without_counts(endpoint: Any, client: Any) -> 
     assert (made.usage.uncounted, made.usage.cost, made.usage.models) == (2, None, [])
 
 
+@pytest.mark.parametrize("odd", [{"id": "m"}, ["m"], 3, True])
+def test_what_stands_beside_the_text_is_a_word_or_nothing(odd: Any, endpoint: Any, client: Any, tmp_path: Path) -> None:
+    choice = {"message": {"content": "fine"}, "finish_reason": odd}
+    made = client(endpoint(echo, [{"reply": {"choices": [choice], "model": odd}}]))
+    assert made.ask([body("a")]) == [Reply("fine", None, 1, 3, None)]
+    assert made.usage.models == []
+    (path,) = (tmp_path / "cache").glob("*/*.json")
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "reply": {**kept["reply"], "model": odd, "finish_reason": odd}}))
+    assert client("http://127.0.0.1:9/v1").cache.get(made.endpoint.url, body("a")) == Reply("fine", None, 1, 3, None)
+
+
+def test_half_a_character_is_the_same_text_now_and_from_disk(endpoint: Any, client: Any) -> None:
+    """JSON may hold half of a surrogate pair, which no file can; a whole pair is one character."""
+    raw = b'{"choices": [{"message": {"content": "a \\ud83d b \\ud83d\\ude00"}}]}'
+    server = endpoint(echo, [{"raw": raw}])
+    first = client(server).ask([body("a")])
+    assert first[0].text == "a \N{REPLACEMENT CHARACTER} b \N{GRINNING FACE}"
+    assert client(server).ask([body("a")]) == first
+    assert len(server.requests) == 1
+
+
 # ---- the key
 
 
@@ -272,6 +326,37 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     kept = [path.read_text() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert kept
     assert not any(KEY in text for text in (*said, *kept, json.dumps(server.requests)))
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-\\back'sl\"ash/+ 0123456789"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 302, "headers": {"Location": "http://elsewhere/?k={key}"}},
+        {"status": 302, "headers": {"Location": "http://elsewhere/?k={quoted}"}},
+        {"status": 400, "raw": "no {key}"},
+        {"status": 500, "raw": '{{"message": "no {escaped}"'},
+        {"raw": "no JSON: {key}"},
+        {"raw": "{padding}{key}"},
+        {"raw": '{{"key": "{escaped}"}}'},
+    ],
+    ids=str,
+)
+def test_however_a_key_is_spelt_it_is_not_said(
+    key: str, fault: dict[str, Any], endpoint: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spelt = {"key": key, "quoted": quote(key), "escaped": json.dumps(key)[1:-1], "padding": "x" * 190}
+    monkeypatch.setenv("HARNESS_API_KEY", key)
+    told = dict(fault)
+    if "raw" in fault:
+        told["raw"] = fault["raw"].format(**spelt).encode()
+    else:
+        told["headers"] = {"Location": fault["headers"]["Location"].format(**spelt)}
+    with pytest.raises((UserError, RunFailed)) as caught:
+        client(endpoint(echo, [told]), max_attempts=1).ask([body("a")])
+    for spelling in (key, key[:5], quote(key)[:7], repr(key)[1:8]):
+        assert spelling not in str(caught.value)
+    assert "…" in str(caught.value)
 
 
 def test_a_value_that_is_no_key_is_refused_unsaid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.errors import UserError
+from harness.given import require_files
 from harness.records import read_records
 
 pytestmark = pytest.mark.extended
@@ -312,3 +314,11 @@ def test_ppo_against_a_reward_model_that_reads_other_tokens(
     row = rows(tmp_path)["ppo"]
     assert row["status"] in ("ok", "unchanged", "collapsed")
     assert row["win_rates"]["proxy"] is not None
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", ""])
+def test_a_configuration_that_is_no_object_is_a_message(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^sft\.path=.* holds a config\.json that is no JSON object; give a folder"):
+        require_files(tmp_path, "sft.path")
