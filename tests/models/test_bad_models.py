@@ -102,7 +102,7 @@ CASES: dict[str, Case] = {
     ),
     # ---- configuration
     "a broken configuration": Case(
-        lambda folder: (folder / "config.json").write_text("{"), "model.name=DIR could not be loaded ("
+        lambda folder: (folder / "config.json").write_text("{"), "model.name=DIR holds a config.json that is no JSON"
     ),
     "an architecture that nobody knows": Case(
         edit("config.json", model_type="nope", architectures=None), "model.name=DIR could not be loaded ("
