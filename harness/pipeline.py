@@ -148,7 +148,8 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     if (caution := job.hardware.caution()) is not None:
         progress.warning(caution)
     announced = progress.mode != "quiet" and len(finished) < len(stages)
-    ahead = _work_ahead(job, graph, finished, announced)
+    missing = {stage.fingerprint for _, last in in_turn(graph) for stage in runner.missing(last)}
+    ahead = _work_ahead(job, graph, missing, finished if announced else None)
     if announced and ahead is None:
         progress.plan(plan_rows(job, graph, finished))
     try:
@@ -174,11 +175,11 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
         aided: a second process makes the candidate's models meanwhile. Feedback, which is sampled in two threads,
             takes both cores better than the reward model after it: rows wait for the one and are made beside the other.
     """
-    first = graph.parts.get("feedback") if aided else None
+    first, tried = graph.parts.get("feedback") if aided else None, set[str]()
 
     def make(row: str | None, stage: Stage) -> None:
         if aided:
-            _make_meanwhile(graph, runner, stage, yielding_to=first)
+            _make_meanwhile(graph, runner, stage, tried, yielding_to=first)
         finished = runner.run(stage, yielding_to=first)
         made = record(request, job, graph, stage, finished, runner, row)
         write(Path(request.config.output_dir), made)
@@ -204,18 +205,36 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
         make_last()
 
 
-def _make_meanwhile(graph: Graph, runner: StageRunner, stage: Stage, *, yielding_to: Stage | None = None) -> None:
-    """For as long as the other process makes what ``stage`` needs: SFT continued, then its evaluation."""
+def _make_meanwhile(
+    graph: Graph, runner: StageRunner, stage: Stage, tried: set[str], *, yielding_to: Stage | None = None
+) -> None:
+    """For as long as the other process makes what ``stage`` needs: SFT continued, then its evaluation.
+
+    A failure is told when their turn comes, and keeps no other row from being made.
+
+    Args:
+        tried: fingerprints of what was begun here; grows.
+    """
     for other in (graph.parts.get(BESIDE), graph.rows.get(BESIDE)):
-        if other is not None and runner.waits(stage) and not runner.waits(other):
-            runner.run(other, yielding_to=yielding_to)
+        if other is None or other.fingerprint in tried or runner.cached(graph.rows[BESIDE]) is not None:
+            continue
+        if runner.waits(stage) and not runner.waits(other):
+            tried.add(other.fingerprint)
+            with suppress(Exception):
+                runner.run(other, yielding_to=yielding_to)
 
 
-def _work_ahead(job: Job, graph: Graph, finished: frozenset[str], announced: bool) -> Callable[[Progress], None] | None:
+def _work_ahead(
+    job: Job, graph: Graph, missing: set[str], finished: frozenset[str] | None
+) -> Callable[[Progress], None] | None:
     """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made.
 
     Whichever process has to wait for the other continues SFT. Where the plan is to be announced the second does that
     too: it takes seconds of imports, in which this process makes the data.
+
+    Args:
+        missing: fingerprints of the stages that have to be made.
+        finished: of those that are cached, for the plan; None: it is not to be announced.
     """
     last = next((name for name in ("reward_model", "sft") if name in graph.parts), None)
     if job.hardware.workers < 2 or last is None or job.config.rollout.engine == "vllm":  # one is enough
@@ -223,10 +242,9 @@ def _work_ahead(job: Job, graph: Graph, finished: frozenset[str], announced: boo
     own = {stage.fingerprint for stage in all_stages(graph.parts[last])}
     if BESIDE in graph.rows:
         own |= {graph.parts[BESIDE].fingerprint, graph.rows[BESIDE].fingerprint}
-    missing = {stage.fingerprint for stage in planned_stages(graph)} - finished
     if not (missing & own and missing - own):
         return None
-    return partial(_run_ahead, job.config, last, finished if announced else None)
+    return partial(_run_ahead, job.config, last, finished)
 
 
 def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progress: Progress) -> None:
@@ -247,11 +265,17 @@ def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progr
             progress.plan(plan_rows(job, graph, finished))
         except Exception as error:  # the work is what it is here for
             progress.warning(f"no plan can be shown: {reason(error)}")
+    missing = {stage.fingerprint for _, last in in_turn(graph) for stage in runner.missing(last)}
     stages = (graph.parts[name], graph.rows.get("best-of-n"), graph.parts["algorithm"], graph.rows.get(BESIDE))
+    tried: set[str] = set()
     for stage in stages:
-        if stage is not None:
-            _make_meanwhile(graph, runner, stage)
-            runner.run(stage)
+        if stage is not None and stage.fingerprint in missing:
+            _make_meanwhile(graph, runner, stage, tried)
+            try:
+                runner.run(stage)
+            except Exception as error:
+                progress.warning(f"{stage.label} failed ({reason(error)}); it is tried once more where it is needed")
+                raise
 
 
 def publish(config: Config, progress: Progress) -> None:

@@ -174,9 +174,22 @@ class StageRunner:
         self._finished[stage.fingerprint] = found
         return found
 
+    def missing(self, stage: Stage) -> list[Stage]:
+        """What ``run`` would have to make for a stage, inputs first: nothing that only a cached one needs."""
+        found: dict[str, Stage] = {}
+
+        def visit(each: Stage) -> None:
+            if each.fingerprint not in found and self.cached(each) is None:
+                for before in each.inputs.values():
+                    visit(before)
+                found[each.fingerprint] = each
+
+        visit(stage)
+        return list(found.values())
+
     def waits(self, stage: Stage) -> bool:
-        """Whether another process is making the stage, or one that it needs."""
-        return any(self.cached(each) is None and self._is_locked(each) for each in all_stages(stage))
+        """Whether another process is making the stage, or one that is needed for it."""
+        return any(map(self._is_locked, self.missing(stage)))
 
     def _run_locked(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
         with self._locked(stage):
@@ -254,7 +267,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
     """A manifest, or what is wrong with it: the disk was full, or the machine went off while it was written."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:  # an OSError may pass: no reason to make hours of work anew
         return f"cannot be read ({error})"
     if not isinstance(manifest, dict):
         return "is no manifest"

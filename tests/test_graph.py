@@ -13,7 +13,7 @@ from stand_in_vllm import stand_in
 
 from harness import pipeline
 from harness.config import register_schemas
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.graph import Graph, build_graph, in_turn, planned_stages
 from harness.pipeline import make_job
 from harness.progress import Progress
@@ -217,8 +217,32 @@ def test_sft_is_continued_while_another_process_makes_what_is_needed(
     monkeypatch.setattr(StageRunner, "_is_locked", held)
     monkeypatch.setattr(StageRunner, "cached", lambda *_: None)
     monkeypatch.setattr(StageRunner, "run", lambda _, stage, **__: asked.append(stage.config.get("row") or stage.name))
-    pipeline._make_meanwhile(plan, StageRunner(Path(), Progress("quiet")), plan.rows["best-of-n"])
+    tried: set[str] = set()
+    for _ in range(2):  # each is begun once
+        pipeline._make_meanwhile(plan, StageRunner(Path(), Progress("quiet")), plan.rows["best-of-n"], tried)
     assert asked == made
+
+
+def test_a_control_that_fails_meanwhile_keeps_no_other_row_from_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, done, failed = graph("evaluation.fixed_rows=[references,sft,best-of-n,sft-more]"), [], []
+
+    def run(_: StageRunner, stage: Stage, yielding_to: Stage | None = None) -> None:
+        name = stage.config.get("row", stage.name)
+        if (name in ("sft", "sft-more") and stage.name != "evaluation") or name == "sft-more":
+            raise RunFailed("as this test wants it")
+        done.append(name)
+
+    monkeypatch.setattr(StageRunner, "run", run)
+    monkeypatch.setattr(StageRunner, "cached", lambda *_: None)
+    monkeypatch.setattr(StageRunner, "_is_locked", lambda _, stage: stage.name == "reward_model")
+    for name in ("record", "write", "write_cards"):
+        monkeypatch.setattr(pipeline, name, lambda *_: None)
+    monkeypatch.setattr(pipeline, "fail", lambda *given: failed.append(given[-1]))
+    runner, request = StageRunner(Path(), Progress("quiet")), Request(config(), [], "")
+    with pytest.raises(RunFailed):
+        pipeline._make_rows(request, make_job(config()), made, runner, aided=True)
+    assert done == ["references", "sft", "best-of-n", None]
+    assert failed == ["sft-more"]
 
 
 @pytest.mark.parametrize("aided", [False, True])

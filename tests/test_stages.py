@@ -167,6 +167,31 @@ def test_a_failed_stage_leaves_no_manifest_and_is_made_anew(tmp_path: Path) -> N
     assert StageRunner(tmp_path, silent()).cached(made) is not None
 
 
+def test_what_only_a_cached_stage_needs_is_not_missing(tmp_path: Path) -> None:
+    runner = StageRunner(tmp_path, silent())
+    model = stage(name="model", inputs={"data": stage(name="data")})
+    row, other = (stage(name=name, inputs={"model": model}) for name in ("row", "other"))
+    assert [each.name for each in runner.missing(row)] == ["data", "model", "row"]
+    runner.run(row)
+    shutil.rmtree(runner.directory(model))
+    assert runner.missing(row) == []
+    assert [each.name for each in runner.missing(other)] == ["model", "other"]
+
+
+def test_a_manifest_that_cannot_be_read_just_now_costs_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stage()
+    StageRunner(tmp_path, silent()).run(made)
+
+    def read(*_: Any, **__: Any) -> str:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", read)
+        with pytest.raises(OSError, match="Too many open files"):
+            StageRunner(tmp_path, silent()).run(made)
+    assert StageRunner(tmp_path, silent()).cached(made) is not None
+
+
 def test_what_a_stage_needs_of_its_surroundings_is_made_ready_where_its_numbers_depend_on_them(tmp_path: Path) -> None:
     done: list[str] = []
     runner = StageRunner(tmp_path, silent(), lambda: done.append("ready"))

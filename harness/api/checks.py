@@ -39,7 +39,10 @@ RESERVED_OPTIONS = {
 """By group, fields of a request that have keys of their own, or none on purpose, and what to do instead."""
 SECRET_GROUPS = ("model", "scorer", "hub")
 """Groups with somebody to log in to."""
-_SECRET = re.compile(r"key(?!word)|secret|passw|credential|cookie|bearer|auth(?!or(?!iz))|token(?![a-z]|_ids?\b)")
+_SECRET = re.compile(
+    r"(?<![a-z])(api|access|private|secret|auth)?_?-?key(?![a-z])|secret|passw|credential|cookie|bearer|"
+    r"auth(?!or(?!iz))|(?<![a-z_-])token(?![a-z_-])|(access|api|refresh|session|hf|id|user)[_-]?token(?![a-z])"
+)
 _NO_SECRETS = ("key_variable", "prompt_cache_key")
 """Names that sound like secrets and hold none: ours, and a field of OpenAI's protocol."""
 

@@ -100,9 +100,9 @@ def _world(name: str, mixture: Mapping[str, float]) -> World | None:
 
 
 def check_references(world: World, references: int) -> None:
-    """Raise UserError where the world has not as many different references for every prompt."""
-    most = world.max_references
-    if references > most:
+    """Raise UserError where the world has not as many different references for every prompt, if it says how many."""
+    most: int | None = getattr(world, "max_references", None)
+    if most is not None and references > most:
         rule = f"is more than the world {world.name!r} has for every prompt, which is {most}"
         raise UserError("data.references", references, rule, f"lower it to at most {most}")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from harness.data.mixtures import mixture_of
 from harness.tasks.worlds.facts_words import KINDS, MEN, SURNAMES, WOMEN, Kind, fill, skeleton
-from harness.tasks.worlds.stretches import BREAK_FACTOR, NEGATIONS, Pattern, breaks, stretches
+from harness.tasks.worlds.stretches import NEGATIONS, Pattern, breaks, stretches
 from harness.types import Demonstration, Draw
 
 DEFAULT_MIXTURE: Mapping[str, float] = {"good": 0.25, "bare": 0.45, "sentence": 0.12, "lead": 0.08, "hedged": 0.10}
@@ -25,6 +25,13 @@ MAX_EXTRA_WORDS = 3
 """From this many words beyond the answer on, an answer is not concise at all."""
 MAX_WORDS = 16
 """An answer buried in a text longer than this is worth its share of it: the longest stated sentence has 12 words."""
+EXCUSED: dict[str, frozenset[Pattern]] = {
+    "date": frozenset({("{pre}", "in", "{head}"), ("{pre}", "in", "the", "{pre}", "{post}", "of", "{head}")})
+}
+"""Wordings that are no answers of their own and still say what they say, by the kind of fact: "late in 1980", "late in
+the late spring of 1980"."""
+BREAK_LEAVES = 0.7
+"""What a break in the wording leaves of what an answer says: with one, roles are swapped."""
 OF_ANOTHER = 0.5
 """What a modifier is worth beside a wrong head, or none."""
 
@@ -37,7 +44,8 @@ class Facts:
     half of it without the right head), ``concise`` (0.75, less for each word that is not part of an answer) and
     ``direct`` (0.75, the answer is a phrase of its own and nothing else). A slot filled twice or with two words of its
     class counts as not filled. Each break in the wording of an answer takes a share of the first three (see
-    ``breaks``) and a negation takes all; ``concise`` and ``direct`` count as far as the slots given are right.
+    ``breaks``), and a negation takes all. Of ``concise`` and ``direct`` a third depends on how many of the slots given
+    are right.
 
     Styles of the demonstrations: ``good`` (all of it, in any valid wording), ``bare`` (the head without its modifiers),
     ``sentence`` (the stated sentence copied whole), ``lead`` (the sentence broken off after the head), ``hedged`` (the
@@ -141,7 +149,7 @@ class Facts:
         # Short and direct are manners of an answer: nothing of the kind that was asked for, no manners.
         if given["head"]:
             extra = skeletons.extra_words(open_slots)
-            truth = sum(right.values()) / sum(len(words) for words in given.values())
+            truth = (2 + sum(right.values()) / sum(len(words) for words in given.values())) / 3
             parts["concise"] = 0.75 * max(0.0, 1 - extra / MAX_EXTRA_WORDS) * truth * stated
             parts["direct"] = 0.75 * (open_slots in skeletons.valid) * truth
         return parts
@@ -215,7 +223,7 @@ def _skeletons(kind: Kind) -> _Skeletons:
     shapes = [(pre, post) for pre in (False, True) for post in (False, True)]
     valid = frozenset(skeleton(phrase, pre=pre, post=post) for phrase in kind.phrases for pre, post in shapes)
     full = tuple(skeleton(phrase, pre=True, post=True) for phrase in kind.phrases)
-    return _Skeletons(valid, full, stretches(valid))
+    return _Skeletons(valid, full, stretches(valid | EXCUSED.get(kind.name, frozenset())))
 
 
 def _stated(open_slots: Pattern, known: frozenset[Pattern]) -> float:
@@ -226,7 +234,7 @@ def _stated(open_slots: Pattern, known: frozenset[Pattern]) -> float:
     after = takewhile(_is_word, open_slots[last + 1 :])
     if not NEGATIONS.isdisjoint((*before, *open_slots[first:last], *after)):
         return 0.0
-    return float(BREAK_FACTOR ** breaks(open_slots[first : last + 1], known))
+    return float(BREAK_LEAVES ** breaks(open_slots[first : last + 1], known))
 
 
 def _is_word(token: str) -> bool:

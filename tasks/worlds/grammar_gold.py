@@ -11,9 +11,9 @@ from harness.tasks.worlds.german_reading import Chunk, Segment, correct_places, 
 from harness.tasks.worlds.lexicon import THINGS
 
 PART_MAXIMA: dict[str, float] = {"adequacy": 0.7, "order": 2.3, "agreement": 0.6, "fluency": 0.4}
-WRONG_WORD = 0.65
+WRONG_WORD = 0.8
 """What a wrong word, in the place of the right one or beside it, leaves of all parts but adequacy."""
-DENIAL = 3
+DENIAL = 5
 """As many wrong words a negation counts for: it turns a whole clause into its contrary."""
 
 _NO_SEGMENT = Segment()

@@ -63,19 +63,22 @@ def test_the_parts_add_up_to_four() -> None:
         (HARP, "Judith plays a wooden harp.", (1, 0.75, 0.25, 0)),
         # I think it might be: five words
         (HARP, "I think it might be a wooden harp in the circus.", (1, 1.5, 0, 0)),
-        # a wrong value costs its slot, and its third of the manners; a wrong head, or none, half of the modifiers too
-        (HARP, "a wooden violin in the circus", (0, 0.75, 0.5, 0.5)),
-        (HARP, "a rented harp in the circus", (1, 0.75, 0.5, 0.5)),
-        (HARP, "a rented violin in the choir", (0, 0, 0, 0)),
+        # a wrong value costs its slot, and a ninth of the manners; a wrong head, or none, half of the modifiers too
+        (HARP, "a wooden violin in the circus", (0, 0.75, 2 / 3, 2 / 3)),
+        (HARP, "a rented harp in the circus", (1, 0.75, 2 / 3, 2 / 3)),
+        (HARP, "a rented violin in the choir", (0, 0, 0.5, 0.5)),
         (HARP, "in the circus", (0, 0.375, 0, 0)),
         # no article: an answer's words in their order, but not one of its own
         (HARP, "wooden harp in the circus", (1, 1.5, 0.75, 0)),
-        # one break leaves .6: {head} | {post}, and a word that fits neither side, which is an extra word too
-        (HARP, "a wooden harp circus", (0.6, 0.9, 0.45, 0)),
-        (HARP, "a wooden harp in a circus", (0.6, 0.9, 0.3, 0)),
-        # two breaks .36: {head} | {post} | {pre}; three .216: a {pre} | {post} | in the | {head}
-        (HARP, "harp circus wooden", (0.36, 0.54, 0.27, 0)),
-        (HARP, "a wooden circus in the harp", (0.216, 0.324, 0.162, 0)),
+        # one break leaves .7: {head} | {post}, and a word that fits neither side, which is an extra word too
+        (HARP, "a wooden harp circus", (0.7, 1.05, 0.525, 0)),
+        (HARP, "a wooden harp in a circus", (0.7, 1.05, 0.35, 0)),
+        # two .49: {head} | {post} | {pre}; three .343: a {pre} | {post} | in the | {head}
+        (HARP, "harp circus wooden", (0.49, 0.735, 0.3675, 0)),
+        (HARP, "a wooden circus in the harp", (0.343, 0.5145, 0.25725, 0)),
+        # no listed answers, but they say what they say; early twice is none, two of four slots, and an extra word
+        (MOVE, "early in 1984", (1, 0.75, 0.75, 0)),
+        (MOVE, "early in the early spring of 1984", (1, 0.75, 0.5 * (2 + 2 / 4) / 3, 0)),
         (HARP, "not a wooden harp in the circus", (0, 0, 0, 0)),
         (HARP, "I am not sure, but perhaps a wooden harp in the circus.", (1, 1.5, 0, 0)),
         (HARP, "a shy cat called Momo", (0, 0, 0, 0)),
@@ -85,7 +88,7 @@ def test_the_parts_add_up_to_four() -> None:
         (MOVE, "early in the spring of 1984", (1, 1.5, 0.75, 0.75)),
         (MOVE, "in 1984", (1, 0, 0.75, 0.75)),
         (MOVE, "in the spring of 1984", (1, 0.75, 0.75, 0.75)),
-        (MOVE, "in the early spring of 1985", (0, 0.75, 0.5, 0.5)),
+        (MOVE, "in the early spring of 1985", (0, 0.75, 2 / 3, 2 / 3)),
     ],
 )
 def test_gold_parts_by_hand(facts: dict[str, Any], response: str, expected: tuple[float, ...]) -> None:
@@ -145,12 +148,12 @@ LEAST_HONEST = 2.5
 def test_swapped_roles_wrong_slots_and_denials_earn_less_than_an_honest_answer(
     facts: dict[str, Any], response: str
 ) -> None:
-    assert gold(facts, response) < LEAST_HONEST - 0.5
+    assert gold(facts, response) < LEAST_HONEST - 0.2
 
 
 def test_a_wrong_modifier_costs_more_than_leaving_it_out() -> None:
-    assert gold(HARP, "a rented harp in the circus") < gold(HARP, "a harp in the circus") - 0.4
-    assert gold(HARP, "a rented harp") < gold(HARP, "a harp") - 0.4
+    assert gold(HARP, "a rented harp in the circus") < gold(HARP, "a harp in the circus") - 0.1
+    assert gold(HARP, "a rented harp") < gold(HARP, "a harp") - 0.2
 
 
 def test_words_in_the_wrong_order_are_not_a_direct_answer() -> None:

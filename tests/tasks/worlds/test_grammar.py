@@ -128,7 +128,7 @@ def test_one_mistake_costs_one_part(known: dict[str, Any], german: str, lost: di
             SINGLE,
             "Der junge Onkel hat am Montag in der Stadt ein rotes Auto nicht gekauft.",
             1 / 8,
-            3,
+            5,
             {"fluency": 1 / 3},
         ),
     ],
@@ -150,19 +150,20 @@ SHORTENED, ENGLISH_ORDER = 3.3, 2.05
     ("known", "german", "bound"),
     [
         # one wrong word: less than leaving adjectives and time out
-        (SINGLE, "Der junge Onkel hat gestern in der Stadt ein rotes Auto gekauft.", SHORTENED - 0.5),
-        (BECAUSE, "Der Mann muss den alten Schlüssel suchen, weil das Kind im Park schläft.", SHORTENED - 0.5),
-        # two: less than the right words in English order
-        (SINGLE, "Der junge Onkel hat gestern im Garten ein rotes Auto gekauft.", ENGLISH_ORDER),
-        (SINGLE, "Der alte König hat am Montag in der Stadt ein rotes Auto gekauft.", ENGLISH_ORDER),
-        (BECAUSE, "Das Kind muss den alten Schlüssel suchen, weil der Mann im Garten schläft.", ENGLISH_ORDER),
+        (SINGLE, "Der junge Onkel hat gestern in der Stadt ein rotes Auto gekauft.", SHORTENED),
+        (BECAUSE, "Der Mann muss den alten Schlüssel suchen, weil das Kind im Park schläft.", SHORTENED),
+        # two: clearly less; three: less than the right words in English order
+        (SINGLE, "Der junge Onkel hat gestern im Garten ein rotes Auto gekauft.", SHORTENED - 0.5),
+        (SINGLE, "Der alte König hat am Montag in der Stadt ein rotes Auto gekauft.", SHORTENED - 0.5),
+        (BECAUSE, "Das Kind muss den alten Schlüssel suchen, weil der Mann im Garten schläft.", SHORTENED - 0.5),
+        (SINGLE, "Der junge Onkel hat gestern im Garten ein blaues Auto gekauft.", ENGLISH_ORDER + 0.1),
         # the contrary
         (SINGLE, "Der junge Onkel hat am Montag in der Stadt ein rotes Auto nicht gekauft.", ENGLISH_ORDER),
         (SINGLE, "Der junge Onkel hat am Montag in der Stadt kein rotes Auto gekauft.", ENGLISH_ORDER),
         (BECAUSE, "Der Mann muss den alten Schlüssel nie suchen, weil das Kind im Garten schläft.", ENGLISH_ORDER),
         # the car buys the uncle
         (SINGLE, "Das junge Auto hat am Montag in der Stadt einen roten Onkel gekauft.", ENGLISH_ORDER),
-        (SINGLE, "Ein rotes Auto hat am Montag in der Stadt den jungen Onkel gekauft.", SHORTENED - 1),
+        (SINGLE, "Ein rotes Auto hat am Montag in der Stadt den jungen Onkel gekauft.", SHORTENED - 0.5),
     ],
 )
 def test_wrong_content_earns_less_than_an_honest_flaw(known: dict[str, Any], german: str, bound: float) -> None:
@@ -180,7 +181,7 @@ def test_each_wrong_word_costs_and_leaving_it_out_costs_less() -> None:
     earned = [gold(SINGLE, german) for german in wrong]
     assert earned == sorted(set(earned), reverse=True)
     assert earned[-1] > 0
-    assert earned[1] < gold(SINGLE, "Der junge Onkel hat in der Stadt ein rotes Auto gekauft.") - 1
+    assert earned[1] < gold(SINGLE, "Der junge Onkel hat in der Stadt ein rotes Auto gekauft.") - 0.5
 
 
 def test_garbage_and_gaming_earn_less() -> None:
