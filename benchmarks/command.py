@@ -89,6 +89,12 @@ def some_of(names: Collection[str], kind: str) -> Callable[[str], list[str]]:
     return chosen
 
 
+def add_names(made: argparse.ArgumentParser, option: str, names: Collection[str], kind: str, about: str) -> None:
+    """Add an option of names of one kind, separated by commas, by default all."""
+    text = f"{about}, separated by commas (default: {','.join(names)})"
+    made.add_argument(option, type=some_of(names, kind), default=list(names), help=text)
+
+
 def work_folder(given: Path | None, *parts: str) -> Path:
     """A folder for what is made once and used again."""
     folder = (given or Path(tempfile.gettempdir()) / "rlhf-harness-benchmarks").joinpath(*parts).resolve()

@@ -18,7 +18,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
-from benchmarks.command import made_folder, parser, positive, run, some_of
+from benchmarks.command import add_names, made_folder, parser, positive, run
 from benchmarks.materials import Rows, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
 from benchmarks.rollout import TEMPERATURE, Case, generate, ours
@@ -284,18 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="auto",
         help="precision of all models (default: auto, which is bf16 on a GPU and where a CPU computes in it)",
     )
-    options.add_argument(
-        "--stages",
-        type=some_of(STAGES, "stage"),
-        default=list(STAGES),
-        help=f"stages to measure, separated by commas (default: {','.join(STAGES)})",
-    )
-    options.add_argument(
-        "--engines",
-        type=some_of(ENGINES, "engine"),
-        default=list(ENGINES),
-        help=f"engines whose rollouts are measured, separated by commas (default: {','.join(ENGINES)})",
-    )
+    add_names(options, "--stages", STAGES, "stage", "stages to measure")
+    add_names(options, "--engines", ENGINES, "engine", "engines whose rollouts are measured")
     options.add_argument(
         "--engine", choices=ENGINES, default="native", help="engine that PPO samples with (default: native)"
     )

@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import learning
-from benchmarks.command import factor, made_folder, parser, positive, run, some_of, work_folder
+from benchmarks.command import add_names, factor, made_folder, parser, positive, run, work_folder
 from benchmarks.learning import Learned
 from benchmarks.materials import Materials, Rows, base_model, write_rows
 from benchmarks.our_side import NEVER
@@ -316,12 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="local_rollout_forward_batch_size of TRL's PPO: rows that it samples and scores at a time "
         "(default: TRL's own, 64)",
     )
-    options.add_argument(
-        "--stages",
-        type=some_of(STAGES, "stage"),
-        default=list(STAGES),
-        help=f"stages to measure, separated by commas (default: {','.join(STAGES)})",
-    )
+    add_names(options, "--stages", STAGES, "stage", "stages to measure")
     options.add_argument(
         "--scale",
         type=factor,

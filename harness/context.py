@@ -10,6 +10,7 @@ from harness.config import Config
 from harness.data.messages import in_chat
 from harness.data.prepared import PreparedData
 from harness.data.prompts import CutReport, fit_prompts
+from harness.errors import UserError
 from harness.hardware import Hardware
 from harness.models.codec import REMEMBERED, Codec
 from harness.rollouts.sampler import Sampling
@@ -40,6 +41,22 @@ class Job:
         if codec.chat is None and len(examples) <= REMEMBERED:  # all at once, for the cuts, which count one by one
             codec.encode_prompts([task.prompt(example.fields) for example in examples])
         return fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)
+
+    def prompt_labels(self, examples: Sequence[Example]) -> list[str]:
+        """The same for test prompts that are one, as sets of others may hold them: intervals draw them together."""
+        return [self.task.prompt(example.fields) for example in examples]
+
+    def require_test_prompts(self, examples: Sequence[Example]) -> None:
+        """At least two test prompts that differ: whole prompts are drawn for every interval.
+
+        Raises:
+            UserError: there is one alone, once or several times.
+        """
+        if len(set(self.prompt_labels(examples))) < 2:
+            data = self.config.data
+            key, value = ("data.path", data.path) if data.path else ("data.sizes.test", len(examples))
+            rule = "gives one test prompt, too few for an interval"
+            raise UserError(key, value, rule, "give at least two that differ")
 
     def smooth_metric(self) -> str:
         """The sentence metric of a simulated annotator: token F1 where the task reports it, chrF elsewhere."""

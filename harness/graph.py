@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from harness.config import APIModelConfig, FinishedPolicyConfig, HubDataConfig
 from harness.context import Job
-from harness.evaluation.stage import TEXT_ROWS, require_test_prompts
+from harness.evaluation.stage import TEXT_ROWS
 from harness.models.content import content_identity, files_identity, model_identity
 from harness.needs import needs_feedback, needs_reward_model, takes_finished_policy
 from harness.rollouts.engines import engine_identity
-from harness.stages import Stage, Workspace, all_stages
+from harness.stages import Stage, all_stages
 
 BESIDE = "sft-more"
 """The row that is made last, or while a process waits for another: no other needs it, and it has to train."""
@@ -101,7 +101,7 @@ def _prompting(job: Job) -> dict[str, Any]:
 
 
 def _data(job: Job) -> Stage:
-    from harness.data.stage import ROWS_VERSION, VERSION
+    from harness.data.stage import ROWS_VERSION, VERSION, run_data
 
     config = asdict(job.config.data)
     for name in ("path", "files", "pairs_path", "workers", "name"):
@@ -120,17 +120,7 @@ def _data(job: Job) -> Stage:
         for name in ("revision", "pairs_revision", "streaming"):
             config.pop(name, None)  # the commit stands for the revision
         config["files"] = _row_contents(job)
-    return Stage("data", VERSION, config, {}, job.config.data.seed, {}, partial(_run_data, job=job))
-
-
-def _run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
-    """The data stage; data that no evaluation could be made of end the job here, before anything is trained."""
-    from harness.data.prepared import PreparedData
-    from harness.data.stage import run_data
-
-    summary = run_data(workspace, job)
-    require_test_prompts(job, PreparedData.read(workspace.directory).splits["test"])
-    return summary
+    return Stage("data", VERSION, config, {}, job.config.data.seed, {}, partial(run_data, job=job))
 
 
 def _row_contents(job: Job) -> dict[str, str]:

@@ -148,7 +148,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     if (caution := job.hardware.caution()) is not None:
         progress.warning(caution)
     announced = progress.mode != "quiet" and len(finished) < len(stages)
-    missing = {stage.fingerprint for _, last in in_turn(graph) for stage in runner.missing(last)}
+    missing = _missing(graph, runner)
     ahead = _work_ahead(job, graph, missing, finished if announced else None)
     if announced and ahead is None:
         progress.plan(plan_rows(job, graph, finished))
@@ -203,6 +203,11 @@ def _make_rows(request: Request, job: Job, graph: Graph, runner: StageRunner, *,
         raise
     if BESIDE in graph.rows:
         make_last()
+
+
+def _missing(graph: Graph, runner: StageRunner) -> set[str]:
+    """Fingerprints of the stages that have to be made for a job's rows."""
+    return {stage.fingerprint for _, last in in_turn(graph) for stage in runner.missing(last)}
 
 
 def _make_meanwhile(
@@ -265,7 +270,7 @@ def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progr
             progress.plan(plan_rows(job, graph, finished))
         except Exception as error:  # the work is what it is here for
             progress.warning(f"no plan can be shown: {reason(error)}")
-    missing = {stage.fingerprint for _, last in in_turn(graph) for stage in runner.missing(last)}
+    missing = _missing(graph, runner)
     stages = (graph.parts[name], graph.rows.get("best-of-n"), graph.parts["algorithm"], graph.rows.get(BESIDE))
     tried: set[str] = set()
     for stage in stages:

@@ -176,16 +176,7 @@ class StageRunner:
 
     def missing(self, stage: Stage) -> list[Stage]:
         """What ``run`` would have to make for a stage, inputs first: nothing that only a cached one needs."""
-        found: dict[str, Stage] = {}
-
-        def visit(each: Stage) -> None:
-            if each.fingerprint not in found and self.cached(each) is None:
-                for before in each.inputs.values():
-                    visit(before)
-                found[each.fingerprint] = each
-
-        visit(stage)
-        return list(found.values())
+        return all_stages(stage, without=lambda each: self.cached(each) is not None)
 
     def waits(self, stage: Stage) -> bool:
         """Whether another process is making the stage, or one that is needed for it."""
@@ -300,14 +291,20 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def all_stages(last: Stage) -> list[Stage]:
-    """The stages that lead to ``last``, inputs before what needs them, each once."""
+def all_stages(last: Stage, *, without: Callable[[Stage], bool] = lambda _: False) -> list[Stage]:
+    """The stages that lead to ``last``, itself included, inputs before what needs them, each once.
+
+    Args:
+        last: the last of them.
+        without: whether to leave a stage out, and with it what it alone needs.
+    """
     ordered: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        for before in stage.inputs.values():
-            visit(before)
-        ordered.setdefault(stage.fingerprint, stage)
+        if stage.fingerprint not in ordered and not without(stage):
+            for before in stage.inputs.values():
+                visit(before)
+            ordered[stage.fingerprint] = stage
 
     visit(last)
     return list(ordered.values())

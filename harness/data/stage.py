@@ -15,7 +15,10 @@ ROWS_VERSION = 3
 
 
 def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
-    """Write the splits as jsonl and the report; the summary holds the report, content hash included."""
+    """Write the splits as jsonl and the report; the summary holds the report, content hash included.
+
+    Data that no evaluation could be made of end the job here, before anything is trained.
+    """
     config = job.config.data
     sizes: Any = dict(config.sizes)
     shares: Any = dict(config.shares)
@@ -46,6 +49,7 @@ def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
             folder=workspace.directory,
             **rows,
         )
+        job.require_test_prompts(data.splits["test"])
         data.write(workspace.directory)
         bar.update(1)
     counts = ", ".join(f"{split} {count}" for split, count in data.report["counts"].items())

@@ -17,7 +17,6 @@ import numpy as np
 from harness.context import Job
 from harness.data.prepared import PreparedData
 from harness.data.prompts import CutReport
-from harness.errors import UserError
 from harness.evaluation.answers import (
     best_of_n,
     draw,
@@ -101,7 +100,7 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
     """
     data = job.data(workspace)
     examples = data.splits["test"]
-    require_test_prompts(job, examples)
+    job.require_test_prompts(examples)
     judge = load_judge(workspace, job)
     with workspace.progress.stage(f"evaluation of {row or 'candidate'}", 3, "parts") as bar:
         if row in TEXT_ROWS:
@@ -129,19 +128,6 @@ def run_evaluation(workspace: Workspace, job: Job, row: str | None) -> dict[str,
     if scored.judge_cuts is not None:
         summary["judge_test_cuts"] = scored.judge_cuts._asdict()
     return {**summary, **answers.extra, "line": _line(job, summary)}
-
-
-def require_test_prompts(job: Job, examples: Sequence[Example]) -> None:
-    """At least two test prompts that differ: whole prompts are drawn for every interval.
-
-    Raises:
-        UserError: there is one alone, once or several times.
-    """
-    if len(set(_prompt_labels(job, examples))) < 2:
-        data = job.config.data
-        key, value = ("data.path", data.path) if data.path else ("data.sizes.test", len(examples))
-        rule = "gives one test prompt, too few for an interval"
-        raise UserError(key, value, rule, "give at least two that differ")
 
 
 def load_judge(workspace: Workspace, job: Job) -> Scorer | None:
@@ -198,7 +184,7 @@ def summarise(
     """
     generator = np.random.default_rng(job.config.evaluation.seed)
     drawing: dict[str, Any] = {
-        "clusters": _prompt_labels(job, examples),
+        "clusters": job.prompt_labels(examples),
         "resamples": job.config.evaluation.resamples,
         "generator": generator,
     }
@@ -236,11 +222,6 @@ def summarise(
     }
 
 
-def _prompt_labels(job: Job, examples: Sequence[Example]) -> list[str]:
-    """The same for test prompts that are one, as sets of others may hold them: intervals draw them together."""
-    return [job.task.prompt(example.fields) for example in examples]
-
-
 def same(first: Outputs, second: Outputs) -> np.ndarray:
     """(N,) bool, True where two rows gave equal responses: a tie without asking."""
     return np.array(
@@ -272,7 +253,7 @@ def _model_answers(
         reranked = best_of_n(job, policy, reward, examples, job.config.evaluation.best_of_n, seed=seed)
         held_out = data.splits["validation"][: job.config.evaluation.curve_prompts]
         extra["curves"] = best_of_n_curve(job, policy, reward, judge, held_out, seed=workspace.seed_for("curve"))
-        clusters = _prompt_labels(job, examples)
+        clusters = job.prompt_labels(examples)
         best, first = (score(job, examples, each, judge) for each in reranked)
         extra["best_of_n_gain"] = _gain(job, best, first, clusters)
         return Answers(reranked.best, prompts, extra, best)

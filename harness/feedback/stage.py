@@ -177,13 +177,10 @@ def encode_pairs(job: Job, pairs: Sequence[PairExample], codec: Codec) -> tuple[
     limit = job.config.task.max_response_tokens
     examples = [Example(id=pair.id, fields=pair.fields, response=pair.chosen, references=[]) for pair in pairs]
     prompts, report = job.prompts(examples, codec)
-    responses = [
-        codec.encode_responses([pair.chosen for pair in pairs]),
-        codec.encode_responses([pair.rejected for pair in pairs]),
-    ]
-    cut = sum(len(ids) > limit for side in responses for ids in side) / max(2 * len(pairs), 1)
-    chosen, rejected = ([ids[:limit] for ids in side] for side in responses)
-    columns = zip(pairs, prompts, codec.encode_prompts(prompts), chosen, rejected, strict=True)
+    texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
+    responses, cut = codec.cut_responses(texts, limit)
+    sides = responses[: len(pairs)], responses[len(pairs) :]
+    columns = zip(pairs, prompts, codec.encode_prompts(prompts), *sides, strict=True)
     labelled = [
         LabelledPair(pair.id, prompt, pair.chosen, pair.rejected, tokens, better, worse)
         for pair, prompt, tokens, better, worse in columns

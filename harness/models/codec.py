@@ -194,6 +194,11 @@ class Codec:
                 encoded[row] = [id for ids in parts for id in ids]
         return encoded
 
+    def cut_responses(self, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], float]:
+        """Response ids of at most ``max_tokens``, as ``encode_responses`` cuts them, and the share that was cut."""
+        whole = self.encode_responses(texts)
+        return [ids[:max_tokens] for ids in whole], sum(len(ids) > max_tokens for ids in whole) / max(len(whole), 1)
+
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Texts without special tokens, stripped."""
         if not tokens:

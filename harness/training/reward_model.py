@@ -121,15 +121,9 @@ def shift_on_references(
     with_references = [example for example in examples if example.references][:SHIFT_EXAMPLES]
     if with_references:
         prompts, report = job.prompts(with_references, scorer.reader)
-        limit = job.config.task.max_response_tokens
-        responses = scorer.reader.encode_responses([example.references[0] for example in with_references])
-        cut = sum(len(response) > limit for response in responses) / len(responses)
-        shifted = shift_scores(
-            scorer,
-            scorer.reader.encode_prompts(prompts),
-            [response[:limit] for response in responses],
-            scale=scale,
-        )
+        references = [example.references[0] for example in with_references]
+        responses, cut = scorer.reader.cut_responses(references, job.config.task.max_response_tokens)
+        shifted = shift_scores(scorer, scorer.reader.encode_prompts(prompts), responses, scale=scale)
         return {**shifted, "cuts": {**report._asdict(), "response_cut_share": cut}}
     chosen = pairs[:SHIFT_EXAMPLES]
     return shift_scores(

@@ -159,9 +159,8 @@ def token_examples(job: Job, examples: Sequence[Example], codec: Codec) -> tuple
     """
     prompts, report = job.prompts(examples, codec)
     limit = job.config.task.max_response_tokens
-    responses = codec.encode_responses([example.response for example in examples])
-    cut = sum(len(response) > limit for response in responses) / max(len(responses), 1)
-    pairs = zip(codec.encode_prompts(prompts), (response[:limit] for response in responses), strict=True)
+    responses, cut = codec.cut_responses([example.response for example in examples], limit)
+    pairs = zip(codec.encode_prompts(prompts), responses, strict=True)
     return [TokenExample(*pair) for pair in pairs], {**report._asdict(), "response_cut_share": cut}
 
 
