@@ -14,26 +14,21 @@ from harness.errors import SecretGiven, UserError
 API_PROTOCOLS = ("chat", "completions")
 _LEAVE = "leave it out: one answer is read whole"
 _PROMPT = "leave it out: the task words the prompt"
+_OURS = {"n": _LEAVE, "stream": _LEAVE, "messages": _PROMPT, "prompt": _PROMPT}
 RESERVED_OPTIONS = {
     "model": {
         "temperature": "set evaluation.temperature",
         "seed": "set seed",
         "max_tokens": "set task.max_response_tokens",
         "model": "set model.name",
-        "n": _LEAVE,
-        "stream": _LEAVE,
-        "messages": _PROMPT,
-        "prompt": _PROMPT,
+        **_OURS,
     },
     "scorer": {
         "temperature": "leave it out: verdicts are the likeliest",
         "seed": "leave it out: verdicts are the likeliest",
         "max_tokens": "set scorer.answer_tokens",
         "model": "set scorer.name",
-        "n": _LEAVE,
-        "stream": _LEAVE,
-        "messages": _PROMPT,
-        "prompt": _PROMPT,
+        **_OURS,
     },
 }
 """By group, fields of a request that have keys of their own, or none on purpose, and what to do instead."""
@@ -41,8 +36,10 @@ SECRET_GROUPS = ("model", "scorer", "hub")
 """Groups with somebody to log in to."""
 _SECRET = re.compile(
     r"(?<![a-z])(api|access|private|secret|auth)?_?-?key(?![a-z])|secret|passw|credential|cookie|bearer|"
-    r"auth(?!or(?!iz))|(?<![a-z_-])token(?![a-z_-])|(access|api|refresh|session|hf|id|user)[_-]?token(?![a-z])"
+    r"auth(?!or(?!iz))|(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!stop_)(?<!end_)(?<!start_)token(?![a-z_-])|"
+    r"(access|api|refresh|session|hf|id|user)[_-]?token(?![a-z])"
 )
+"""What a name of a secret has in it; a tokenizer's tokens, and settings of tokens, are none."""
 _NO_SECRETS = ("key_variable", "prompt_cache_key")
 """Names that sound like secrets and hold none: ours, and a field of OpenAI's protocol."""
 

@@ -232,6 +232,10 @@ def test_a_secret_is_written_nowhere(
         ({"extra": [{"deep": {"oauth": "x"}}]}, "model.api.options.extra.deep.oauth"),
         ({"Password": 12345}, "model.api.options.Password"),
         ({"headers": {"Cookie": "x"}}, "model.api.options.headers.Cookie"),
+        ({"eos_token": "</s>", "stop_token": "a", "token_healing": 1, "custom_token_bans": "1", "monkey": 1}, None),
+        ({"jwt_token": "x"}, "model.api.options.jwt_token"),
+        ({"access_token_2": "x"}, "model.api.options.access_token_2"),
+        ({"openai_key": "x"}, "model.api.options.openai_key"),
     ],
 )
 def test_what_only_sounds_like_a_secret_is_let_pass(options: dict[str, Any], wrong: str | None) -> None:
