@@ -78,13 +78,12 @@ def _handler(endpoint: LoopbackEndpoint) -> type[BaseHTTPRequestHandler]:
                 self._answer(body, fault)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # who asked has gone
-            finally:
-                endpoint.leaves()
 
         do_GET = do_POST
 
         def _answer(self, body: Body, fault: Fault) -> None:
             time.sleep(fault.get("sleep", 0.0))
+            endpoint.leaves()  # before its answer does: who has it asks the next at once
             status = fault.get("status", 200)
             content = {**answer(self.path, body, endpoint.say(body)), **fault.get("reply", {})}
             raw = fault.get("raw")
