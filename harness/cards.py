@@ -151,7 +151,7 @@ def _examined(finished: Finished) -> list[Measured]:
     if not card:
         return []
     accuracy = card["accuracy"]
-    name = f"accuracy on {card['pairs']} held-out pairs"
+    name = f"accuracy on {card['pairs']} held-out pairs of {card['prompts']} prompts"
     return [
         Measured(
             "accuracy",

@@ -16,7 +16,7 @@ from harness.types import Interval
 if TYPE_CHECKING:
     import pandas as pd
 
-FIRST = ("rank", "data", "candidate", "model", "kind", "task", "status", "flags", "pairs")
+FIRST = ("rank", "data", "candidate", "model", "kind", "task", "status", "flags", "pairs", "prompts")
 MEASURED = (
     *("accuracy", "accuracy_low", "accuracy_high", "ece", "margin", "length_correlation"),
     *("longer_preferred", "longer_labelled", "flip_rate", "flip_rate_low", "flip_rate_high", "first_preferred"),
@@ -45,6 +45,7 @@ ABOUT = {
     "status": "ok or failed.",
     "flags": "What to know before reading the row.",
     "pairs": "Preferences that were judged.",
+    "prompts": "Prompts that they are of. Intervals draw whole prompts, so these decide their width, not the pairs.",
     "accuracy": "Share of pairs whose chosen response is preferred (0-100); ties count one half. 50 is chance.",
     "ece": "Expected calibration error of σ(margin), 0 to 1. Empty for a judge, which states no probability.",
     "margin": "Mean score of chosen minus rejected, on the reward model's own scale; a judge's: votes, from -1 to 1.",
@@ -167,7 +168,7 @@ def _cells(record: BenchRecord) -> dict[str, Any]:
     status = record["status"] if record["reason"] is None else f"{record['status']}: {record['reason']}"
     cells: dict[str, Any] = {name: words[name] for name in (*FIRST[1:6], *LAST) if name in words} | {"status": status}
     batch, longer = report.get("batch_invariance") or {}, report.get("longer") or {}
-    cells |= {name: report.get(name) for name in ("pairs", "ece", "margin", "length_correlation")}
+    cells |= {name: report.get(name) for name in ("pairs", "prompts", "ece", "margin", "length_correlation")}
     cells |= {name: report.get(name) for name in ("prompt_cut_share", "response_cut_share", "first_preferred")}
     usage = report.get("usage") or {}
     cells |= {name: usage.get(name) for name in ("prompt_tokens", "response_tokens", "cost")}
@@ -209,7 +210,7 @@ def bench_frame(rows: Sequence[BenchRow]) -> pd.DataFrame:
 
     columns = bench_columns(rows)
     table = pd.DataFrame([[row.cells.get(column) for column in columns] for row in rows], columns=columns)
-    whole = ("rank", "pairs", "batch_verdicts_changed", "prompt_tokens", "response_tokens")
+    whole = ("rank", "pairs", "prompts", "batch_verdicts_changed", "prompt_tokens", "response_tokens")
     return table.astype(dict.fromkeys(whole, "Int64"))
 
 

@@ -39,7 +39,7 @@ from harness.training.probes import sequence_kl
 from harness.training.sft import base_directory
 from harness.types import Example, Outputs
 
-VERSION = 10
+VERSION = 11
 TEXT_ROWS = ("references", "copy-input", "empty", "longest")
 """Fixed rows that need no model: once per task and data."""
 CORRELATION_EXAMPLES = 500

@@ -213,7 +213,7 @@ def mean_interval(
     confidence: float = 0.95,
     generator: np.random.Generator,
 ) -> Interval:
-    """The mean of values (win rates, accuracies) with its bootstrap interval.
+    """The mean of values with its bootstrap interval; that of outcomes is ``shares.share_interval``'s.
 
     Args:
         values: (N,) float, finite.
@@ -231,27 +231,6 @@ def mean_interval(
     sums = np.column_stack([np.bincount(groups, weights=values), np.bincount(groups)])
     by_cluster = SummedScored("mean", "agg:mean", sums[:, 0] / sums[:, 1], sums, ratio_of_sums)
     return bootstrap(by_cluster, resamples=resamples, confidence=confidence, generator=generator)
-
-
-def wilson_interval(share: float, count: int, *, confidence: float = 0.95) -> Interval:
-    """The interval of a share of independent trials: it has a width where all of them ended alike.
-
-    Args:
-        share: 0 to 1, of the trials that succeeded.
-        count: of the trials, at least 1.
-        confidence: the share of samples whose interval should cover the truth.
-
-    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
-
-    >>> wilson_interval(1.0, 2).low < 0.5 < wilson_interval(1.0, 4).low
-    True
-    """
-    from scipy import stats
-
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return Interval(share, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def _first_seen(labels: Labels | None, size: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.evaluation.scored import finite
-from harness.evaluation.statistics import mean_interval
+from harness.evaluation.shares import share_interval
 from harness.types import Interval
 
 WIN_MARGIN = 1e-6
@@ -62,11 +62,12 @@ def win_rate(
         confidence: the share of samples whose interval should cover the truth.
         generator: where the draws come from.
 
-    The interval has no width where all comparisons end alike: there is no variation to resample.
+    Where one side wins every comparison the interval is Wilson's, where all are ties it has no width: see
+    `share_interval`.
     """
     wins = compare_scores(scores_a, scores_b, same_tokens)
-    return mean_interval(
-        100 * wins,
+    return share_interval(
+        wins,
         clusters=clusters,
         resamples=resamples,
         confidence=confidence,

@@ -45,6 +45,7 @@ class BenchReport(TypedDict, total=False):
     """What the leaderboard reads of `harness.reward_bench.report.report`; there is more."""
 
     pairs: int
+    prompts: int
     accuracy: Bounded
     ece: float | None
     margin: float | None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.evaluation.statistics import mean_interval
+from harness.evaluation.shares import share_interval
 from harness.reward_bench.best_of_n import best_of_n_gain, pools
 from harness.reward_bench.preferences import Preferences, words
 from harness.reward_bench.verdicts import Verdicts
@@ -44,7 +44,7 @@ def report(found: Preferences, verdicts: Verdicts, *, counts: Sequence[int], res
     )
     if scores is None:
         card |= {"ece": None, "reliability": None}
-    right = 100 * confidence(margins).outcomes
+    right = confidence(margins).outcomes
     generator = np.random.default_rng(SEED)
     gains: list[dict[str, Any]] = []
     if scores is not None:
@@ -59,9 +59,7 @@ def report(found: Preferences, verdicts: Verdicts, *, counts: Sequence[int], res
         "longer": longer(found.pairs, margins),
         "flip_rate": None
         if verdicts.flips is None
-        else mean_interval(
-            100.0 * verdicts.flips, clusters=found.prompts, resamples=resamples, generator=generator
-        )._asdict(),
+        else share_interval(verdicts.flips, clusters=found.prompts, resamples=resamples, generator=generator)._asdict(),
         "best_of_n": gains,
         **verdicts.facts,
     }
@@ -70,13 +68,20 @@ def report(found: Preferences, verdicts: Verdicts, *, counts: Sequence[int], res
 def _accuracy(
     right: np.ndarray, rows: Sequence[int], prompts: Sequence[str], resamples: int, generator: np.random.Generator
 ) -> dict[str, Any]:
-    """A subset's accuracy; without an interval where all its pairs are of one prompt."""
+    """A subset's accuracy; without an interval where all its pairs are of one prompt.
+
+    Args:
+        right: (N,) 1 where the verdict on a pair is the label's, 0 where not, one half at a tie.
+        rows: of the pairs in the subset.
+        prompts: (N,) each pair's.
+        resamples, generator: of the bootstrap over prompts.
+    """
     clusters = [prompts[row] for row in rows]
-    values = right[list(rows)]
-    if len(set(clusters)) < 2:
-        return {"pairs": len(rows), "accuracy": {"estimate": float(values.mean()), "low": None, "high": None}}
-    interval = mean_interval(values, clusters=clusters, resamples=resamples, generator=generator)
-    return {"pairs": len(rows), "accuracy": interval._asdict()}
+    counts, values = {"pairs": len(rows), "prompts": len(set(clusters))}, right[list(rows)]
+    if counts["prompts"] < 2:
+        return {**counts, "accuracy": {"estimate": float(100 * values.mean()), "low": None, "high": None}}
+    interval = share_interval(values, clusters=clusters, resamples=resamples, generator=generator)
+    return {**counts, "accuracy": interval._asdict()}
 
 
 def longer(pairs: Sequence[PairExample], margins: np.ndarray) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from harness.reward_bench.verdicts import Examined, Verdicts
 from harness.stages import Finished, Stage, StageRunner, Workspace
 from harness.types import Task
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ def run(job: Examination, progress: Progress) -> None:
         raise
     write_bench_record(output_dir, _record(job, finished))
     for name, part in finished.summary["report"]["subsets"].items():
-        progress.message(f"  {name:<24} {_shown(part['accuracy'])}  ({part['pairs']} pairs)")
+        of = f"({part['pairs']} pairs of {part['prompts']} prompts)"
+        progress.message(f"  {name:<24} {_shown(part['accuracy'])}  {of}")
 
 
 def load(config: RewardBenchConfig, task: Task, hardware: Hardware) -> Examined:
@@ -145,7 +146,7 @@ def _run(
         verdicts = examined.judge(found.pairs, bar.update)
     _write_verdicts(workspace.directory / "verdicts.jsonl", found, verdicts)
     made = report(found, verdicts, counts=config.best_of_n, resamples=config.resamples)
-    line = f"accuracy {_shown(made['accuracy'])} on {len(found.pairs)} pairs"
+    line = f"accuracy {_shown(made['accuracy'])} on {made['pairs']} pairs of {made['prompts']} prompts"
     if made["flip_rate"] is not None:
         line += f", {made['flip_rate']['estimate']:.1f} % flipped with the order"
     return {"report": made, "line": line}

@@ -22,23 +22,18 @@ ROWS = 32
 
 
 def require_accuracy(report_card: Mapping[str, Any]) -> None:
-    """The reward model, trained here or given, beats chance on held-out pairs, with its interval.
+    """The reward model, trained here or given, beats chance on held-out pairs, with its interval over their prompts.
 
-    Pairs that are all judged alike leave the bootstrap nothing to vary: there Wilson's interval stands in, so that a
-    few pairs, all of them right, are not taken for a proof.
+    That interval has a width where all pairs were judged alike too: a few prompts, all of them right, are no proof.
 
     Args:
-        report_card: with ``accuracy``: 0-100, and its 95 % interval; and the number of ``pairs``.
+        report_card: with ``accuracy``: 0-100, and its 95 % interval.
 
     Raises:
         RunFailed: the lower end is not above 50. ``algorithm.checks.skip_gates`` takes the gate's name, as for every
             gate.
     """
-    from harness.evaluation.statistics import wilson_interval
-
     estimate, low = report_card["accuracy"]["estimate"], report_card["accuracy"]["low"]
-    if low == report_card["accuracy"]["high"]:
-        low = 100 * wilson_interval(estimate / 100, report_card["pairs"]).low
     if low <= 50:
         raise RunFailed(
             "gate accuracy: the reward model is no better than chance on held-out pairs "

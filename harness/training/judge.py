@@ -38,7 +38,7 @@ from harness.training.reward_model import card_line, examine, shift_on_reference
 from harness.training.sft import adapt, base_model, token_examples
 from harness.types import Example, Split, World
 
-VERSION = 17
+VERSION = 18
 FOIL_SHARE = 0.1
 """Comparisons with a foil among those that the judge learns from."""
 ATTEMPTS = 3

@@ -210,6 +210,7 @@ def report_card(
 
     import numpy as np
 
+    from harness.evaluation.shares import share_interval
     from harness.evaluation.statistics import mean_interval
     from harness.training.calibration import (
         confidence,
@@ -221,10 +222,12 @@ def report_card(
     generator = np.random.default_rng(seed)
     stated = confidence(margins)
     right = stated.outcomes
-    accuracy = mean_interval(100 * right, clusters=clusters, resamples=resamples, generator=generator)
+    drawing: dict[str, Any] = {"clusters": clusters, "resamples": resamples, "generator": generator}
+    accuracy = share_interval(right, **drawing)
     correlation = length_correlation(scores, lengths)
     card: dict[str, Any] = {
         "pairs": len(margins),
+        "prompts": len(set(clusters)),
         "accuracy": accuracy._asdict(),
         "margin": float(margins.mean()),
         "ece": float(expected_calibration_error(stated.probabilities, stated.outcomes)),
@@ -233,5 +236,5 @@ def report_card(
     }
     if oracle is not None:
         card["oracle_accuracy"] = float(100 * oracle.mean())
-        card["oracle_gap"] = mean_interval(100 * (oracle - right), clusters=clusters, generator=generator)._asdict()
+        card["oracle_gap"] = mean_interval(100 * (oracle - right), **drawing)._asdict()
     return card

@@ -21,7 +21,7 @@ from harness.stages import Workspace
 from harness.training.preferences import Comparison, learn_preferences, report_card, shift_scores
 from harness.types import Example
 
-VERSION = 12
+VERSION = 13
 SHIFT_EXAMPLES = 1000
 """Responses that the shift is measured on."""
 

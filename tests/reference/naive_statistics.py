@@ -33,6 +33,30 @@ def bootstrap(
     return score(list(range(size))), percentile(values, tail), percentile(values, 1 - tail)
 
 
+def share(
+    outcomes: Sequence[float], clusters: Sequence[object], *, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """0-100: whole clusters drawn with replacement; where they all say the same, Wilson by what they come to."""
+    names: list[object] = []
+    for name in clusters:
+        if name not in names:
+            names.append(name)
+    members = [[value for value, owner in zip(outcomes, clusters, strict=True) if owner == name] for name in names]
+
+    def score(drawn: list[int]) -> float:
+        kept = [value for number in drawn for value in members[number]]
+        return 100 * sum(kept) / len(kept)
+
+    found = bootstrap(score, len(names), resamples=resamples, seed=seed)
+    if found[1] < found[2] or all(value == 0.5 for value in outcomes):
+        return found
+    size = len(outcomes) ** 2 / sum(len(group) ** 2 for group in members)
+    # The roots of (share - p)² = z² p (1 - p) / n in p: Wilson 1927.
+    p, z = found[0] / 100, NormalDist().inv_cdf(0.975)
+    roots = np.roots([1 + z**2 / size, -(2 * p + z**2 / size), p**2])
+    return found[0], 100 * float(min(roots.real)), 100 * float(max(roots.real))
+
+
 def jackknife(score: Callable[[list[int]], float], size: int, confidence: float = 0.95) -> tuple[float, float, float]:
     estimate = score(list(range(size)))
     without = [score([other for other in range(size) if other != left_out]) for left_out in range(size)]

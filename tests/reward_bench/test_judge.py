@@ -174,7 +174,7 @@ def test_the_command(
 
     assert run(f"scorer.base_url={server.base_url}", *api) == 0
     out = capsys.readouterr().out
-    assert "accuracy 100.0 [100.0, 100.0] on 12 pairs, 0.0 % flipped with the order" in out
+    assert "accuracy 100.0 [51.0, 100.0] on 12 pairs of 4 prompts, 0.0 % flipped with the order" in out
     (record,) = read_bench_records(Path("runs"))
     assert (record["kind"], record["candidate"], record["status"]) == ("judge", "org/m", "ok")
     assert record["report"]["usage"]["retries"] == 1

@@ -18,6 +18,7 @@ from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
 from harness.rollouts.sampler import Sampling, sample
 from harness.training import gates
+from harness.training.preferences import report_card
 from harness.training.token_logprobs import sequence_logprobs
 from harness.validation import _check_ppo
 
@@ -43,14 +44,20 @@ def test_accuracy_needs_a_lower_bound_above_chance():
             gates.require_accuracy(card(low))
 
 
-@pytest.mark.parametrize(("pairs", "passes"), [(2, False), (3, False), (4, True), (1000, True)])
-def test_a_few_pairs_that_are_all_right_are_no_proof(pairs: int, passes: bool) -> None:
-    """Wilson's lower bound with all n right is n / (n + 1.96²): 34.2, 43.8, 51.0 and 99.6."""
-    all_right = {"pairs": pairs, "accuracy": {"estimate": 100.0, "low": 100.0, "high": 100.0}}
+@pytest.mark.parametrize(("prompts", "passes"), [(2, False), (3, False), (4, True), (100, True)])
+@pytest.mark.parametrize("each", [1, 50])
+def test_a_few_prompts_whose_pairs_are_all_right_are_no_proof(prompts: int, passes: bool, each: int) -> None:
+    """Wilson's lower bound with all n right is n / (n + 1.96²): 34.2, 43.8, 51.0 and 96.3, however many pairs each."""
+    count = prompts * each
+    clusters = [f"prompt {row // each}" for row in range(count)]
+    all_right = report_card(
+        np.ones(count), np.zeros(2 * count), np.ones(2 * count), oracle=None, clusters=clusters, seed=0
+    )
+    assert (all_right["pairs"], all_right["prompts"]) == (count, prompts)
     if passes:
         gates.require_accuracy(all_right)
     else:
-        bound = 100 * pairs / (pairs + 1.959964**2)
+        bound = 100 * prompts / (prompts + 1.959964**2)
         with pytest.raises(RunFailed, match=rf"\(100\.0, lower bound {bound:.1f}\)"):
             gates.require_accuracy(all_right)
 
