@@ -1,8 +1,9 @@
 """How near the loop comes to what a device can do, at real sizes: its memory's bandwidth, and its matrix products.
 
 Rollouts of random weights are compared with transformers' generate, and with reading every weight and every key and
-value once per token, at the bandwidth that copying reaches. SFT is compared with the rate of one large matrix product.
-PPO is split into its phases. A GPU in bf16 is what this is for; a CPU shows that it runs.
+value once per token, at the bandwidth that copying reaches. The model says, as in ``benchmarks.rollout``, whether every
+engine answered as generate does. SFT is compared with the rate of one large matrix product. PPO is split into its
+phases. A GPU in bf16 is what this is for; a CPU shows that it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gc
 import os
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from random import Random
@@ -21,7 +22,7 @@ from typing import Any
 from benchmarks.command import add_names, made_folder, parser, positive, run
 from benchmarks.materials import Rows, base_model, untrained_scorer, write_rows
 from benchmarks.report import Figure, Report
-from benchmarks.rollout import TEMPERATURE, Case, generate, ours
+from benchmarks.rollout import TEMPERATURE, Case, Responses, check, generate, ours
 from benchmarks.sizes import REAL_SIZES, SIZES
 from benchmarks.timing import Measured, alternate, measure
 from harness.errors import UserError
@@ -129,6 +130,31 @@ def training_flops(limits: Limits, model: Any, tokens: int, length: int) -> floa
     return float(tokens) * (6 * weights + 12 * limits.size.layers * limits.size.width * length)
 
 
+def rollout_sides(limits: Limits, case: Case) -> dict[str, Callable[[int], Responses]]:
+    """Name -> who answers a seed: our engines, and generate."""
+    options = limits.options
+    sides = {engine: ours(case, options.precision, engine) for engine in ENGINES if engine in options.engines}
+    return {**sides, "generate": generate(case, options.precision)}
+
+
+def check_rollouts(limits: Limits, report: Report, case: Case, answered: Mapping[str, Responses]) -> None:
+    """What every engine sampled, and what it chooses greedily, against generate and against the model itself.
+
+    Args:
+        limits: says the precision.
+        report: gets the checks.
+        case: what was sampled.
+        answered: engine, or ``generate`` -> responses.
+    """
+    exact = limits.options.precision == "fp32"
+    greedy = case._replace(temperature=0.0)
+    chosen = {name: side(0) for name, side in rollout_sides(limits, greedy).items()}
+    for each, responses in ((case, answered), (greedy, chosen)):
+        kind = "sampled" if each.temperature else "greedy"
+        engines = {f"rollout, {name}, {kind}": said for name, said in responses.items() if name != "generate"}
+        check(report, each, engines, responses["generate"], exact=exact)
+
+
 def add_rollouts(limits: Limits, report: Report) -> None:
     """Our engines and generate in turn, and the share of the bandwidth's bound that each of ours reaches."""
     from harness.models.loading import load_language_model
@@ -138,15 +164,12 @@ def add_rollouts(limits: Limits, report: Report) -> None:
     case = Case(
         "rollout", limits.base, prompts, options.response_tokens, TEMPERATURE, ends=False, device=options.device
     )
-    sides: dict[str, Callable[[int], Any]] = {
-        engine: ours(case, options.precision, engine) for engine in ENGINES if engine in options.engines
-    }
-    sides["generate"] = generate(case, options.precision)
-    for side in [*sides.values(), *sides.values()]:
-        side(0)  # first what is compiled, then what is recorded
+    sides = rollout_sides(limits, case)
+    answered = {name: [side(0), side(0)][-1] for name, side in sides.items()}  # what is compiled, then what is recorded
     measured = alternate(
         {name: partial(limits.synchronized, partial(side, 0)) for name, side in sides.items()}, options.rounds
     )
+    check_rollouts(limits, report, case, answered)
     work = options.batch * options.response_tokens
     speeds = {name: [work / each.seconds for each in rows] for name, rows in measured.items()}
     model = load_language_model(limits.base).model

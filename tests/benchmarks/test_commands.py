@@ -149,11 +149,84 @@ def test_tokens_after_a_first_difference_are_not_equal(
     assert rollout.equal_share(ours, theirs) == share
 
 
+@pytest.mark.parametrize(
+    ("responses", "most_short", "shortfall", "exact", "passes"),
+    [
+        ([[1, 2], [3]], 0.0, 0.0, True, True),
+        ([[1, 4], [3]], 5e-5, 3e-5, True, True),  # a near tie, which sums in another order decide
+        ([[1, 4], [3]], 2e-4, 1e-4, True, False),
+        ([[1], [3]], 0.0, 0.0, True, False),  # the likeliest tokens, and too few of them
+        ([[4, 2], [3]], 0.1, 0.01, False, True),
+        ([[4, 2], [3]], 0.1, 0.03, False, False),
+        ([[1, 2], [3]], 0.1, 0.03, False, True),
+    ],
+)
+def test_greedy_tokens_are_the_same_but_for_near_ties(
+    responses: list[list[int]], most_short: float, shortfall: float, exact: bool, passes: bool
+) -> None:
+    found = rollout.Likelihood(-6.0, 0.1, 0.0, 0.1, shortfall, most_short)
+    assert rollout.check_greedy(responses, [[1, 2], [3]], found, exact=exact) is passes
+
+
+def test_greedy_tokens_are_no_less_likely_than_others_and_sampled_ones_are(work: Path) -> None:
+    case = rollout.cases(Namespace(size="micro", work=work, batch=8))[-1]
+    greedy = rollout.ours(case, "fp32", "native")(0)
+    assert rollout.likelihood(case, greedy, rows=3).most_short <= rollout.NEAR_TIE
+    sampled = rollout.likelihood(case, rollout.ours(case._replace(temperature=0.7), "fp32", "native")(0))
+    assert sampled.most_short > sampled.shortfall > rollout.ROUNDING
+
+
+ROLLOUTS_ALONE = ("--device", "cpu", "--stages", "rollout", "--rounds", "1", "--batch", "8", "--minibatch", "8")
+KINDS = ("sampled", "greedy")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_limits_hold_where_both_engines_answer_as_generate_does(
+    ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
+    found = ask(
+        limits.main, *ROLLOUTS_ALONE, "--prompt-tokens", "10", "--response-tokens", "16", "--precision", precision
+    )
+    names = [sentence.split(":")[0] for sentence in found["checks"]]
+    assert names == [f"rollout, {engine}, {kind}" for kind in KINDS for engine in limits.ENGINES]
+    assert set(found["details"]["likelihood"]) == set(names)
+
+
+@pytest.mark.parametrize("wrong", KINDS)
+def test_limits_do_not_hold_where_one_engine_answers_otherwise(
+    ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """One engine chooses greedily where it should sample, or samples where it should choose greedily."""
+    monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
+
+    def faulty(case: rollout.Case, precision: str, engine: str) -> Callable[[int], rollout.Responses]:
+        if engine == "compiled" and (wrong == "sampled") == (case.temperature > 0):
+            case = case._replace(temperature=0.7 if wrong == "greedy" else 0.0)
+        return rollout.ours(case, precision, engine)
+
+    monkeypatch.setattr(limits, "ours", faulty)
+    found = ask(
+        limits.main,
+        *ROLLOUTS_ALONE,
+        "--prompt-tokens",
+        "10",
+        "--response-tokens",
+        "16",
+        "--precision",
+        "fp32",
+        statuses=(1,),
+    )
+    failed = [sentence.split(":")[0] for sentence, held in found["checks"].items() if not held]
+    assert failed == [f"rollout, compiled, {wrong}"]
+
+
 @pytest.mark.extended
 def test_limits(ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
     few = ["--rounds", "1", "--batch", "4", "--minibatch", "2", "--sft-batch", "2", "--steps", "1"]
     found = ask(limits.main, "--device", "cpu", "--prompt-tokens", "10", "--response-tokens", "6", *few)
+    assert len(found["checks"]) == 2 * len(limits.ENGINES) + 1
     measured = figures(found)
     shares = [measured[f"PPO: {phase}"]["values"]["ours"][0] for phase in our_side.PHASES]
     assert 90 < sum(shares) < 100  # of the time on the wall, which has more than its phases
