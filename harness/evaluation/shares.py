@@ -13,6 +13,8 @@ from harness.types import Interval
 
 TIE = 0.5
 """The outcome of a comparison that neither side wins."""
+ROUNDING = 1e-9
+"""Of the ends of an interval, in points: equal shares of prompts that are left out in turn may differ by as much."""
 
 
 def share_interval(
@@ -25,11 +27,12 @@ def share_interval(
 ) -> Interval:
     """The share of comparisons that went one way, 0-100, with its interval over prompts.
 
-    Whole prompts are resampled, each with all its outcomes. Where every resample gives one share (all were won, or all
-    lost), there is nothing for the bootstrap to vary, and an interval without a width would be a claim that no number
-    of prompts can bear: there Wilson's interval stands in. It counts prompts, not outcomes: how alike those of one
-    prompt are cannot be seen where all are alike, so they are taken to say one thing (``effective_size``). Where every
-    outcome is a tie the interval keeps its width of 0: a policy is no better and no worse than itself.
+    Whole prompts are resampled (left out in turn where they are few), each with all its outcomes. Where every resample
+    gives one share (all were won, or all lost), there is nothing for the bootstrap to vary, and an interval without a
+    width would be a claim that no number of prompts can bear: there Wilson's interval stands in. It counts prompts, not
+    outcomes: how alike those of one prompt are cannot be seen where all are alike, so they are taken to say one thing
+    (``effective_size``). Where every outcome is a tie the interval keeps its width of 0: a policy is no better and no
+    worse than itself.
 
     Args:
         outcomes: (N,) float: 1 for, 0 against, one half for a tie.
@@ -51,8 +54,9 @@ def share_interval(
     found = mean_interval(
         100 * values, clusters=clusters, resamples=resamples, confidence=confidence, generator=generator
     )
-    if found.low < found.high or (values == TIE).all():
-        return found
+    if found.high - found.low > ROUNDING or (values == TIE).all():
+        # Of few prompts it is a t interval, which knows no bounds: cutting it at those of a share loses no coverage.
+        return Interval(found.estimate, max(found.low, 0.0), min(found.high, 100.0))
     size = float(len(values)) if clusters is None else effective_size(clusters)
     wilson = wilson_interval(found.estimate / 100, size, confidence=confidence)
     return Interval(found.estimate, 100 * wilson.low, 100 * wilson.high)

@@ -12,6 +12,9 @@ exactly from sentence statistics. Where this departs from the plain percentile i
   the empirical distribution, which is what the bootstrap resamples; simulated, a change of distinct-2 was covered 71 %
   of the time, even with the bias taken out. Such a metric gets the jackknife's interval, which errs on the wide side
   (Efron and Stein 1981; simulated: 95 to 99.7 %).
+- Below 5 prompts every metric gets the jackknife's, which for a mean is Student's t interval: no resample lies beyond
+  the lowest and highest of the prompts' values, so that the bootstrap covers no more than 50 % with 2 prompts, 75 %
+  with 3 and 87.5 % with 4 (simulated 53 and 75 with 2 and 3, the jackknife 95).
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from harness.types import Interval, Scored
 Labels = Sequence[object] | np.ndarray
 Contrast = Sequence[tuple[float, Scored]]
 """Corpus scores, each with its sign."""
+FEWEST_TO_RESAMPLE = 5
+"""Prompts below which the bootstrap's interval is too narrow, whatever is resampled."""
 WEIGHTS_AT_ONCE = 2**21
 """Numbers in a block of resampling weights (16 MiB): memory does not grow with resamples times prompts."""
 
@@ -135,7 +140,7 @@ def bootstraps(
     size = int(groups.max(initial=-1)) + 1
     if size < 2:
         raise ValueError("an interval needs at least two prompts or clusters")
-    resampled = {key for key, scored in scoreds.items() if is_plug_in(scored)}
+    resampled = {key for key, scored in scoreds.items() if size >= FEWEST_TO_RESAMPLE and is_plug_in(scored)}
     on_resamples = [all(id(scored) in resampled for _, scored in contrast) for contrast in contrasts]
 
     def replicated(plug_in: bool) -> dict[int, np.ndarray]:

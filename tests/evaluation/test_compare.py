@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from harness.evaluation import statistics
 from harness.evaluation.compare import compare
 from harness.evaluation.registry import metrics_for
 from harness.evaluation.statistics import bootstrap, paired_bootstrap
@@ -22,6 +23,10 @@ def outputs(*responses: str) -> Outputs:
 
 BEFORE = outputs("", "a cat ran", "birds", "fish")
 AFTER = outputs("the cat sat", "a dog ran", "birds", "stones")
+
+
+BOTH_INTERVALS = pytest.mark.parametrize("fewest", [2, 5], ids=["bootstrap", "jackknife"])
+"""Of these four prompts."""
 
 
 def rng() -> np.random.Generator:
@@ -46,14 +51,16 @@ def test_values_by_hand_and_json() -> None:
     assert found.metrics["f1"]["delta"] == pytest.approx(100 * (1 + 1 / 2 + 0 - 2 / 3) / 4)
     assert found.metrics["distinct1"]["before"] == 100
     gold = found.metrics["gold"]
-    assert [gold[key] for key in ("before", "after", "delta", "low", "high")] == [1.5, 2.5, 1, 1, 1]
+    assert [gold[key] for key in ("before", "after", "delta", "low", "high")] == pytest.approx([1.5, 2.5, 1, 1, 1])
     assert gold["signature"] == "agg:mean"
     assert found.per_example["exact_match"] == {"before": [0, 0, 0, 0], "after": [100, 100, 0, 0]}
     assert found.per_example["gold"] == {"before": [0, 1, 2, 3], "after": [1, 2, 3, 4]}
     assert json.loads(json.dumps(found._asdict(), allow_nan=False)) == found._asdict()
 
 
-def test_intervals_are_those_of_the_bootstrap_whatever_else_is_asked() -> None:
+@BOTH_INTERVALS
+def test_intervals_are_those_alone_whatever_else_is_asked(monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
+    monkeypatch.setattr(statistics, "FEWEST_TO_RESAMPLE", fewest)
     found = compare(BEFORE, AFTER, REFERENCES, metrics=metrics_for(COLUMNS), resamples=40, generator=rng())
     alone = compare(BEFORE, AFTER, REFERENCES, metrics=metrics_for(["chrf"]), resamples=40, generator=rng())
     assert found.metrics["chrf"] == alone.metrics["chrf"]
@@ -100,7 +107,12 @@ def test_what_does_not_pair_up_is_refused() -> None:
         compare(None, AFTER, REFERENCES, metrics=metrics_for(["f1"]), extra={"f1": (None, [1.0] * 4)}, generator=rng())
 
 
-def test_a_prompt_that_comes_twice_is_drawn_with_both_and_narrows_nothing() -> None:
+@BOTH_INTERVALS
+def test_a_prompt_that_comes_twice_is_drawn_with_both_and_narrows_nothing(
+    monkeypatch: pytest.MonkeyPatch, fewest: int
+) -> None:
+    monkeypatch.setattr(statistics, "FEWEST_TO_RESAMPLE", fewest)
+
     def twice(once: Outputs) -> Outputs:
         return Outputs(once.responses * 2, once.tokens * 2, once.ended * 2)
 

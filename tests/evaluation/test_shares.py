@@ -49,10 +49,12 @@ def test_what_is_no_share_of_trials_is_refused(share: float, count: int) -> None
     ("outcomes", "clusters"),
     [
         ([1, 0, 1, 1, 0, 0.5, 1, 0], "pqprqsst"),  # of unequal sizes
+        ([1, 0, 1, 1, 0, 0.5, 1, 0, 1], "pqprqsstu"),
         ([1, 0, 1, 1, 0, 0.5, 1, 0], "pppppppq"),  # nearly all of one prompt
         ([1] * 8, "pqprqsst"),  # all alike, so Wilson's
         ([0] * 8, "pppppppq"),
-        ([1, 0, 0, 1], "ppqq"),  # the same share in both: every resample gives it
+        ([1, 0, 0, 1, 0, 1], "ppqqrr"),  # the same share in both: every resample gives it
+        ([1, 0, 0] * 4, "pppqqqrrrsss"),
         ([0.5] * 6, "ppqqrr"),
         ([1, 1, 0.5, 0, 1], "pqrst"),
     ],
@@ -72,8 +74,9 @@ def test_one_pair_a_prompt_is_what_it_is_without_prompts(outcomes: list[float]) 
     alone = share_interval(outcomes, resamples=50, generator=drawn[1])
     labelled = share_interval(outcomes, clusters=labels, resamples=50, generator=drawn[2])
     assert alone == labelled
-    if plain.low < plain.high:
-        assert alone == plain
+    if plain.high - plain.low > 1e-9:
+        assert alone == (plain.estimate, max(plain.low, 0), min(plain.high, 100))
+        assert len(outcomes) < 5 or alone == plain
     assert len({generator.random() for generator in drawn}) == 1
 
 

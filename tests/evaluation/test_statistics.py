@@ -10,6 +10,7 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from harness.evaluation.scored import SummedScored, mean_scored, ratio_of_sums
 from harness.evaluation.statistics import (
@@ -117,18 +118,37 @@ def test_same_resamples_cancel_what_both_share() -> None:
 
 
 def test_clusters_are_drawn_whole(naive_statistics: ModuleType) -> None:
-    values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0])
-    clusters = ["p", "q", "p", "r", "q", "s", "s"]
-    members = {"p": [0, 2], "q": [1, 4], "r": [3], "s": [5, 6]}
+    values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0])
+    clusters = ["p", "q", "p", "r", "q", "s", "s", "t", "q"]
+    members = {"p": [0, 2], "q": [1, 4, 8], "r": [3], "s": [5, 6], "t": [7]}
 
     def score(drawn: list[int]) -> float:
-        kept = [values[i] for number in drawn for i in members["pqrs"[number]]]
+        kept = [values[i] for number in drawn for i in members["pqrst"[number]]]
         return float(np.mean(kept))
 
-    expected = naive_statistics.bootstrap(score, 4, resamples=80, seed=2)
+    expected = naive_statistics.bootstrap(score, 5, resamples=80, seed=2)
     found = mean_interval(values, clusters=clusters, resamples=80, generator=np.random.default_rng(2))
     assert found == pytest.approx(expected, abs=1e-12)
-    assert found.estimate == pytest.approx(4 / 7)
+    assert found.estimate == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_mean_over_few_prompts_has_the_t_interval(size: int) -> None:
+    values = np.random.default_rng(size).normal(size=size)
+    generator = np.random.default_rng(0)
+    found = mean_interval(values, generator=generator)
+    assert found == pytest.approx(t_interval(values), abs=1e-12)
+    theirs = stats.t.interval(0.95, size - 1, values.mean(), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8])
+def test_few_prompts_are_covered_too(size: int) -> None:
+    data, resampling = np.random.default_rng(71), np.random.default_rng(72)
+    values = data.beta(2, 3, size=(1500, size))
+    found = [mean_interval(row, resamples=250, generator=resampling) for row in values]
+    covered = 100 * np.mean([low <= 0.4 <= high for _, low, high in found])
+    assert (90 if size == 5 else 93) <= covered <= 97
 
 
 @settings(max_examples=30, deadline=None)

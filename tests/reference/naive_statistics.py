@@ -33,10 +33,19 @@ def bootstrap(
     return score(list(range(size))), percentile(values, tail), percentile(values, 1 - tail)
 
 
+def jackknife(score: Callable[[list[int]], float], size: int, confidence: float = 0.95) -> tuple[float, float, float]:
+    estimate = score(list(range(size)))
+    without = [score([other for other in range(size) if other != left_out]) for left_out in range(size)]
+    mean = sum(without) / size
+    error = math.sqrt((size - 1) / size * sum((value - mean) ** 2 for value in without))
+    t = float(special.stdtrit(size - 1, 0.5 + confidence / 2))
+    return estimate, estimate - t * error, estimate + t * error
+
+
 def share(
     outcomes: Sequence[float], clusters: Sequence[object], *, resamples: int, seed: int
 ) -> tuple[float, float, float]:
-    """0-100: whole clusters drawn with replacement; where they all say the same, Wilson by what they come to."""
+    """0-100: whole clusters drawn with replacement, fewer than 5 left out in turn; Wilson where all say the same."""
     names: list[object] = []
     for name in clusters:
         if name not in names:
@@ -47,23 +56,15 @@ def share(
         kept = [value for number in drawn for value in members[number]]
         return 100 * sum(kept) / len(kept)
 
-    found = bootstrap(score, len(names), resamples=resamples, seed=seed)
-    if found[1] < found[2] or all(value == 0.5 for value in outcomes):
-        return found
+    few = len(names) < 5
+    found = jackknife(score, len(names)) if few else bootstrap(score, len(names), resamples=resamples, seed=seed)
+    if found[2] - found[1] > 1e-9 or all(value == 0.5 for value in outcomes):
+        return found[0], max(found[1], 0.0), min(found[2], 100.0)
     size = len(outcomes) ** 2 / sum(len(group) ** 2 for group in members)
     # The roots of (share - p)² = z² p (1 - p) / n in p: Wilson 1927.
     p, z = found[0] / 100, NormalDist().inv_cdf(0.975)
     roots = np.roots([1 + z**2 / size, -(2 * p + z**2 / size), p**2])
     return found[0], 100 * float(min(roots.real)), 100 * float(max(roots.real))
-
-
-def jackknife(score: Callable[[list[int]], float], size: int, confidence: float = 0.95) -> tuple[float, float, float]:
-    estimate = score(list(range(size)))
-    without = [score([other for other in range(size) if other != left_out]) for left_out in range(size)]
-    mean = sum(without) / size
-    error = math.sqrt((size - 1) / size * sum((value - mean) ** 2 for value in without))
-    t = float(special.stdtrit(size - 1, 0.5 + confidence / 2))
-    return estimate, estimate - t * error, estimate + t * error
 
 
 def win_rate(scores_a: Sequence[float], scores_b: Sequence[float], same: Sequence[bool]) -> float:
