@@ -116,6 +116,26 @@ def test_a_run_whose_stages_are_all_cached_imports_nothing_heavy(finished: Calla
     assert done.stdout.splitlines()[-1].split() == ["imported:"]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        *((f"task={task}",) for task in TASKS),
+        ("task=qa", "model.architecture=llama", "judge.model.architecture=llama", "hardware.precision=bf16"),
+        ("task=qa", "model.lora.rank=4", "model.lora.target_modules=[c_attn]", "model.lora.merge=true"),
+        ("task=qa", "sft.packing=true", "judge=none"),
+    ],
+    ids=" ".join,
+)
+def test_so_does_a_plan_of_new_models(given: tuple[str, ...], tmp_path: Path) -> None:
+    if any("lora" in each for each in given):
+        pytest.importorskip("peft")
+    arguments = [*given, "plan=true", f"output_dir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Memory by role" in done.stdout
+    assert done.stdout.splitlines()[-1].split() == ["imported:"]
+
+
 @pytest.mark.extended
 def test_two_stages_at_a_time_make_the_same_numbers(finished: Callable[[str], Path], tmp_path: Path) -> None:
     """The candidate's models in a second process, judge and controls in this one: the same stages, the same scores."""
