@@ -80,7 +80,7 @@ def inner_width(config: ModelConfig) -> int:
 
 
 def new_parameters(config: ModelConfig, *, vocab_size: int) -> int:
-    """How many parameters the model has that ``new_model`` makes, tied ones once; neither is asked of transformers.
+    """How many parameters the model has that ``new_model`` makes, tied ones once.
 
     >>> new_parameters(ModelConfig(kind="nano"), vocab_size=2048)
     691712
