@@ -78,11 +78,15 @@ def require_adaptable(config: Config, hardware: Hardware) -> None:
 
 
 def _require_targets(key: str, model: ModelConfig, given: str | None) -> None:
-    """Compare names with a model that is built without memory; without names there is nothing to compare."""
+    """Compare names with those of the model's layers; without names there is nothing to compare."""
     if model.lora.target_modules is None:
         return
-    from harness.models.adapters import target_names
+    from harness.models.adapters import chosen_names, target_names
+    from harness.models.nano import linear_layers
     from harness.models.shape import empty_model
 
-    named = ModelConfig(kind="hf", name=given) if given else model
-    target_names(empty_model(named), model.lora.target_modules, key=key)
+    if model.kind == "nano" and not given:
+        chosen_names((layer.name for layer in linear_layers(model)), model.lora.target_modules, key=key)
+        return
+    named = empty_model(given) if given else empty_model(str(model.name), revision=model.revision)
+    target_names(named, model.lora.target_modules, key=key)

@@ -21,10 +21,8 @@ from harness.api.checks import refuse_secrets
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
-from harness.idle import refuse_idle
 from harness.output import FOLDERS, require_output, unusable
 from harness.usage import asks_for_help, group_options, show_help
-from harness.validation import validate
 
 if TYPE_CHECKING:
     from harness.progress import Progress
@@ -259,7 +257,9 @@ def _to_config(
 
 def execute(config: Config, overrides: list[str], *, sweep: bool = False) -> int:
     """Validate, run, publish; returns the exit status of this job."""
+    from harness.idle import refuse_idle
     from harness.progress import Progress
+    from harness.validation import validate
 
     try:
         validate(config)

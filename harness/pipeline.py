@@ -235,7 +235,7 @@ def _work_ahead(
     """What a second process can do meanwhile: the candidate's own models, while the judge and the controls are made.
 
     Whichever process has to wait for the other continues SFT. Where the plan is to be announced the second does that
-    too: it takes seconds of imports, in which this process makes the data.
+    too: of a model that was trained before it takes seconds of imports, in which this process makes the data.
 
     Args:
         missing: fingerprints of the stages that have to be made.

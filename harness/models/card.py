@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 UNKNOWN_LICENSE = "unknown"
 """The hub's word for a licence that nobody stated."""
@@ -73,7 +73,7 @@ class CardFacts:
 
 def write_card(folder: Path, facts: CardFacts) -> None:
     """Put the card beside the model, whole or not at all: two processes may write it. One that says the same stays."""
-    path, text = folder / CARD, str(model_card(facts))
+    path, text = folder / CARD, model_card(facts)
     if path.is_file() and path.read_bytes() == text.encode():
         return
     temporary = folder / f".{CARD}.{os.getpid()}.tmp"
@@ -81,9 +81,9 @@ def write_card(folder: Path, facts: CardFacts) -> None:
     temporary.replace(path)
 
 
-def model_card(facts: CardFacts) -> Any:
-    """A ``huggingface_hub.ModelCard`` whose metadata hold the scores as ``model-index``."""
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+def model_card(facts: CardFacts) -> str:
+    """The card's text, which ``huggingface_hub.ModelCard`` reads; its metadata hold the scores as ``model-index``."""
+    from huggingface_hub import EvalResult, ModelCardData  # a ModelCard would bring all of the hub's client along
 
     results = [
         EvalResult(
@@ -107,16 +107,16 @@ def model_card(facts: CardFacts) -> Any:
         tags=["rlhf", "rlhf-harness"],
         eval_results=results or None,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts)}")
+    return f"---\n{data.to_yaml()}\n---\n\n{_body(facts)}"
 
 
 def stated_license(folder: Path) -> str | None:
     """The licence that the card of a model on disk states; None where there is no card or it says nothing."""
+    if not (folder / CARD).is_file():
+        return None
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
-    if not (folder / CARD).is_file():
-        return None
     try:
         found = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.license
     except (ValueError, YAMLError):  # the card's metadata are no mapping, or no YAML

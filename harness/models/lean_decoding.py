@@ -19,7 +19,7 @@ from torch import Tensor
 from harness.models.decoding import PROMPTS_AT_ONCE
 from harness.models.forward import prompt_cache
 from harness.models.lean_step import STEPS, is_plain
-from harness.models.one_query import are_small
+from harness.models.one_thread import are_small
 from harness.models.roomy_cache import RoomyLayer
 from harness.training.masks import left_pad, position_ids
 

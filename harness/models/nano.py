@@ -1,9 +1,9 @@
-"""The model that needs no download: a small GPT-2 or Llama, and a tokenizer trained on the SFT split."""
+"""The model that needs no download: a small GPT-2 or Llama, how large it is, and a tokenizer from the SFT split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.config import ModelConfig
 from harness.errors import UserError
@@ -44,19 +44,74 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
+class Linear(NamedTuple):
+    """A linear layer.
+
+    Args:
+        name: the last part of its name, which layers of the model share.
+        inputs, outputs: numbers of a token that it reads and writes.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+def linear_layers(config: ModelConfig) -> list[Linear]:
+    """All linear layers of the model that ``new_model`` makes but the output layer, which is the embedding.
+
+    >>> [layer.name for layer in linear_layers(ModelConfig(kind="nano", layers=1))]
+    ['c_attn', 'c_proj', 'c_fc', 'c_proj']
+    """
+    width, inner = config.width, inner_width(config)
+    if config.architecture == "gpt2":
+        attention = [Linear("c_attn", width, 3 * width), Linear("c_proj", width, width)]
+        block = [Linear("c_fc", width, inner), Linear("c_proj", inner, width)]
+    else:
+        attention = [Linear(name, width, width) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+        block = [Linear(name, width, inner) for name in ("gate_proj", "up_proj")] + [Linear("down_proj", inner, width)]
+    return (attention + block) * config.layers
+
+
+def inner_width(config: ModelConfig) -> int:
+    """Of the feed-forward blocks; a Llama's have three matrices for GPT-2's two, with as many numbers in all."""
+    _require_possible(config)
+    return config.width * 4 if config.architecture == "gpt2" else config.width * 8 // 3
+
+
+def new_parameters(config: ModelConfig, *, vocab_size: int) -> int:
+    """How many parameters the model has that ``new_model`` makes, tied ones once.
+
+    >>> new_parameters(ModelConfig(kind="nano"), vocab_size=2048)
+    691712
+    """
+    layers, norms = linear_layers(config), 2 * config.layers + 1
+    matrices = sum(layer.inputs * layer.outputs for layer in layers)
+    if config.architecture == "gpt2":  # biases, and norms that shift besides
+        biases = sum(layer.outputs for layer in layers)
+        return (vocab_size + config.context + 2 * norms) * config.width + matrices + biases
+    return (vocab_size + norms) * config.width + matrices
+
+
+def _require_possible(config: ModelConfig) -> None:
+    if config.width % config.heads:
+        raise UserError(
+            "model.width", config.width, f"is not a multiple of model.heads={config.heads}", "set it to one"
+        )
+    if config.architecture not in ("gpt2", "llama"):
+        raise UserError("model.architecture", config.architecture, "is not known", "choose gpt2 or llama")
+
+
 def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int, seed: int) -> Any:
     """A randomly initialised causal model of the configured size; dropout is 0.
 
     Raises:
         UserError: ``model.architecture`` is not known, or ``model.width`` is no multiple of ``model.heads``.
     """
+    _require_possible(config)
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-    if config.width % config.heads:
-        raise UserError(
-            "model.width", config.width, f"is not a multiple of model.heads={config.heads}", "set it to one"
-        )
     shared = {
         "vocab_size": vocab_size,
         "eos_token_id": eos_id,
@@ -78,19 +133,17 @@ def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int,
             activation_function="gelu",  # which a CPU computes faster than GPT-2's approximation of it
             **shared,
         )
-    elif config.architecture == "llama":
+    else:
         hf_config = LlamaConfig(
             num_hidden_layers=config.layers,
             hidden_size=config.width,
-            intermediate_size=config.width * 8 // 3,
+            intermediate_size=inner_width(config),
             num_attention_heads=config.heads,
             num_key_value_heads=config.heads,
             max_position_embeddings=config.context,
             tie_word_embeddings=True,
             **shared,
         )
-    else:
-        raise UserError("model.architecture", config.architecture, "is not known", "choose gpt2 or llama")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(hf_config)

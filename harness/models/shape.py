@@ -1,12 +1,18 @@
-"""The sizes of a language model that its memory depends on, without its weights: it is built on torch's meta device."""
+"""The sizes of a language model that its memory depends on, without its weights.
+
+A new model's follow from its configuration by arithmetic; any other is built on torch's meta device.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from harness.config import LoraConfig, ModelConfig
+from harness.models.adapters import adapted_layers, chosen_names
 from harness.models.classifier import classifier_name, is_of_transformers
+from harness.models.nano import inner_width, linear_layers, new_parameters
 
 
 class Adapters(NamedTuple):
@@ -119,10 +125,14 @@ def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
     """
     if model.kind == "api":
         return None
-    sizes = (model.architecture, model.layers, model.width, model.heads, model.vocab_size, model.context)
+    group = "judge.model" if key == "judge.model.name" else "model"
     lora = model.lora
-    targets = None if lora.target_modules is None else tuple(lora.target_modules)
-    shape, adapters = _shape(model.kind, model.name, model.revision, sizes, (lora.rank, targets), key)
+    if model.kind == "nano":
+        shape = new_shape(model)
+        adapters = None if lora.rank is None else new_adapters(model, key=group)
+    else:
+        targets = None if lora.target_modules is None else tuple(lora.target_modules)
+        shape, adapters = _shape(str(model.name), model.revision, (lora.rank, targets), key, group)
     if adapters is None:
         return shape
     return shape._replace(adapters=adapters._replace(dropout=lora.dropout > 0), quantization=model.quantization)
@@ -130,24 +140,16 @@ def shape_of(model: ModelConfig, *, key: str = "model.name") -> Shape | None:
 
 @functools.cache
 def _shape(
-    kind: str,
-    name: str | None,
-    revision: str | None,
-    sizes: tuple[Any, ...],
-    adapted: tuple[int | None, tuple[str, ...] | None],
-    key: str,
+    name: str, revision: str | None, adapted: tuple[int | None, tuple[str, ...] | None], key: str, group: str
 ) -> tuple[Shape, Adapters | None]:
-    architecture, layers, width, heads, vocab_size, context = sizes
     rank, targets = adapted
     lora = LoraConfig(rank=rank, target_modules=None if targets is None else list(targets))
-    named = ModelConfig(kind, name, revision, architecture, layers, width, heads, vocab_size, context)
-    model = empty_model(named, key=key)
-    group = "judge.model" if key == "judge.model.name" else "model"
+    model = empty_model(name, revision=revision, key=key)
     return measured(model), None if rank is None else measured_adapters(model, lora, key=group)
 
 
-def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
-    """A language model without memory for its weights, on torch's meta device; nano's vocabulary counts as full.
+def empty_model(name: str, *, revision: str | None = None, key: str = "model.name") -> Any:
+    """A language model that was trained before, without memory for its weights, on torch's meta device.
 
     Raises:
         UserError: naming ``key``: its configuration cannot be read.
@@ -155,17 +157,47 @@ def empty_model(model: ModelConfig, *, key: str = "model.name") -> Any:
     import torch
 
     from harness.models.kernels import use_fast_kernels
+    from harness.models.loading import language_model_class, load_config
 
     with torch.device("meta"):
-        if model.kind == "nano":
-            from harness.models.nano import new_model
-
-            return new_model(model, vocab_size=model.vocab_size, eos_id=0, pad_id=1, seed=0)
-        from harness.models.loading import language_model_class, load_config
-
-        config = load_config(str(model.name), key=key, revision=model.revision)
+        config = load_config(name, key=key, revision=revision)
         made = language_model_class(config.is_encoder_decoder).from_config(config)
         return use_fast_kernels(made.eval())  # as a model is loaded: nothing is dropped
+
+
+def new_shape(model: ModelConfig) -> Shape:
+    """What ``measured`` finds of nano with a full vocabulary, by arithmetic: torch's import would take seconds."""
+    layers, gpt2 = linear_layers(model), model.architecture == "gpt2"
+    return Shape(
+        parameters=new_parameters(model, vocab_size=model.vocab_size),
+        head=0,
+        matrices=sum(layer.inputs * layer.outputs for layer in layers),
+        vocab_size=model.vocab_size,
+        width=model.width,
+        inner=inner_width(model),
+        queries=model.width,
+        keys=model.width,
+        heads=model.heads,
+        layers=model.layers,
+        encoder_layers=0,
+        gated=not gpt2,
+        rms=not gpt2,
+        copied=gpt2,
+        rotary=not gpt2,
+        biased=False,
+        lean=True,
+    )
+
+
+def new_adapters(model: ModelConfig, *, key: str = "model") -> Adapters:
+    """What ``measured_adapters`` finds of nano and its ``lora``, likewise.
+
+    Raises:
+        UserError: naming ``lora.target_modules``, in the group ``key``: a name that no linear layer has.
+    """
+    layers = linear_layers(model)
+    names = chosen_names((layer.name for layer in layers), model.lora.target_modules, key=key)
+    return _adapters([(layer.inputs, layer.outputs) for layer in layers if layer.name in names], model.lora)
 
 
 def measured(model: Any) -> Shape:
@@ -226,16 +258,23 @@ def measured_adapters(model: Any, lora: LoraConfig, *, key: str = "model") -> Ad
     Raises:
         UserError: naming ``lora.target_modules``: a name that no linear layer has.
     """
-    from harness.models.adapters import adapted_layers
-
-    assert lora.rank is not None
     layers = adapted_layers(model, lora.target_modules, key=key)
-    sizes = [tuple(layer.weight.shape) for layer in layers]  # GPT-2's hold their matrix the other way round
+    return _adapters([_width_of(layer) for layer in layers], lora)
+
+
+def _width_of(layer: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer: torch's, or GPT-2's."""
+    return (layer.nx, layer.nf) if hasattr(layer, "nx") else (layer.in_features, layer.out_features)
+
+
+def _adapters(sizes: Sequence[tuple[int, int]], lora: LoraConfig) -> Adapters:
+    """The adapter on linear layers with these inputs and outputs."""
+    assert lora.rank is not None
     return Adapters(
         parameters=lora.rank * sum(map(sum, sizes)),
         ranks=lora.rank * len(sizes),
-        inputs=sum(layer.nx if hasattr(layer, "nx") else layer.in_features for layer in layers),
-        inside=sum(rows * columns for rows, columns in sizes),
+        inputs=sum(inputs for inputs, _ in sizes),
+        inside=sum(inputs * outputs for inputs, outputs in sizes),
         dropout=lora.dropout > 0,
     )
 

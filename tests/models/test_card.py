@@ -40,7 +40,8 @@ def read(folder: Path) -> Any:
 def test_the_hubs_client_reads_every_number_and_field_back(tmp_path: Path) -> None:
     write_card(tmp_path, FACTS)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    data = read(tmp_path).data
+    card, data = read(tmp_path), read(tmp_path).data
+    assert str(card).encode() == (tmp_path / "README.md").read_bytes(), "as the client itself writes it"
     assert (data.license, data.pipeline_tag, data.library_name) == ("cc-by-4.0", "text-generation", "transformers")
     assert (data.model_name, data.base_model) == (FACTS.name, None)
     assert [(r.metric_type, r.metric_name, r.metric_value, r.dataset_split) for r in data.eval_results] == [

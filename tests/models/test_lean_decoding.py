@@ -11,7 +11,7 @@ import torch
 from lean_models import MODELS, OTHERS
 
 from harness.models import lean_decoding as module
-from harness.models import one_query
+from harness.models import one_thread
 from harness.models.decoding import CausalDecoding, start_decoding
 from harness.models.kernels import use_fast_kernels
 from harness.models.lean_decoding import LeanDecoding, Places, lean_decoding
@@ -130,9 +130,9 @@ def test_what_it_is_not_for_goes_by_a_cache_of_rows_and_is_not_read_twice(
     elif reason == "weights in bf16":
         model.to(torch.bfloat16)
     elif reason == "long responses":
-        monkeypatch.setattr(one_query, "MOST_NUMBERS", 8)
+        monkeypatch.setattr(one_thread, "MOST_NUMBERS", 8)
     elif reason == "many numbers":
-        monkeypatch.setattr(one_query, "MOST_NUMBERS" if shared == 1 else "MOST_PRODUCTS", 8)
+        monkeypatch.setattr(one_thread, "MOST_NUMBERS" if shared == 1 else "MOST_PRODUCTS", 8)
     monkeypatch.setattr(module, "prompt_cache", None)  # nothing is read before that is known
     with torch.inference_mode(reason != "learning"):
         assert lean_decoding(model, prompts, 0, tokens=8, shared=shared) is None
