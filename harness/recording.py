@@ -25,7 +25,21 @@ from harness.stages import Finished, Stage, StageRunner, all_stages
 def record(
     request: Request, job: Job, graph: Graph, stage: Stage, evaluation: Finished, runner: StageRunner, row: str | None
 ) -> Record:
-    """The record of one row of the table, from the manifests of the stages that led to it."""
+    """The record of one row of the table, from the manifests of the stages that led to it.
+
+    Of a stage whose folder was deleted since, those after it keep what the record needs; one of which nothing is known
+    any more is named in a flag.
+
+    Args:
+        request: with the configuration, the overrides and the command that the record keeps.
+        job: with the task's version and the hardware.
+        graph: the stages.
+        stage: the row's evaluation.
+        evaluation: what it left.
+        runner: finds the manifests.
+        row: the fixed row, or None for the candidate. A fixed row has the seed of its own stage, no algorithm, and, but
+            for best-of-n, no feedback.
+    """
     config, summary = job.config, evaluation.summary
     led_here = {before.fingerprint: before for before in all_stages(stage)}
     known = runner.history(stage)
@@ -139,7 +153,16 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
 def fail(
     request: Request, job: Job, graph: Graph, error: BaseException, runner: StageRunner, row: str | None = None
 ) -> None:
-    """Give a failed job, or a row of it, its place in the table: beside what was scored on the same data."""
+    """Give a failed job, or a row of it, its place in the table: beside what was scored on the same data.
+
+    Args:
+        request: with the configuration, whose ``output_dir`` the record is written to.
+        job: with the task's version and the hardware.
+        graph: the stages.
+        error: why it failed; its text becomes the record's reason. A record of a success stays as it is.
+        runner: finds the data's manifest, whose hash says which rows it stands beside.
+        row: the fixed row that failed, or None for the candidate.
+    """
     stage = graph.candidate if row is None else graph.rows[row]
     data = runner.cached(graph.parts["data"])
     data_hash = None if data is None else _data_hash(data.summary["report"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-HARNESS = Path(__file__).parent.parent / "harness"
-FAILURES = {"UserError", "RunFailed"}
+ROOT = Path(__file__).parent.parent
+FAILURES = {"UserError", "SecretGiven", "RunFailed"}
 """What a caller, and in the end a user, has to reckon with."""
 
 
@@ -33,11 +33,21 @@ def missing(function: ast.FunctionDef) -> str | None:
     return next((f"Raises: {name}" for name in sorted(raised) if name not in said), None)
 
 
-@pytest.mark.parametrize("part", ["training", "rollouts", "evaluation", "feedback", "reward_bench"])
+PARTS = {
+    folder.relative_to(ROOT).as_posix(): sorted(folder.glob("*.py"))
+    for top in ("harness", "tasks", "leaderboard", "benchmarks")
+    for folder in sorted({file.parent for file in (ROOT / top).rglob("*.py")})
+}
+"""Folder -> its modules, of everything but tests and documents."""
+
+UNSAID = {"cli.py run_as", "pipeline.py run"}
+"""Whose arguments have no words yet."""
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_docstrings_say_what_many_arguments_are_and_what_is_raised(part: str) -> None:
-    files = sorted((HARNESS / part).rglob("*.py"))
-    lacking = {f"{file.name} {each.name}": missing(each) for file in files for each in public_functions(file)}
-    assert {name: lacks for name, lacks in lacking.items() if lacks is not None} == {}
+    lacking = {f"{file.name} {each.name}": missing(each) for file in PARTS[part] for each in public_functions(file)}
+    assert {name: lacks for name, lacks in lacking.items() if lacks is not None and name not in UNSAID} == {}
 
 
 def test_what_is_missing_is_found() -> None:

@@ -29,7 +29,20 @@ TextOf = Callable[[Example | PairExample], str]
 def prepare_controlled(
     task: Task, world: World, *, seed: int, sizes: Mapping[Split, int], references: int, workers: int
 ) -> PreparedData:
-    """The data of a controlled world; see `prepared.prepare` for the report."""
+    """The data of a controlled world; see `prepared.prepare` for the report.
+
+    Args:
+        task: whose required fields make up a prompt.
+        world: draws the examples.
+        seed: decides all of them.
+        sizes: split -> examples; a split that is not named is empty.
+        references: per prompt, drawn apart from the demonstration.
+        workers: processes that draw; the examples do not depend on it.
+
+    Raises:
+        UserError: naming ``data.sizes.NAME`` (no split, below 0, or more different prompts than the world has) or
+            ``data.references`` (more than the world has for each).
+    """
     for name, size in sizes.items():
         if name not in SPLITS or size < 0:
             rule = "is not a split" if name not in SPLITS else "is less than 0"
@@ -81,7 +94,18 @@ class RowSettings(NamedTuple):
 
 
 def prepare_rows(task: Task, source: Source, settings: RowSettings, folder: Path) -> PreparedData:
-    """The data of rows, written into a folder; see `prepared.prepare` for the report."""
+    """The data of rows, written into a folder; see `prepared.prepare` for the report.
+
+    Args:
+        task: whose required fields the rows must have.
+        source: the rows; each is read once, so that data larger than memory will do.
+        settings: what is made of them.
+        folder: where the splits are written as they are read; the data that are returned read them from there.
+
+    Raises:
+        UserError: naming the key: a setting that does not fit the rows, more unusable rows than ``data.max_bad_rows``,
+            or a split that would be empty.
+    """
     if settings.max_turns < 1:
         raise UserError("data.max_turns", settings.max_turns, "leaves no turn to answer", "set it to at least 1")
     mapping = Columns(settings.columns, task.required_fields)
