@@ -9,7 +9,7 @@ import pytest
 from harness.config import CleaningConfig, ControlledDataConfig, LocalDataConfig
 from harness.data.prepared import PreparedData
 from harness.data.sources import prepare
-from harness.data.splits import normalise, train_split
+from harness.data.splits import normalise, split_of
 from harness.errors import UserError
 from harness.tasks.dialogue import Dialogue
 from harness.tasks.translate import Translate
@@ -39,7 +39,7 @@ def local(path: str, *, into: Path | None = None, **options: Any) -> PreparedDat
 def test_splits_follow_the_hash_of_the_prompt(tmp_path: Path) -> None:
     data = local(folder(tmp_path, train=rows(0, 200), validation=rows(200, 20), test=rows(220, 30)))
     for split in TRAIN_SPLITS:
-        expected = [f"sentence {i}" for i in range(200) if train_split(f"sentence {i}", SHARES) == split]
+        expected = [f"sentence {i}" for i in range(200) if split_of(f"sentence {i}", SHARES) == split]
         assert [row.fields["source"] for row in data.splits[split]] == expected
     assert sum(data.report["counts"].values()) == 250
     assert [row.id for row in data.splits["test"]] == [f"test:{i}" for i in range(1, 31)]
