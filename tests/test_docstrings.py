@@ -1,8 +1,10 @@
-"""What docstrings must say, where a reader cannot guess it."""
+"""What docstrings must say, where a reader cannot guess it; and that their examples hold."""
 
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,24 @@ UNSAID = {"cli.py run_as", "pipeline.py run"}
 def test_docstrings_say_what_many_arguments_are_and_what_is_raised(part: str) -> None:
     lacking = {f"{file.name} {each.name}": missing(each) for file in PARTS[part] for each in public_functions(file)}
     assert {name: lacks for name, lacks in lacking.items() if lacks is not None and name not in UNSAID} == {}
+
+
+EXAMPLES = [
+    file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for files in PARTS.values()
+    for file in files
+    if ">>> " in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_hold(name: str) -> None:
+    import torch
+
+    inside = name if name.startswith(("harness.", "benchmarks.")) else f"harness.{name}"
+    found = doctest.testmod(importlib.import_module(inside), extraglobs={"torch": torch})
+    assert found.attempted
+    assert not found.failed
 
 
 def test_what_is_missing_is_found() -> None:
