@@ -52,20 +52,6 @@ def record(
     if bon is not None:
         card["best_of_n_gain"] = bon.summary["best_of_n_gain"]
     judge_card = parts.get("judge", {}).get("report_card") or {}
-    report = {
-        **parts["data"]["report"],
-        "cuts": parts.get("sft", {}).get("cuts"),
-        **{
-            f"{name}_cuts": parts.get(name, {}).get("cuts")
-            for name in ("feedback", "reward_model", "judge", "algorithm")
-        },
-        "test_cuts": summary.get("test_cuts"),
-        "judge_test_cuts": summary.get("judge_test_cuts"),
-        "sft_validation_loss": parts.get("sft", {}).get("validation_loss"),
-        "gold_bleu_correlation": _correlation(graph, runner, led_here),
-        "feedback": {name: parts["feedback"][name] for name in ("train", "heldout")} if "feedback" in parts else None,
-        "judge_report_card": judge_card,
-    }
     scalars: Any = {
         **dict.fromkeys(_SCALARS),
         **summary["scalars"],
@@ -88,9 +74,30 @@ def record(
         "win_rates": summary["win_rates"],
         "scalars": scalars,
         "report_card": card,
-        "data_report": report,
+        "data_report": {
+            **_data_report(parts, summary),
+            "gold_bleu_correlation": _correlation(graph, runner, led_here),
+            "judge_report_card": judge_card,
+        },
         "curves": summary.get("curves", []) + (bon.summary["curves"] if bon is not None else []),
         "samples": _samples(evaluation.directory, config.evaluation.samples_in_record),
+    }
+
+
+def _data_report(parts: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data stage found and dropped, with what the stages after it cut, made of it and learned from it."""
+    feedback = parts.get("feedback")
+    return {
+        **parts["data"]["report"],
+        "cuts": parts.get("sft", {}).get("cuts"),
+        **{
+            f"{name}_cuts": parts.get(name, {}).get("cuts")
+            for name in ("feedback", "reward_model", "judge", "algorithm")
+        },
+        "test_cuts": summary.get("test_cuts"),
+        "judge_test_cuts": summary.get("judge_test_cuts"),
+        "sft_validation_loss": parts.get("sft", {}).get("validation_loss"),
+        "feedback": None if feedback is None else {name: feedback[name] for name in ("train", "heldout")},
     }
 
 
