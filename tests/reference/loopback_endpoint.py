@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -75,7 +75,7 @@ def _handler(endpoint: LoopbackEndpoint) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fault = endpoint.arrives(self.path, body, dict(self.headers.items()))
-            with suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
                 self._answer(body, fault)
 
         do_GET = do_POST
