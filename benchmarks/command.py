@@ -90,7 +90,15 @@ def some_of(names: Collection[str], kind: str) -> Callable[[str], list[str]]:
 
 
 def add_names(made: argparse.ArgumentParser, option: str, names: Collection[str], kind: str, about: str) -> None:
-    """Add an option of names of one kind, separated by commas, by default all."""
+    """Add an option of names of one kind, separated by commas, by default all.
+
+    Args:
+        made: the parser that gets it.
+        option: as it is written, with its hyphens.
+        names: those that may be given; another one is an error of the parser.
+        kind: what one of them is, for that error.
+        about: what the option is for, for ``--help``.
+    """
     text = f"{about}, separated by commas (default: {','.join(names)})"
     made.add_argument(option, type=some_of(names, kind), default=list(names), help=text)
 
@@ -128,6 +136,12 @@ def run(
     bars: Callable[[Report], Sequence[Bar]] = lambda report: ratio_bars(report.figures),
 ) -> int:
     """Run a benchmark, print what it found, write what was asked for.
+
+    Args:
+        options: the benchmark's parser, with ``--to`` and ``--picture``.
+        benchmark: the work; its UserError and RunFailed become a message and an exit status.
+        arguments: the command line; None: the process's own.
+        bars: what the picture shows of a report.
 
     Returns: the exit status: 0; 1 where it failed or something that must hold does not; 2 for a user's mistake.
     """

@@ -94,7 +94,15 @@ def held_out_preference_loss(folder: Path, rows: Rows) -> float:
 
 
 def sampled_score(folder: Path, reward_model: Path, rows: Rows, *, tokens: int, temperature: float) -> float:
-    """Mean score of a policy's responses to prompts, each as long as the limit; every policy draws the same numbers."""
+    """Mean score of a policy's responses to prompts, each as long as the limit; every policy draws the same numbers.
+
+    Args:
+        folder: the policy's.
+        reward_model: folder of the reward model that scores them.
+        rows: the prompts, as token ids under ``input_ids``.
+        tokens: of each response: no token ends it.
+        temperature: of sampling.
+    """
     from harness.models.loading import load_language_model
     from harness.models.scorer import Scorer
     from harness.rollouts.sampler import Sampling, sample
@@ -114,7 +122,15 @@ def compare(
     *,
     higher_is_better: bool,
 ) -> Learned:
-    """Measure the start and every finished model; ``finished``: side -> a folder per seed, ours first."""
+    """Measure the start and every finished model.
+
+    Args:
+        name: of the quantity.
+        measure: it, of the model in a folder.
+        start: the model that both sides began with, or its quantity where that is known.
+        finished: side -> a folder per seed, ours first, theirs second.
+        higher_is_better: which way the quantity goes as a model learns.
+    """
     ours, theirs = ([measure(folder) for folder in folders] for folders in finished.values())
     begun = start if isinstance(start, float) else measure(start)
     return Learned(name, begun, ours, theirs, higher_is_better)

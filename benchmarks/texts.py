@@ -41,7 +41,14 @@ def sentences(vocabulary: list[str], generator: Random, short_share: float = SHO
 
 
 def text(vocabulary: list[str], generator: Random, *, word_count: int, short_share: float = SHORT_SHARE) -> str:
-    """Sentences of at least ``word_count`` words together."""
+    """Whole sentences, as many as it takes.
+
+    Args:
+        vocabulary: the words, the most frequent first.
+        generator: the stream that they are drawn from.
+        word_count: fewest words of all sentences together.
+        short_share: of the words, those that a short one comes before.
+    """
     parts: list[str] = []
     source, length = sentences(vocabulary, generator, short_share), 0
     while length < word_count:

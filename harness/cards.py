@@ -52,7 +52,17 @@ def write_cards(request: Request, graph: Graph, runner: StageRunner, row: str | 
 def card_facts(
     request: Request, graph: Graph, runner: StageRunner, name: str, finished: Finished, made: Record | None
 ) -> CardFacts:
-    """What the card of one part's model says."""
+    """What the card of one part's model says.
+
+    Args:
+        request: with the command that the card repeats.
+        graph: the stages.
+        runner: finds the data's manifest, whose hash the card states.
+        name: of the part, a key of ``ROLES``.
+        finished: its stage.
+        made: the record of its row; None where the job failed. A policy's scores are the record's, and without one
+            there are none; those of a reward model and a judge are their own report card's.
+    """
     config = request.config
     data = runner.cached(graph.parts["data"])
     scorer = name in ("reward_model", "judge")

@@ -218,7 +218,15 @@ def run_job(composed: Any) -> None:
 
 
 def run_as(kind: type[AnyConfig], composed: Any, execute: Callable[..., int], schemas: Mapping[str, type]) -> None:
-    """One job. Never raises (that would stop a sweep): failures go to the table, the status to the launcher."""
+    """One job. Never raises (that would stop a sweep): failures go to the table, the status to the launcher.
+
+    Args:
+        kind: the dataclass of the command's configuration.
+        composed: what Hydra composed.
+        execute: called with the configuration, the overrides as typed, and whether it is one job of a sweep; returns
+            the exit status.
+        schemas: of configuration groups that the user's own code adds, by their key.
+    """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 

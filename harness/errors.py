@@ -31,7 +31,17 @@ class RunFailed(Exception):
 
 
 def require_package(name: str, key: str, value: object, install: str) -> None:
-    """Raise UserError where the package that ``key=value`` asks for is not installed; ``install`` says how to."""
+    """The package that ``key=value`` asks for is installed; it is looked for, not imported.
+
+    Args:
+        name: of the package, as it is imported.
+        key: the configuration key that asks for it.
+        value: what the key holds.
+        install: the message's remedy: how to install it, or how to do without.
+
+    Raises:
+        UserError: naming ``key``: it is not.
+    """
     from importlib.util import find_spec
 
     if find_spec(name) is None:

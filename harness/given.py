@@ -56,8 +56,15 @@ def require_base(config: Config, key: str, model: ModelConfig) -> None:
 def require_policy(found: Any, codec: Codec, config: Config, key: str) -> None:
     """What a policy's own configuration must allow, besides its positions.
 
+    Args:
+        found: the policy's configuration, as transformers reads it.
+        codec: its tokenizer.
+        config: of the job, which says what the policy is for.
+        key: what to name in an error about the policy itself.
+
     Raises:
-        UserError: no reward model can be made of it, or its prompts cannot be trained on.
+        UserError: naming ``key``: no reward model can be made of it; naming ``sft.train_on_prompt``, ``sft.packing``
+            or a key that chooses an engine: it cannot do what that asks for.
     """
     if needs_reward_model(config) and config.reward_model.source == "train":
         require_scorable(found, codec, config, key)

@@ -32,7 +32,17 @@ def judge(shape: Shape) -> Phase:
 
 
 def beside(shape: Shape, role: str, *, scorer: bool = False, adapted: bool = True) -> Phase:
-    """One role more on a base that is there already: its adapter, a classifier's with its head; else a whole model."""
+    """One role more on a base that is there already: its adapter, a classifier's with its head; else a whole model.
+
+    Args:
+        shape: of the model that all roles start from.
+        role: under which a whole model stands; an adapter stands under ``adapters``, whoever's it is.
+        scorer: whether it is a classifier.
+        adapted: False for a policy that is the bare base, and so adds nothing to it.
+
+    Returns:
+        Role -> bytes.
+    """
     if shape.adapters is None:
         return {role: weights(shape.scorer_parameters if scorer else shape.parameters)}
     return {"adapters": weights(shape.scorer_trained if scorer else shape.trained)} if adapted else {}

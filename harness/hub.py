@@ -87,7 +87,19 @@ def _cached_commit(name: str, revision: str, kind: Kind) -> str | None:
 
 
 def explain(error: BaseException, name: str, revision: str | None, keys: Keys) -> UserError:
-    """What the hub's libraries raise, as the mistake that it stands for."""
+    """What the hub's libraries raise, as the mistake that it stands for.
+
+    They wrap one error in another: the first in the chain of causes that says something decides.
+
+    Args:
+        error: what was raised.
+        name: the repository that was asked for.
+        revision: its branch, tag or commit; None: the main branch.
+        keys: the configuration keys of both.
+
+    Returns:
+        The error to raise, with the first line of theirs where nothing in the chain is known.
+    """
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
 

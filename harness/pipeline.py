@@ -133,6 +133,16 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
 
     Each row's record is written as soon as its evaluation is finished: whatever stops the candidate, the controls that
     it would have been compared with stay.
+
+    Args:
+        request: the configuration and what the table calls it.
+        job: what the stages are made of.
+        graph: the stages.
+        progress: where the plan, messages and results of stages are shown.
+
+    Raises:
+        UserError: a stage finds that the configuration cannot be run as it is.
+        RunFailed: a stage fails.
     """
     config = request.config
     output_dir = Path(config.output_dir)

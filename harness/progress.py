@@ -191,7 +191,14 @@ class Progress:
                 self._end_bar(bar)
 
     def finished(self, name: str, seconds: float, summary: str = "", cached: bool = False) -> None:
-        """One line for a finished stage: its time, or that it was cached, and what came of it."""
+        """One line for a finished stage: its time, or that it was cached, and what came of it.
+
+        Args:
+            name: the stage's.
+            seconds: wall time that it took; not shown of a cached one.
+            summary: what came of it, in a few words.
+            cached: whether an earlier run had made it.
+        """
         took = "cached" if cached else _clock_time(seconds)
         self._say(
             f"{'=' if cached else '+'} {name:<14} {took:>8}  {summary}".rstrip(), style="dim" if cached else "green"

@@ -39,7 +39,20 @@ def require_account(request: Request) -> None:
 
 
 def push_models(request: Request, graph: Graph, runner: StageRunner, progress: Progress) -> None:
-    """Push the folders of ``hub.parts``, card included; a repository that exists gets a new commit."""
+    """Push the folders of ``hub.parts``, card included; a repository that exists gets a new commit.
+
+    A part whose stage left no model is a warning, and the others are pushed.
+
+    Args:
+        request: with the configuration; the commit's message names its candidate.
+        graph: the stages.
+        runner: finds their folders.
+        progress: told of each repository.
+
+    Raises:
+        UserError: naming ``hub.push`` or ``hub.repo``: the hub does not answer, or does not take the token or the
+            folder. What was pushed before that stays there.
+    """
     from huggingface_hub import HfApi
 
     api, config = HfApi(), request.config

@@ -25,7 +25,21 @@ from harness.stages import Finished, Stage, StageRunner, all_stages
 def record(
     request: Request, job: Job, graph: Graph, stage: Stage, evaluation: Finished, runner: StageRunner, row: str | None
 ) -> Record:
-    """The record of one row of the table, from the manifests of the stages that led to it."""
+    """The record of one row of the table, from the manifests of the stages that led to it.
+
+    Of a stage whose folder was deleted since, those after it keep what the record needs; one of which nothing is known
+    any more is named in a flag.
+
+    Args:
+        request: with the configuration, the overrides and the command that the record keeps.
+        job: with the task's version and the hardware.
+        graph: the stages.
+        stage: the row's evaluation.
+        evaluation: what it left.
+        runner: finds the manifests.
+        row: the fixed row, or None for the candidate. A fixed row has the seed of its own stage, no algorithm, and, but
+            for best-of-n, no feedback.
+    """
     config, summary = job.config, evaluation.summary
     led_here = {before.fingerprint: before for before in all_stages(stage)}
     known = runner.history(stage)
@@ -38,20 +52,6 @@ def record(
     if bon is not None:
         card["best_of_n_gain"] = bon.summary["best_of_n_gain"]
     judge_card = parts.get("judge", {}).get("report_card") or {}
-    report = {
-        **parts["data"]["report"],
-        "cuts": parts.get("sft", {}).get("cuts"),
-        **{
-            f"{name}_cuts": parts.get(name, {}).get("cuts")
-            for name in ("feedback", "reward_model", "judge", "algorithm")
-        },
-        "test_cuts": summary.get("test_cuts"),
-        "judge_test_cuts": summary.get("judge_test_cuts"),
-        "sft_validation_loss": parts.get("sft", {}).get("validation_loss"),
-        "gold_bleu_correlation": _correlation(graph, runner, led_here),
-        "feedback": {name: parts["feedback"][name] for name in ("train", "heldout")} if "feedback" in parts else None,
-        "judge_report_card": judge_card,
-    }
     scalars: Any = {
         **dict.fromkeys(_SCALARS),
         **summary["scalars"],
@@ -74,9 +74,30 @@ def record(
         "win_rates": summary["win_rates"],
         "scalars": scalars,
         "report_card": card,
-        "data_report": report,
+        "data_report": {
+            **_data_report(parts, summary),
+            "gold_bleu_correlation": _correlation(graph, runner, led_here),
+            "judge_report_card": judge_card,
+        },
         "curves": summary.get("curves", []) + (bon.summary["curves"] if bon is not None else []),
         "samples": _samples(evaluation.directory, config.evaluation.samples_in_record),
+    }
+
+
+def _data_report(parts: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data stage found and dropped, with what the stages after it cut, made of it and learned from it."""
+    feedback = parts.get("feedback")
+    return {
+        **parts["data"]["report"],
+        "cuts": parts.get("sft", {}).get("cuts"),
+        **{
+            f"{name}_cuts": parts.get(name, {}).get("cuts")
+            for name in ("feedback", "reward_model", "judge", "algorithm")
+        },
+        "test_cuts": summary.get("test_cuts"),
+        "judge_test_cuts": summary.get("judge_test_cuts"),
+        "sft_validation_loss": parts.get("sft", {}).get("validation_loss"),
+        "feedback": None if feedback is None else {name: feedback[name] for name in ("train", "heldout")},
     }
 
 
@@ -139,7 +160,16 @@ def _request_identity(request: Request, row: str | None, seed: int, fingerprint:
 def fail(
     request: Request, job: Job, graph: Graph, error: BaseException, runner: StageRunner, row: str | None = None
 ) -> None:
-    """Give a failed job, or a row of it, its place in the table: beside what was scored on the same data."""
+    """Give a failed job, or a row of it, its place in the table: beside what was scored on the same data.
+
+    Args:
+        request: with the configuration, whose ``output_dir`` the record is written to.
+        job: with the task's version and the hardware.
+        graph: the stages.
+        error: why it failed; its text becomes the record's reason. A record of a success stays as it is.
+        runner: finds the data's manifest, whose hash says which rows it stands beside.
+        row: the fixed row that failed, or None for the candidate.
+    """
     stage = graph.candidate if row is None else graph.rows[row]
     data = runner.cached(graph.parts["data"])
     data_hash = None if data is None else _data_hash(data.summary["report"])

@@ -163,6 +163,12 @@ def run_id(task: str, candidate: str, seed: int, fingerprint: str) -> str:
     A candidate whose name has to be changed or cut for the file system gets 6 digits of its hash, so that two never
     share a name.
 
+    Args:
+        task: the task's name.
+        candidate: the candidate's, or the fixed row's.
+        seed: of training; a row whose stage has no seed has the job's.
+        fingerprint: of the evaluation; 8 hex digits or more.
+
     >>> run_id("qa", "algorithm.kl_coef=0.02", 1, "0123456789abcdef")
     'qa-algorithm.kl_coef=0.02-s1-01234567'
     """
@@ -190,7 +196,20 @@ def write_record(path: Path, record: Record) -> bool:
 
 
 def write_typed(path: Path, record: Mapping[str, Any], kind: Any, schema: int) -> bool:
-    """`write_record` for records of any kind: a TypedDict that has ``schema``, ``run_id`` and ``status``."""
+    """`write_record` for records of any kind.
+
+    Args:
+        path: the file; its folder is made.
+        record: what to write.
+        kind: a TypedDict that has ``schema``, ``run_id`` and ``status``; the record must have its keys and types.
+        schema: the version that ``record["schema"]`` of an earlier file must be for that file to count as one.
+
+    Returns:
+        True where the file was written, False where an earlier success was left alone.
+
+    Raises:
+        ValueError: the record breaks the schema.
+    """
     from filelock import FileLock
 
     clean = _finite(record)

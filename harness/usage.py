@@ -41,6 +41,12 @@ def show_help(arguments: Sequence[str]) -> None:
 def print_help(arguments: Sequence[str], config_name: str, usage: str, groups: Mapping[str, Sequence[str]]) -> None:
     """How to call it, the groups with their options, and the composed configuration.
 
+    Args:
+        arguments: the command line; its overrides are applied to the keys shown.
+        config_name: the file in ``conf/`` that is composed, without its ending.
+        usage: what stands first.
+        groups: group -> its options, in the order in which they are shown.
+
     Raises:
         HydraException: an override cannot be applied.
     """

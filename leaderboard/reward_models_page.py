@@ -22,7 +22,6 @@ NOTE = (
 )
 _TEXTS = ("data", "candidate", "model", "kind", "task", "status", "flags", *("device", "data_hash", "fingerprint"))
 _TEXT_COLUMNS = (*_TEXTS, "git_commit", "run_id")
-_INTERVALS = ("accuracy", "flip_rate")
 
 
 def bench_section(index: int, rows: Sequence[BenchRow]) -> str:

@@ -19,8 +19,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def make() -> ModuleType:
-    """``docs/make.py``, which is no part of a package."""
+def make() -> Iterator[ModuleType]:
+    """``docs/make.py``, which is no part of a package; as a command it finds ``meanings.py`` beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        yield _docs_make()
+
+
+def _docs_make() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_make", ROOT / "docs" / "make.py")
     assert spec is not None
     assert spec.loader is not None
@@ -53,6 +59,12 @@ def test_the_page_of_columns_has_all_of_them_in_the_tables_order() -> None:
     assert [name for name in policies if name not in cells] == columns_of([])
     assert [name for name in policies if name in cells] == cells
     assert [name for name in bench if "best_of_N" not in name and "SUBSET" not in name] == bench_columns([])
+
+
+def test_the_page_of_files_has_every_folder_of_code(make: ModuleType) -> None:
+    tops = ("harness", "tasks", "leaderboard", "benchmarks")
+    code = {file.parent.relative_to(ROOT).as_posix() for top in tops for file in (ROOT / top).rglob("*.py")}
+    assert code == set(make.FOLDERS)
 
 
 def test_every_meaning_belongs_to_a_key(make: ModuleType) -> None:
@@ -112,16 +124,17 @@ def test_the_readme_gives_the_two_commands() -> None:
         assert f"\n    {command}\n" in README
 
 
-def test_commands_in_the_readme_have_overrides_that_exist() -> None:
+@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/models.md", 2), ("docs/extending.md", 2)])
+def test_commands_on_a_page_have_overrides_that_exist(page: str, least: int) -> None:
     """Each ``python -m harness`` line composes; names in capitals stand for what a reader puts there."""
     from hydra import compose, initialize_config_module
 
     from harness.config import register_schemas
 
     register_schemas()
-    joined = README.replace("\\\n", " ")
+    joined = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^    (?:.*&& )?python -m harness (?!-m )(.*?)(?:\s+#.*)?$", joined, flags=re.MULTILINE)
-    assert len(lines) >= 5
+    assert len(lines) >= least
     with initialize_config_module("harness.conf", version_base="1.3"):
         for line in lines:
             given = [word for word in re.findall(r'[^\s"]+(?:"[^"]*")?', line) if not word.startswith("-")]
@@ -132,8 +145,24 @@ def test_commands_in_the_readme_have_overrides_that_exist() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_links_in_the_documents_lead_somewhere(page: str) -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
-        assert ((ROOT / page).parent / link).exists(), link
+    """To a file or folder that is there, and to a heading that it has."""
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.exists(), link
+        assert not heading or heading in _anchors(target), link
+
+
+def _anchors(page: Path) -> set[str]:
+    """A page's headings as links name them: in small letters, words joined by hyphens, punctuation left out."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_readme_links_to_every_page() -> None:
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(
+        re.findall(r"\((docs/\w+\.md)", README)
+    )
 
 
 def test_the_page_of_records_names_every_key_and_every_gate() -> None:

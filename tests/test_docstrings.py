@@ -1,15 +1,17 @@
-"""What docstrings must say, where a reader cannot guess it."""
+"""What docstrings must say, where a reader cannot guess it; and that their examples hold."""
 
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-HARNESS = Path(__file__).parent.parent / "harness"
-FAILURES = {"UserError", "RunFailed"}
+ROOT = Path(__file__).parent.parent
+FAILURES = {"UserError", "SecretGiven", "RunFailed"}
 """What a caller, and in the end a user, has to reckon with."""
 
 
@@ -33,11 +35,36 @@ def missing(function: ast.FunctionDef) -> str | None:
     return next((f"Raises: {name}" for name in sorted(raised) if name not in said), None)
 
 
-@pytest.mark.parametrize("part", ["training", "rollouts", "evaluation", "feedback", "reward_bench"])
+PARTS = {
+    folder.relative_to(ROOT).as_posix(): sorted(folder.glob("*.py"))
+    for top in ("harness", "tasks", "leaderboard", "benchmarks")
+    for folder in sorted({file.parent for file in (ROOT / top).rglob("*.py")})
+}
+"""Folder -> its modules, of everything but tests and documents."""
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_docstrings_say_what_many_arguments_are_and_what_is_raised(part: str) -> None:
-    files = sorted((HARNESS / part).rglob("*.py"))
-    lacking = {f"{file.name} {each.name}": missing(each) for file in files for each in public_functions(file)}
+    lacking = {f"{file.name} {each.name}": missing(each) for file in PARTS[part] for each in public_functions(file)}
     assert {name: lacks for name, lacks in lacking.items() if lacks is not None} == {}
+
+
+EXAMPLES = [
+    file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for files in PARTS.values()
+    for file in files
+    if ">>> " in file.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_hold(name: str) -> None:
+    import torch
+
+    inside = name if name.startswith(("harness.", "benchmarks.")) else f"harness.{name}"
+    found = doctest.testmod(importlib.import_module(inside), extraglobs={"torch": torch})
+    assert found.attempted
+    assert not found.failed
 
 
 def test_what_is_missing_is_found() -> None:

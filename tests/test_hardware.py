@@ -179,7 +179,7 @@ def test_batches_hold_every_row_once_in_order_and_at_a_time_no_more_than_asked(g
     ],
 )
 def test_work_is_shared_out_over_as_many_threads_as_there_are(hardware, threads):
-    seen, together = {}, threading.Barrier(threads, timeout=30)
+    seen, together = {}, threading.Barrier(threads, timeout=120)
 
     def work(item):
         together.wait()  # nobody gets past it alone where there should be two
@@ -212,7 +212,7 @@ def test_after_a_failure_no_other_item_begins(workers, stop, failing):
             failed.set()
             raise stop
         if workers == 2:
-            failed.wait(30)
+            failed.wait(120)
             time.sleep(0.01)
 
     with pytest.raises(stop):
@@ -228,11 +228,11 @@ def test_ctrl_c_while_another_work_is_waited_for_stops_that_one():
 
     def work():
         if threading.current_thread() is threading.main_thread():
-            begun.wait(30)
+            begun.wait(120)
             return
         begun.set()
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-        ended.append(stop.wait(30))
+        ended.append(stop.wait(120))
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -271,7 +271,7 @@ def test_a_second_thread_begins_when_the_other_process_has_no_work_any_more(mark
 
 def test_while_the_other_process_works_threads_beyond_its_own_still_count(marks):
     """Eight cores are four threads for each of two processes: two for each piece."""
-    marks[1], together, seen = 1, threading.Barrier(2, timeout=30), []
+    marks[1], together, seen = 1, threading.Barrier(2, timeout=120), []
 
     def work(item):
         together.wait()

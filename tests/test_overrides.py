@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import Any
 
 import pytest
 
-from harness import overrides
 from harness.overrides import leaves, value_text
-
-
-def test_doctests() -> None:
-    done = doctest.testmod(overrides)
-    assert done.attempted >= 3
-    assert done.failed == 0
 
 
 @pytest.mark.parametrize(

@@ -721,7 +721,7 @@ def test_ctrl_c_keeps_what_is_finished(sent: signal.Signals, status: int, tmp_pa
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(sent)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == status
     assert said.strip().splitlines() == [
         "Interrupted. Finished stages and records are kept; the same command goes on from there."

@@ -263,7 +263,7 @@ def test_a_stage_yields_to_one_that_another_process_makes_once_its_inputs_are_th
 
     def run(workspace: Workspace) -> dict[str, Any]:
         begun.set()
-        assert waited.wait(60)
+        assert waited.wait(120)
         done.append("the other")
         return {}
 
@@ -279,10 +279,10 @@ def test_a_stage_yields_to_one_that_another_process_makes_once_its_inputs_are_th
     made = stage(run)
     maker = Thread(target=StageRunner(tmp_path, silent()).run, args=(made,))
     maker.start()
-    assert begun.wait(60)
+    assert begun.wait(120)
     runner, row = StageRunner(tmp_path, Watched("quiet")), noted("row", inputs={"input": noted("input")})
     runner.run(row, yielding_to=made)
-    maker.join(60)
+    maker.join(120)
     assert done == ["input", "the other", "row"]
     assert seen.getvalue() == made.label
     untouched = stage(seed=2)

@@ -45,7 +45,13 @@ _NO_SECRETS = ("key_variable", "prompt_cache_key")
 
 
 def validate_api(group: str, base_url: str | None, name: str | None, api: APIConfig) -> None:
-    """Address and name of a model behind an endpoint.
+    """Address, name and settings of a model behind an endpoint, as far as they can be judged without asking it.
+
+    Args:
+        group: the configuration's name for it in messages (``model`` or ``scorer``).
+        base_url: the address, up to and without ``/chat/completions``.
+        name: the endpoint's name for the model.
+        api: how to ask.
 
     Raises:
         UserError: one is missing, or the address is none.

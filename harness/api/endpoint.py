@@ -47,6 +47,11 @@ def sound_reply(
 ) -> Reply:
     """An answer of the right types, from what an endpoint or a file holds; what is beside the text may be missing.
 
+    Args:
+        text: a string, a list of OpenAI's parts, of which those of type ``text`` are joined, or None for an empty one.
+        finish_reason, model: strings; anything else becomes None.
+        prompt_tokens, response_tokens: whole numbers from 0; anything else becomes None.
+
     Raises:
         TypeError: the text is none.
     """

@@ -43,7 +43,15 @@ def _all_rows(paths: Sequence[Path]) -> Iterator[Row]:
 
 
 def first_rows(source: Source, max_rows: Mapping[str, int]) -> Source:
-    """The same rows, but at most so many of each split, from the start."""
+    """The same rows, but at most so many of each split, from the start; no more than those are ever read.
+
+    Args:
+        source: whose rows; it is used up by what is returned.
+        max_rows: file split, or ``pairs`` -> rows.
+
+    Raises:
+        UserError: naming ``data.max_rows.NAME``: there are no rows of that name, or the number is below 1.
+    """
     there = [*source.rows, *(["pairs"] if source.pairs is not None else [])]
     for name, count in max_rows.items():
         if name not in there or count < 1:

@@ -1,16 +1,15 @@
 """Train rows whose prompt stands, whole or in good part, among the prompts of validation or test.
 
 Only the prompt's content is compared, without the template's words; a character of a script that is written without
-spaces counts as a word. Texts are kept as hashes, and the time is linear in
-the number of words.
+spaces counts as a word. Texts are kept as hashes, and the time is linear in the number of words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,6 @@ _BASE = 0x9E3779B97F4A7C15
 """Odd, so that multiplying by its powers modulo 2^64 loses nothing."""
 
 Hashes = NDArray[np.uint64]
-Row = TypeVar("Row")
 
 
 class Overlap(NamedTuple):
@@ -136,11 +134,3 @@ def _ngrams(normalised: Sequence[str], words: _WordHashes) -> tuple[Hashes, NDAr
     rows = np.repeat(np.arange(len(counts)), counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return hashes[starts[rows] + within], counts
-
-
-def remove_overlap(
-    rows: Sequence[Row], held_out: HeldOut, prompt_of: Callable[[Row], str]
-) -> tuple[list[Row], Overlap]:
-    """The rows whose prompt is neither equal to a held-out one nor shares half of its 8-grams; and the counts."""
-    overlapping, found = held_out.compare([prompt_of(row) for row in rows])
-    return [row for row, out in zip(rows, overlapping, strict=True) if not out], found

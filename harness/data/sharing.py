@@ -31,7 +31,7 @@ TextOf = Callable[[Mapping[str, Any]], str]
 
 
 class SharedOut(NamedTuple):
-    """What was found and dropped on the way; see `prepared.prepare` for what is reported."""
+    """What was found and dropped on the way; see `sources.prepare` for what is reported."""
 
     duplicates: dict[str, int]
     pair_duplicates: dict[str, int]

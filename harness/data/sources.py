@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from harness.config import CleaningConfig
+from harness.config import DataConfig, HubDataConfig, LocalDataConfig
 from harness.data.checks import check_references
 from harness.data.cleaning import SHOWN, Tally
 from harness.data.columns import Columns
@@ -24,30 +25,7 @@ from harness.errors import UserError
 from harness.types import SPLITS, TRAIN_SPLITS, Example, PairExample, Split, Task, World
 
 TextOf = Callable[[Example | PairExample], str]
-
-
-def prepare_controlled(
-    task: Task, world: World, *, seed: int, sizes: Mapping[Split, int], references: int, workers: int
-) -> PreparedData:
-    """The data of a controlled world; see `prepared.prepare` for the report."""
-    for name, size in sizes.items():
-        if name not in SPLITS or size < 0:
-            rule = "is not a split" if name not in SPLITS else "is less than 0"
-            raise UserError(f"data.sizes.{name}", size, rule, f"give examples to make of {', '.join(SPLITS)}")
-    check_references(world, references)
-    splits = generate(world, task, seed=seed, sizes=sizes, references=references, workers=workers)
-    text = _text_of(task)
-    _check_disjoint(splits, text)
-    train = [row for split in TRAIN_SPLITS for row in splits[split]]
-    # Counted but not removed: a grammar repeats its phrases, and no prompt is in two splits.
-    held_out = HeldOut.of(text(row) for row in [*splits["validation"], *splits["test"]])
-    _, found = held_out.compare([text(row) for row in train])
-    styles = Counter(row.facts["_style"] for row in train if row.facts is not None)
-    report = {
-        "overlap": {**found._asdict(), "removed": 0},
-        "styles": {style: count / max(len(train), 1) for style, count in sorted(styles.items())},
-    }
-    return PreparedData(splits, report=report)
+RowsConfig = TypeVar("RowsConfig", bound=LocalDataConfig)
 
 
 class Source(NamedTuple):
@@ -66,66 +44,163 @@ class Source(NamedTuple):
     pairs_name: str = ""
 
 
-class RowSettings(NamedTuple):
-    """What is made of rows; see `harness.config.DataConfig` and `harness.config.LocalDataConfig`."""
+def prepare(task: Task, config: DataConfig, *, world: World | None = None, folder: Path | None = None) -> PreparedData:
+    """Make the data of a run.
 
-    columns: Mapping[str, str]
-    pairs_columns: Mapping[str, str]
-    shares: Mapping[Split, float]
-    limits: Mapping[Split, int]
-    max_bad_rows: int
-    max_turns: int
-    cleaning: CleaningConfig
-    speakers: tuple[str, str]
-    seed: int
+    Args:
+        task: whose prompts are made of them.
+        config: ``data.*``.
+        world: what a controlled source draws from.
+        folder: where rows are written as they are read (``local``, ``hub``); where None, they end in memory.
+
+    Returns:
+        The data, with the report: ``source``, ``counts`` and ``pair_counts`` per split, ``rows`` read per file split,
+        ``bad_rows`` (count, shown), ``cleaning`` (normalised, empty, too_long, shown), ``duplicates`` and
+        ``pair_duplicates`` per file split, ``overlap`` and ``pairs_overlap`` (exact, ngram8, ngram8_any, removed),
+        ``limited`` (rows left out per split), ``hub`` (repository, commit; from the hub), ``styles`` (shares of the
+        demonstrations' styles; controlled) and ``content_hash``.
+
+    Raises:
+        UserError: where a key is missing or wrong, or a split would be empty.
+    """
+    if config.source == "controlled":
+        if world is None:
+            raise UserError("task.world", None, "is missing", "name the controlled world, or use data=local")
+        return _reported(prepare_controlled(task, world, config), config)
+    rows, facts = _rows(config)
+    with TemporaryDirectory(prefix="harness-data-") as temporary:
+        data = prepare_rows(task, rows, _of_kind(LocalDataConfig, config), folder or Path(temporary))
+        data.report |= facts
+        _reported(data, config)
+        return data if folder is not None else data.in_memory()
 
 
-def prepare_rows(task: Task, source: Source, settings: RowSettings, folder: Path) -> PreparedData:
-    """The data of rows, written into a folder; see `prepared.prepare` for the report."""
-    if settings.max_turns < 1:
-        raise UserError("data.max_turns", settings.max_turns, "leaves no turn to answer", "set it to at least 1")
-    mapping = Columns(settings.columns, task.required_fields)
-    own_pairs = "rejected" in settings.columns
-    _check_request(
-        source.rows, settings.shares, settings.limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name)
-    )
+def _reported(data: PreparedData, config: DataConfig) -> PreparedData:
+    """The data, whose report says now what that of every source says."""
+    data.report |= {
+        "source": config.source,
+        "counts": data.counts(),
+        "pair_counts": data.counts(pairs=True),
+        "content_hash": data.content_hash(),
+    }
+    return data
+
+
+def _rows(config: DataConfig) -> tuple[Source, dict[str, Any]]:
+    """Where rows are read from, files on disk or the hub, and what the report says of that."""
+    if config.source not in ("local", "hub"):
+        raise UserError("data.source", config.source, "is not a source of data", "use controlled, local or hub")
+    if config.path is None:
+        raise UserError("data.path", None, "is missing", "give a file or folder: data.path=PATH")
+    if config.source == "hub":
+        from harness.data.hub import hub_source
+
+        return hub_source(_of_kind(HubDataConfig, config))
+    from harness.data.local import local_source
+
+    max_rows = _of_kind(LocalDataConfig, config).max_rows
+    return local_source(config.path, config.files, config.pairs_path, max_rows), {}
+
+
+def _of_kind(kind: type[RowsConfig], config: DataConfig) -> RowsConfig:
+    """The configuration as one of its source; of another's (``data=controlled data.source=local``) what both have."""
+    if isinstance(config, kind):
+        return config
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in vars(config).items() if name in known})
+
+
+def prepare_controlled(task: Task, world: World, config: DataConfig) -> PreparedData:
+    """The data of a controlled world; see `prepare` for the report.
+
+    Args:
+        task: whose required fields make up a prompt.
+        world: draws the examples.
+        config: how many, with which seed, and how many references for each.
+
+    Raises:
+        UserError: naming ``data.sizes.NAME`` (no split, below 0, or more different prompts than the world has) or
+            ``data.references`` (more than the world has for each).
+    """
+    for name, size in config.sizes.items():
+        if name not in SPLITS or size < 0:
+            rule = "is not a split" if name not in SPLITS else "is less than 0"
+            raise UserError(f"data.sizes.{name}", size, rule, f"give examples to make of {', '.join(SPLITS)}")
+    check_references(world, config.references)
+    sizes: Any = config.sizes
+    splits = generate(world, task, seed=config.seed, sizes=sizes, references=config.references, workers=config.workers)
+    text = _text_of(task)
+    _check_disjoint(splits, text)
+    train = [row for split in TRAIN_SPLITS for row in splits[split]]
+    # Counted but not removed: a grammar repeats its phrases, and no prompt is in two splits.
+    held_out = HeldOut.of(text(row) for row in [*splits["validation"], *splits["test"]])
+    _, found = held_out.compare([text(row) for row in train])
+    styles = Counter(row.facts["_style"] for row in train if row.facts is not None)
+    report = {
+        "overlap": {**found._asdict(), "removed": 0},
+        "styles": {style: count / max(len(train), 1) for style, count in sorted(styles.items())},
+    }
+    return PreparedData(splits, report=report)
+
+
+def prepare_rows(task: Task, source: Source, config: LocalDataConfig, folder: Path) -> PreparedData:
+    """The data of rows, written into a folder; see `prepare` for the report.
+
+    Args:
+        task: whose required fields the rows must have.
+        source: the rows; each is read once, so that data larger than memory will do.
+        config: what is made of them.
+        folder: where the splits are written as they are read; the data that are returned read them from there.
+
+    Raises:
+        UserError: naming the key: a setting that does not fit the rows, more unusable rows than ``data.max_bad_rows``,
+            or a split that would be empty.
+    """
+    if config.max_turns < 1:
+        raise UserError("data.max_turns", config.max_turns, "leaves no turn to answer", "set it to at least 1")
+    shares: Any = config.shares
+    limits: Any = config.limits
+    mapping = Columns(config.columns, task.required_fields)
+    own_pairs = "rejected" in config.columns
+    _check_request(source.rows, shares, limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name))
     readers = {
-        split: _reader(rows, mapping, settings, label=split, name=source.names[split])
+        split: _reader(rows, mapping, config, label=split, name=source.names[split])
         for split, rows in source.rows.items()
     }
     pairs = None
     if source.pairs is not None:
-        columns = Columns(settings.pairs_columns, task.required_fields, key="data.pairs_columns", pairs_only=True)
-        pairs = _reader(source.pairs, columns, settings, label="pairs", name=source.pairs_name)
+        columns = Columns(config.pairs_columns, task.required_fields, key="data.pairs_columns", pairs_only=True)
+        pairs = _reader(source.pairs, columns, config, label="pairs", name=source.pairs_name)
     found = share_out(
         readers,
         pairs,
         folder,
         fields=task.required_fields,
-        shares=settings.shares,
-        limits=settings.limits,
-        seed=settings.seed,
-        deduplicate=settings.cleaning.deduplicate,
+        shares=shares,
+        limits=limits,
+        seed=config.seed,
+        deduplicate=config.cleaning.deduplicate,
     )
     data = PreparedData.lines(folder)
     tallies = {str(split): reader.tally for split, reader in readers.items()}
     if pairs is not None:
         tallies["pairs"] = pairs.tally
     data.report = _report(found, tallies)
-    _check_filled(data.counts(), settings.shares, source.rows, tallies)
+    _check_filled(data.counts(), shares, source.rows, tallies)
     return data
 
 
-def _reader(rows: Iterable[Row], columns: Columns, settings: RowSettings, *, label: str, name: str) -> Reader:
+def _reader(rows: Iterable[Row], columns: Columns, config: LocalDataConfig, *, label: str, name: str) -> Reader:
+    user, assistant = config.transcript_speakers
     return Reader(
         rows,
         columns,
         label=label,
         name=name,
-        max_bad_rows=settings.max_bad_rows,
-        max_turns=settings.max_turns,
-        cleaning=settings.cleaning,
-        speakers=settings.speakers,
+        max_bad_rows=config.max_bad_rows,
+        max_turns=config.max_turns,
+        cleaning=config.cleaning,
+        speakers=(user, assistant),
     )
 
 

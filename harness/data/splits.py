@@ -57,19 +57,14 @@ def fraction(text: str, *, purpose: str, seed: int = 0) -> float:
     return float(int.from_bytes(digest, "big") >> 11) / (1 << 53)
 
 
-def train_split(prompt_text: str, shares: Mapping[Split, float], *, seed: int = 0) -> Split:
+def split_of(normalised: str, shares: Mapping[Split, float], *, seed: int = 0) -> Split:
     """The split of a train row.
 
     Args:
-        prompt_text: the prompt's content; it is normalised here.
+        normalised: the prompt's content, as `normalise` leaves it.
         shares: split -> relative weight; they need not sum to 1 and may send a part to validation or test.
         seed: ``data.seed``; another seed shuffles which prompt goes where.
     """
-    return split_of(normalise(prompt_text), shares, seed=seed)
-
-
-def split_of(normalised: str, shares: Mapping[Split, float], *, seed: int = 0) -> Split:
-    """As `train_split`, of a prompt that is normalised already."""
     return _pick(fraction(normalised, purpose="split", seed=seed), shares)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.config import HubDataConfig, LocalDataConfig
 from harness.context import Job
-from harness.data.prepared import prepare
 from harness.stages import Workspace
 
 VERSION = 1
@@ -19,36 +17,12 @@ def run_data(workspace: Workspace, job: Job) -> dict[str, Any]:
 
     Data that no evaluation could be made of end the job here, before anything is trained.
     """
+    from harness.data.sources import prepare
+
     config = job.config.data
-    sizes: Any = dict(config.sizes)
-    shares: Any = dict(config.shares)
-    limits: Any = dict(config.limits)
-    rows: dict[str, Any] = {}
-    if isinstance(config, LocalDataConfig):
-        user, assistant = config.transcript_speakers
-        rows = {"max_rows": config.max_rows, "cleaning": config.cleaning, "speakers": (user, assistant)}
+    world = job.world if config.source == "controlled" else None
     with workspace.progress.stage(workspace.name, 1, "data set") as bar:
-        data = prepare(
-            job.task,
-            source=config.source,
-            seed=config.seed,
-            world=job.world if config.source == "controlled" else None,
-            sizes=sizes,
-            references=config.references,
-            workers=config.workers,
-            path=config.path,
-            files=config.files,
-            columns=config.columns,
-            pairs_path=config.pairs_path,
-            pairs_columns=config.pairs_columns,
-            shares=shares,
-            limits=limits,
-            max_bad_rows=config.max_bad_rows,
-            max_turns=config.max_turns,
-            hub=config if isinstance(config, HubDataConfig) else None,
-            folder=workspace.directory,
-            **rows,
-        )
+        data = prepare(job.task, config, world=world, folder=workspace.directory)
         job.require_test_prompts(data.splits["test"])
         data.write(workspace.directory)
         bar.update(1)

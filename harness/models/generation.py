@@ -50,6 +50,12 @@ def prepare_decoder(model: Any, codec: Codec, name: str, key: str) -> None:
     A token that must not be generated (Marian's pad, whose logit was never trained) is put out of reach by the model's
     own bias, where it has one.
 
+    Args:
+        model: an encoder–decoder model; it and its configuration are changed in place.
+        codec: its tokenizer, which is told what else ends a response.
+        name: what it was loaded from, for messages.
+        key: the configuration key to name in an error.
+
     Raises:
         UserError: naming ``key``: no configuration says how the decoder starts, or with a token that there is not.
     """

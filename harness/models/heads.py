@@ -16,7 +16,14 @@ and T5's, which has two layers."""
 
 
 def score_head(model: Any) -> Any:
-    """The part that turns a hidden state into a score, whatever the architecture calls it."""
+    """The part that turns a hidden state into a score, whatever the architecture calls it.
+
+    Args:
+        model: a sequence classifier.
+
+    Raises:
+        UserError: naming ``model.name``: it is of an architecture whose head has another name.
+    """
     for name in HEADS:
         if hasattr(model, name):
             return getattr(model, name)

@@ -107,7 +107,17 @@ def load_policy(
 
 
 def load_trainable_policy(directory: Path, config: ModelConfig, *, device: str, seed: int) -> LanguageModel:
-    """A stage's policy to be trained further; where adapters are asked for and it has none, with a new one."""
+    """A stage's policy to be trained further; where adapters are asked for and it has none, with a new one.
+
+    Args:
+        directory: the stage's.
+        config: of the model; ``lora`` says whether adapters are asked for, and which.
+        device: where it goes.
+        seed: of a new adapter's weights; not used where there is one, or none is asked for.
+
+    Returns:
+        The policy; with adapters they alone are trainable, and the base is frozen.
+    """
     policy = load_policy(directory, config, device=device)
     if config.lora.rank is not None and not is_adapted(policy.model):
         add_adapter(policy.model, config.lora, Base(str(model_directory(directory).resolve())), seed=seed)
@@ -115,7 +125,15 @@ def load_trainable_policy(directory: Path, config: ModelConfig, *, device: str, 
 
 
 def load_new_scorer(directory: Path, config: ModelConfig, *, device: str, seed: int, head_seed: int) -> LanguageModel:
-    """A classifier to be trained that starts as a stage's policy, with a new head."""
+    """A classifier to be trained that starts as a stage's policy, with a new head.
+
+    Args:
+        directory: the policy's stage.
+        config: of the model; with adapters the classifier has a copy of the policy's, or a new one, on the same base.
+        device: where it goes.
+        seed: of a new adapter's weights.
+        head_seed: of the head's, which are drawn as ``load_scorer`` says.
+    """
     if config.lora.rank is None:
         return load_scorer(model_directory(directory), device=device, head_seed=head_seed)
     return start_scorer(load_trainable_policy(directory, config, device=device, seed=seed), head_seed=head_seed)
@@ -154,7 +172,15 @@ def load_kept_scorer(
 def load_start_of_value(
     directory: Path, config: ModelConfig, hardware: Hardware, *, policy: LanguageModel, seed: int
 ) -> Scorer:
-    """A reward model that a value network starts from: a whole one gets an adapter for it, where adapters are on."""
+    """A reward model that a value network starts from: a whole one gets an adapter for it, where adapters are on.
+
+    Args:
+        directory: the reward model's stage.
+        config: of the model; ``lora`` says whether adapters are on.
+        hardware: where it works.
+        policy: whose tokens it reads, and whose base it shares, where that is the same.
+        seed: of a new adapter's weights.
+    """
     reward = load_kept_scorer(directory, config, hardware, policy=policy)
     if config.lora.rank is not None and not is_adapted(reward.model):
         add_adapter(reward.model, config.lora, Base(str(model_directory(directory).resolve())), seed=seed)

@@ -47,7 +47,15 @@ def lean_step(model: Any, layers: Sequence[Any]) -> Step | None:
 
 
 def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-    """A ``Step`` of a GPT-2."""
+    """A ``Step`` of a GPT-2: (B, V) logits after one token more.
+
+    Args:
+        model: the language model, for which ``lean_step`` gave this step.
+        layers: of its cache, one for each block; the token's keys and values join them.
+        ids: (B, 1) long, the token.
+        positions: (B, 1) long, where it stands in its row, padding not counted.
+        mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all of it.
+    """
     trunk = model.transformer
     states = trunk.wte(ids) + trunk.wpe(positions)
     for block, cache in zip(trunk.h, layers, strict=True):
@@ -61,7 +69,15 @@ def gpt2_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tens
 
 
 def llama_step(model: Any, layers: Sequence[Any], *, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-    """A ``Step`` of a Llama."""
+    """A ``Step`` of a Llama: (B, V) logits after one token more.
+
+    Args:
+        model: the language model, for which ``lean_step`` gave this step.
+        layers: of its cache, one for each block; the token's keys and values join them.
+        ids: (B, 1) long, the token.
+        positions: (B, 1) long, where it stands in its row, padding not counted.
+        mask: (B, 1, 1, T) bool, True on what a row may see, the token included; None: all of it.
+    """
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     trunk = model.model
@@ -119,7 +135,15 @@ def _scaling(attention: Any, queries: Tensor) -> float:
 
 
 def read(attention: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, Q, heads · size): what queries, (B, heads, Q, size), read from keys and values, (B, heads, T, size) each."""
+    """(B, Q, heads · size): what queries read, their heads side by side, before the output projection.
+
+    Args:
+        attention: the layer's module, which knows its scaling, and how many heads share a key.
+        queries: (B, heads, Q, size).
+        keys, values: (B, heads of keys, T, size).
+        mask: (B, 1, 1 or Q, T) bool, True on what a query may see; None: one query sees all keys, several what stands
+            up to their own place.
+    """
     scaling = getattr(attention, "scaling", None)  # in transformers 5.0 GPT-2 leaves it to torch
     if has_one(queries, keys, values):
         return attend_to(keys, values, queries, mask=mask, scaling=scaling).flatten(1).unsqueeze(1)

@@ -33,6 +33,16 @@ def load_language_model(
 ) -> LanguageModel:
     """Load a language model, causal or encoder–decoder, and its tokenizer: fp32 or 8bit or 4bit, without dropout.
 
+    A tokenizer without a pad token of its own gets one, and the embedding a row for it. The model's own rules of
+    decoding are dropped: what it says follows from its probabilities alone.
+
+    Args:
+        path: the folder, or the hub id.
+        device: where the model goes.
+        key: the configuration key to name in an error.
+        revision: branch, tag or commit on the hub; None: the main branch.
+        quantization: ``8bit`` or ``4bit`` for the layers' matrices; None: all of it in fp32.
+
     Raises:
         UserError: naming ``key``: nothing there, no safetensors, weights that the configuration does not describe, no
             EOS, a tokenizer larger than the embedding, or a decoder that nobody says how to start.
@@ -127,6 +137,15 @@ def load_pooled_classifier(
 ) -> tuple[Any, Any]:
     """A sequence classifier with one label that reads a pooled token, and its tokenizer, which needs no EOS.
 
+    Args:
+        path: the folder, or the hub id.
+        device: where the model goes.
+        key: the configuration key to name in an error.
+        revision: branch, tag or commit on the hub; None: the main branch.
+
+    Returns:
+        The model, in fp32 and without dropout, and the tokenizer, both transformers' own.
+
     Raises:
         UserError: naming ``key``: as ``load_scorer``.
     """
@@ -181,7 +200,16 @@ def language_model_class(encoder_decoder: bool) -> Any:
 
 
 def load_base(config: ModelConfig, *, device: str = "cpu") -> LanguageModel:
-    """The base model that ``model=hf`` names."""
+    """The base model that ``model=hf`` names.
+
+    Args:
+        config: ``model.*``; with ``chat`` the codec words prompts by the tokenizer's chat template.
+        device: where the model goes.
+
+    Raises:
+        UserError: naming ``model.name``: it is missing, or as ``load_language_model``; naming ``model.chat``
+            or ``model.system``: the tokenizer has no template, or one that takes no system message.
+    """
     if not config.name:
         raise UserError("model.name", None, "is missing", "give a folder or a hub id: model=hf model.name=...")
     quantization = config.quantization
@@ -357,6 +385,12 @@ def _fit_vocabulary(model: Any, codec: Codec, name: str, key: str) -> None:
 
 def require_vocabulary(rows: int, codec: Codec, name: str, key: str) -> None:
     """An embedding has a row for every token, but for a pad token that the codec had to add.
+
+    Args:
+        rows: of the embedding.
+        codec: the tokenizer.
+        name: what the model was loaded from, for messages.
+        key: the configuration key to name in an error.
 
     Raises:
         UserError: naming ``key``: it has not.

@@ -105,6 +105,13 @@ def _require_possible(config: ModelConfig) -> None:
 def new_model(config: ModelConfig, *, vocab_size: int, eos_id: int, pad_id: int, seed: int) -> Any:
     """A randomly initialised causal model of the configured size; dropout is 0.
 
+    Args:
+        config: ``model.*``: architecture, layers, width, heads, context.
+        vocab_size: rows of the embedding: the tokenizer's tokens, which may be fewer than ``config.vocab_size``.
+        eos_id: the token that ends a response; also the configuration's BOS.
+        pad_id: the token that fills up a batch.
+        seed: of the weights; the global random stream is left as it was.
+
     Raises:
         UserError: ``model.architecture`` is not known, or ``model.width`` is no multiple of ``model.heads``.
     """

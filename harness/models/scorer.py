@@ -45,6 +45,17 @@ class Scorer:
     def load(
         cls, path: str | Path, hardware: Hardware, *, key: str = "reward_model.path", reads: Codec | None = None
     ) -> Scorer:
+        """A classifier from disk.
+
+        Args:
+            path: the folder.
+            hardware: where and in which precision.
+            key: the configuration key to name in an error.
+            reads: as of the class.
+
+        Raises:
+            UserError: naming ``key``: as ``load_scorer`` without a head seed.
+        """
         return cls(*load_scorer(path, device=hardware.device, key=key), hardware, reads)
 
     @property
@@ -137,9 +148,16 @@ class Scorer:
         max_tokens: int | None = None,
         batch_size: int = 256,
     ) -> np.ndarray:
-        """(N,) scores of texts, encoded by this scorer's own tokenizer.
+        """(N,) float64 shifted scores of texts, encoded by this scorer's own tokenizer.
 
         A response that another tokenizer let grow beyond this model's positions is read as far as they go.
+
+        Args:
+            prompts: N texts, worded by the task.
+            responses: N texts.
+            ended: (N,) bool, False where a response was cut before its EOS; None: all of them ended.
+            max_tokens: length limit of responses, EOS included; None: as far as the positions go.
+            batch_size: rows at a time; the result does not depend on it.
         """
         prompt_ids = self.codec.encode_prompts(prompts)
         return self._scores(prompt_ids, self._encoded(prompt_ids, responses, ended, max_tokens), batch_size)

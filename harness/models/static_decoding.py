@@ -44,7 +44,16 @@ def whole_columns(tokens: int) -> int:
 
 
 def expect(model: Any, *, rows: int, prompt: int, tokens: int) -> None:
-    """Say how many rows, tokens of a prompt and of a response the batches of this model come to at most."""
+    """Say how large the model's batches will be, so that the memory of their keys and values is taken once.
+
+    Memory that is taken later would lie elsewhere, and a GPU replays a step where its tensors lay.
+
+    Args:
+        model: whose batches.
+        rows: of the largest.
+        prompt: tokens of the longest prompt.
+        tokens: length limit of responses.
+    """
     from harness.models.static_cache import memory_of
 
     memory_of(model).expected = bucket(rows) * whole_columns(max(prompt, 2) - 1 + tokens)
@@ -111,6 +120,15 @@ class StaticDecoding:
 
 
 def step(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+    """(B, V): the logits after one token more; what ``compiled_step`` compiles.
+
+    Args:
+        model: a causal language model.
+        ids: (B, 1) long, the token; its keys and values join the cache.
+        mask: (B, columns) long, 0 on padding and 1 on all else, columns that are still to come included.
+        positions: (B, 1) long, where the token stands in its row, padding not counted.
+        cache: of ``StaticMemory``, with B rows and as many columns.
+    """
     logits: torch.Tensor = model(
         input_ids=ids,
         attention_mask=mask,

@@ -25,7 +25,7 @@ from harness.rollouts.sampler import Sampling
 from harness.stages import Workspace
 from harness.training.preferences import TokenPair
 from harness.training.probes import Probe
-from harness.types import TRAIN_SPLITS
+from harness.types import TRAIN_SPLITS, Example, World
 
 VERSION = 10
 
@@ -132,14 +132,6 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
     prompts, cuts = job.prompts(examples, policy.codec)
     sampling = job.training_sampling()
     probe = Probe(job, reference, reward, held_out, sampling, seed=workspace.seed_for("probe"))
-    world = job.world
-
-    def gold(rows: Sequence[int], responses: Sequence[str]) -> list[float]:
-        assert world is not None
-        return [
-            sum(world.gold_parts(examples[row].facts or {}, text).values())
-            for row, text in zip(rows, responses, strict=True)
-        ]
 
     def pairs() -> list[TokenPair]:
         return [pair.tokens() for pair in read_pairs(workspace.inputs["feedback"].directory / "pairs.jsonl")]
@@ -154,7 +146,7 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
                 prompts=policy.codec.encode_prompts(prompts),
                 sampling=sampling,
                 probe=probe,
-                gold=gold if world is not None else None,
+                gold=None if job.world is None else _gold_of(job.world, examples),
                 report_card=reward_stage.summary.get("report_card"),
                 hardware=job.hardware,
                 seed_for=workspace.seed_for,
@@ -175,6 +167,18 @@ def run_algorithm(workspace: Workspace, job: Job) -> dict[str, Any]:
         "cuts": cuts._asdict(),
         "line": f"{result.status}: held-out {shown}" if shown else result.status,
     }
+
+
+def _gold_of(world: World, examples: Sequence[Example]) -> Gold:
+    """The world's gold reward of responses to these examples' prompts."""
+
+    def gold(rows: Sequence[int], responses: Sequence[str]) -> list[float]:
+        return [
+            sum(world.gold_parts(examples[row].facts or {}, text).values())
+            for row, text in zip(rows, responses, strict=True)
+        ]
+
+    return gold
 
 
 def _load_reward(workspace: Workspace, job: Job, policy: LanguageModel) -> Scorer:

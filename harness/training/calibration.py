@@ -31,20 +31,6 @@ class Confidence(NamedTuple):
     outcomes: Floats
 
 
-def accuracy(margins: npt.ArrayLike, *, tolerance: float = WIN_MARGIN) -> float:
-    """Share of pairs in which the chosen response scores higher; ties count one half.
-
-    Args:
-        margins: (N,) score of the chosen minus score of the rejected response.
-        tolerance: margins up to this size are ties.
-
-    >>> accuracy([1.0, -1.0, 0.0, 2.0])
-    0.625
-    """
-    values = _vector(margins, "margins")
-    return float(np.mean(_verdicts(values, tolerance)))
-
-
 def confidence(margins: npt.ArrayLike, *, tolerance: float = WIN_MARGIN) -> Confidence:
     """The Bradley-Terry probability of the response that a reward model prefers, and whether people did too.
 
@@ -53,6 +39,7 @@ def confidence(margins: npt.ArrayLike, *, tolerance: float = WIN_MARGIN) -> Conf
 
     Args:
         margins: (N,) score of the chosen minus score of the rejected response.
+        tolerance: margins up to this size are ties.
     Returns: sigma(abs(margin)), from 1/2 to 1; and 1 where the margin is positive, 0 where negative, 1/2 for ties.
     """
     values = _vector(margins, "margins")

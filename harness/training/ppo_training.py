@@ -10,11 +10,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from harness.rollouts.sampler import sample
 from harness.training import gates
 from harness.training.advantages import explained_variance, gae, whiten
 from harness.training.algorithm import Result, Setup
+from harness.training.experience import Experience, trim
 from harness.training.kl import (
     AdaptiveKL,
     FixedKL,
@@ -40,10 +41,10 @@ from harness.training.kl import (
     sequence_sum,
     token_rewards,
 )
+from harness.training.learners import Learner, Measured, combined, multiplications, shares, together
 from harness.training.limits import CollapseMonitor
 from harness.training.losses import masked_mean, policy_loss, value_loss
 from harness.training.ppo import PPO
-from harness.training.schedule import is_hidden_matrix
 from harness.training.token_logprobs import logprobs_and_entropies, sequence_logprobs
 from harness.training.updates import Updates, accumulate, rows_per_pass
 
@@ -75,47 +76,6 @@ class PPOState:
     order: list[int]
     iteration: int = 0
     tokens: int = 0
-
-
-class Experience(NamedTuple):
-    """One rollout and what the update needs of it; (B, R) unless said otherwise."""
-
-    batch: Batch
-    logprobs: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    metrics: dict[str, float]
-
-    def rows(self, rows: torch.Tensor) -> Experience:
-        """Some of its rows, without columns that are padding in all of them."""
-        batch = trim(self.batch.rows(rows))
-        size = batch.response_mask.shape[1]
-        logprobs, values, advantages, returns = (tensor[rows, :size] for tensor in self[1:5])
-        return Experience(batch, logprobs, values, advantages, returns, self.metrics)
-
-
-class Measured(NamedTuple):
-    """A loss to minimise, and what is logged of it."""
-
-    loss: torch.Tensor
-    metrics: dict[str, float]
-
-
-class Learner(NamedTuple):
-    """A loss, and the updates that it drives.
-
-    Args:
-        loss: (some rows of the experience, what sums over their tokens are divided by) -> their loss.
-        updates: the optimiser's.
-        model: what learns.
-        beside: a model that is held with it.
-    """
-
-    loss: Callable[[Experience, torch.Tensor], Measured]
-    updates: Updates
-    model: Any
-    beside: Any
 
 
 class PPOTraining:
@@ -469,44 +429,3 @@ class PPOTraining:
     def _monitor(self, setup: Setup) -> CollapseMonitor:
         limits = asdict(self.config.checks.limits)
         return CollapseMonitor(**limits, max_response_tokens=setup.sampling.max_new_tokens)
-
-
-def multiplications(model: Any, batch: Batch) -> int:
-    """Of a forward pass, by large: of each token by the layers' matrices, and of a response's by the output layer's."""
-    inside: int = sum(weight.numel() for name, weight in model.named_parameters() if is_hidden_matrix(name, weight))
-    output = model.get_output_embeddings()
-    head: int = 0 if output is None else output.weight.numel()
-    return inside * int(batch.mask.sum()) + head * int(batch.response_mask.sum())
-
-
-def shares(costs: Sequence[int], *, of: int) -> list[int]:
-    """How many steps each of several learners makes while the cheapest makes all of them.
-
-    >>> shares([120, 100], of=24), shares([100, 100], of=24)
-    ([20, 24], [24, 24])
-    """
-    known = [max(cost, 1) for cost in costs]
-    return [round(of * min(known) / cost) for cost in known]
-
-
-def combined(rows: Sequence[dict[str, float]], *, share: float = 1.0) -> dict[str, float]:
-    """Sums over the rows, each times ``share``; of ``ratio_max`` the largest."""
-    return {
-        name: max(row[name] for row in rows) if name == "ratio_max" else share * sum(row[name] for row in rows)
-        for name in rows[0]
-    }
-
-
-def together(measured: Sequence[dict[str, float]]) -> dict[str, float]:
-    """What several learners measured, by name; ``grad_norm`` is the first one's, the policy's."""
-    return {name: value for row in reversed(measured) for name, value in row.items()}
-
-
-def trim(batch: Batch) -> Batch:
-    """The batch without columns that are padding in every row: the same numbers at less work."""
-    size = batch.response_mask.shape[1]
-    used = max(int(batch.response_mask.any(0).sum()), 1)
-    prompt_mask = batch.mask[:, :-size]
-    start = int((~prompt_mask.any(0)).sum())
-    end = batch.ids.shape[1] - (size - used)
-    return Batch(batch.ids[:, start:end], batch.mask[:, start:end], batch.response_mask[:, :used])

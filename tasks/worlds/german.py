@@ -74,7 +74,15 @@ def inflect(adjective: str, ending: str) -> str:
 def noun_phrase(
     noun: Noun, adjective: str | None, *, definite: bool, number: Number, case: Case, inflected: bool = True
 ) -> str:
-    """Article, adjective and noun. ``inflected=False``: nominative article and dictionary form of the adjective.
+    """Article, adjective and noun.
+
+    Args:
+        noun: with its gender and plural; one without a plural stays as it is.
+        adjective: in its dictionary form; None for none.
+        definite: der, die, das; else ein, eine, ein, which there are of the singular alone, and of no dative here.
+        number: ``sg`` or ``pl``.
+        case: which the place in the sentence asks for.
+        inflected: False for a learner's phrase: nominative article and dictionary form of the adjective.
 
     >>> noun_phrase(Noun("Tisch", "m"), "rot", definite=False, number="sg", case="accusative")
     'einen roten Tisch'

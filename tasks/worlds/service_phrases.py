@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import prod
 from random import Random
 
 ALTERNATIVES = re.compile(r"\(([^()]*)\)")
@@ -37,12 +36,3 @@ def recogniser(phrase: str) -> re.Pattern[str]:
         else:
             pieces.append(SLOT.sub(r"(?P<\1>[a-z]+)", re.escape(piece)))
     return re.compile("".join(pieces), re.IGNORECASE)
-
-
-def realisations(phrase: str) -> int:
-    """How many texts the phrase has, its slots not counted.
-
-    >>> realisations("(a|b) {item} (c|d|e)")
-    6
-    """
-    return prod(len(match[1].split("|")) for match in ALTERNATIVES.finditer(phrase))

@@ -67,7 +67,7 @@ def served(make_lm: Callable[..., Any], tmp_path: Path) -> Any:
         yield folder, f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def greedy(folder: Path, text: str, limit: int) -> tuple[str, int, bool]:

@@ -1,19 +1,10 @@
 from __future__ import annotations
 
-import doctest
 import time
 
 import pytest
 
-from benchmarks import report, rollout, timing
 from benchmarks.timing import Summary, alternate, measure, ratios
-
-
-@pytest.mark.parametrize("module", [timing, report, rollout])
-def test_doctests(module: object) -> None:
-    done = doctest.testmod(module)  # type: ignore[arg-type]
-    assert done.attempted > 0
-    assert done.failed == 0
 
 
 def test_a_summary_of_an_even_count_lies_between_the_middle_two() -> None:

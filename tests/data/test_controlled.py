@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from harness.config import ControlledDataConfig
 from harness.data.controlled import generate
-from harness.data.prepared import PreparedData, prepare
+from harness.data.prepared import PreparedData
+from harness.data.sources import prepare
 from harness.data.splits import normalise
 from harness.errors import UserError
 from harness.tasks.dialogue import Dialogue
@@ -22,6 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # spawned processes import the w
 from toy_world import Counting
 
 SIZES: dict[Any, int] = {"sft": 300, "preference": 80, "judge": 60, "rl": 80, "validation": 60, "test": 40}
+
+
+def controlled(sizes: dict[Any, int], **options: Any) -> ControlledDataConfig:
+    return ControlledDataConfig(source="controlled", sizes=sizes, **options)
 
 
 def test_every_split_is_full_and_disjoint() -> None:
@@ -74,7 +80,7 @@ def test_a_world_without_enough_prompts_is_an_error() -> None:
 
 
 def test_prepared_report() -> None:
-    data = prepare(Summarize(), source="controlled", world=Counting(), seed=0, sizes=SIZES, references=2)
+    data = prepare(Summarize(), controlled(SIZES, references=2), world=Counting())
     assert data.report["counts"] == SIZES
     assert data.report["overlap"]["exact"] == 0
     assert sum(data.report["styles"].values()) == pytest.approx(1)
@@ -85,19 +91,19 @@ def test_prepared_report() -> None:
 
 def test_a_missing_world_is_an_error() -> None:
     with pytest.raises(UserError, match=r"task\.world is missing"):
-        prepare(Summarize(), source="controlled", sizes=SIZES)
+        prepare(Summarize(), controlled(SIZES))
 
 
 def test_more_references_than_the_world_has_are_refused() -> None:
     message = r"data\.references=101 is more than the world 'counting' has for every prompt, which is 100; lower it"
     with pytest.raises(UserError, match=message):
-        prepare(Summarize(), source="controlled", world=Counting(), sizes=SIZES, references=101)
+        prepare(Summarize(), controlled(SIZES, references=101), world=Counting())
 
 
 @pytest.mark.parametrize("sizes", [{"sft": -1}, {"train": 5}])
 def test_wrong_sizes_are_refused(sizes: dict[Any, int]) -> None:
     with pytest.raises(UserError, match=r"data\.sizes\.(sft=-1|train=5) is"):
-        prepare(Summarize(), source="controlled", world=Counting(), sizes=sizes)
+        prepare(Summarize(), controlled(sizes), world=Counting())
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ def test_shipped_worlds_survive_writing(task: Task, world: str, tmp_path: Path) 
     module, name = world.split(".")
     made: World = getattr(import_module(f"harness.tasks.worlds.{module}"), name)()
     sizes: dict[Any, int] = {"sft": 30, "validation": 5, "test": 5}
-    data = prepare(task, source="controlled", world=made, sizes=sizes, references=2)
+    data = prepare(task, controlled(sizes, references=2), world=made)
     data.write(tmp_path)
     assert PreparedData.read(tmp_path) == data
     assert all(set(row.fields) == set(task.required_fields) for row in data.splits["sft"])

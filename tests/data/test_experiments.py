@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.data.prepared import PreparedData, prepare
+from harness.data.prepared import PreparedData
+from harness.data.sources import prepare
 from harness.errors import UserError
 from harness.types import SPLITS, TRAIN_SPLITS
 
@@ -29,13 +30,12 @@ def prepared(name: str, path: Path) -> PreparedData:
     with initialize_config_module("harness.conf", version_base=None):
         config = compose("config", overrides=[f"experiment={name}", f"data.path={path}"])
     task = config.task
-    data: Any = OmegaConf.to_container(config.data, resolve=True)
+    data: Any = OmegaConf.to_object(config.data)
     made = get_class(task._target_)(
         template=task.template, metrics=task.metrics, main_metric=task.main_metric, **task.options
     )
-    keys = ("source", "seed", "path", "files", "columns", "pairs_path", "pairs_columns", "shares", "limits")
-    assert config.feedback.kind == ("pairs" if data["pairs_path"] else "metric")
-    return prepare(made, **{key: data[key] for key in keys}, max_bad_rows=data["max_bad_rows"])
+    assert config.feedback.kind == ("pairs" if data.pairs_path else "metric")
+    return prepare(made, data)
 
 
 def write(folder: Path, **files: list[dict[str, Any]]) -> None:

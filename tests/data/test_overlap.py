@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from harness.data.overlap import HeldOut, Overlap, remove_overlap
+from harness.data.overlap import HeldOut, Overlap
 from harness.data.splits import normalise
 
 
@@ -39,8 +39,8 @@ def test_by_hand() -> None:
         "a b zero one two three four five six seven eight",  # 1 of 4: some
         "ten nine eight seven six five four three two one",  # other order
     ]
-    kept, found = remove_overlap(rows, HeldOut.of(held), lambda row: row)
-    assert kept == [rows[2], rows[4], rows[5]]
+    removed, found = HeldOut.of(held).compare(rows)
+    assert removed.tolist() == [True, True, False, True, False, False]
     assert found == Overlap(exact=2, ngram8=1, ngram8_any=1)
 
 
@@ -82,5 +82,7 @@ def test_more_rows_than_a_chunk() -> None:
 
 def test_nothing_to_compare_with() -> None:
     rows = ["one two three four five six seven eight nine"]
-    assert remove_overlap(rows, HeldOut.of([]), str) == (rows, Overlap(0, 0, 0))
-    assert remove_overlap([], HeldOut.of(rows), str) == ([], Overlap(0, 0, 0))
+    for given, held in ((rows, []), ([], rows)):
+        removed, found = HeldOut.of(held).compare(given)
+        assert removed.tolist() == [False] * len(given)
+        assert found == Overlap(0, 0, 0)

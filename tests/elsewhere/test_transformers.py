@@ -143,7 +143,7 @@ def server(our_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
 
 
 def test_transformers_serve_answers_with_the_policy(

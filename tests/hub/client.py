@@ -39,31 +39,19 @@ class Process:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(120)
 
 
 def prepare(config: dict[str, Any]) -> dict[str, Any]:
     """The report and the test rows of a data set on the hub."""
-    from harness.config import CleaningConfig, HubDataConfig
-    from harness.data.prepared import prepare
+    from harness.config import HubDataConfig
+    from harness.data.sources import prepare
     from harness.hub import resolve_commit
     from harness.tasks.translate import Translate
 
     resolve_commit.cache_clear()  # each task stands for a run of its own
-    columns = config.pop("columns", {"source": "en", "response": "de"})
-    shares = config.pop("shares", {"sft": 1.0})
-    pairs_columns = config.pop("pairs_columns", {})
-    hub = HubDataConfig(source="hub", cleaning=CleaningConfig(), **config)
-    data = prepare(
-        Translate(),
-        source="hub",
-        path=hub.path,
-        columns=columns,
-        pairs_path=hub.pairs_path,
-        pairs_columns=pairs_columns,
-        shares=shares,
-        hub=hub,
-    )
+    given = {"columns": {"source": "en", "response": "de"}, "shares": {"sft": 1.0}, **config}
+    data = prepare(Translate(), HubDataConfig(source="hub", **given))
     return {"report": data.report, "test": [row.fields["source"] for row in data.splits["test"]]}
 
 
@@ -130,16 +118,12 @@ def plan(config: dict[str, Any]) -> dict[str, Any]:
 
 def rows(config: dict[str, Any]) -> dict[str, Any]:
     """How many rows and pairs each split of a set-up's data has, and its first test prompt and pair."""
-    from harness.data.prepared import prepare
+    from harness.data.sources import prepare
     from harness.pipeline import make_task
 
     made = composed(config["typed"])
-    data, task = made.data, make_task(made.task)
-    mapped = {
-        name: getattr(data, name) for name in ("path", "columns", "pairs_path", "pairs_columns", "shares", "limits")
-    }
-    options = {"max_rows": data.max_rows, "cleaning": data.cleaning, "speakers": tuple(data.transcript_speakers)}
-    ready = prepare(task, source="hub", **mapped, **options, max_bad_rows=0, hub=data)
+    task = make_task(made.task)
+    ready = prepare(task, made.data)
     first, pairs = ready.splits["test"][0], [pair for split in ready.pairs.values() for pair in split]
     return {
         "counts": ready.report["counts"],

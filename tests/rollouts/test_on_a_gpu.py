@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from harness.models import static_decoding
-from harness.rollouts import sampler
+from harness.rollouts import native_engine
 from harness.rollouts.sampler import Sampling
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which rows have ended, say; what comes back to the CPU is made up."""
-    monkeypatch.setattr(sampler, "LOOKS", 1000)
+    monkeypatch.setattr(native_engine, "LOOKS", 1000)
     monkeypatch.setattr(static_decoding, "compiled_step", lambda _device: static_decoding.step)
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: torch.ones(tensor.shape, dtype=tensor.dtype))
 
@@ -37,7 +37,7 @@ def test_sampling_mixes_no_devices(kind: str, temperature: float) -> None:
     settings = Sampling(6, temperature=temperature, top_k=5, top_p=0.9, engine="compiled")
     uniforms = torch.zeros(4, 6, dtype=torch.float64)
     with torch.inference_mode():
-        found = sampler._sample_batch(model(kind), [[5, 6], [7], [8, 9, 10], [11]], uniforms, settings, [3], 0, 1)
+        found = native_engine._sample_batch(model(kind), [[5, 6], [7], [8, 9, 10], [11]], uniforms, settings, [3], 0, 1)
     assert [tuple(each.shape) for each in found] == [(4, 6), (4, 6), (4,)]
 
 
@@ -54,4 +54,4 @@ def test_rows_leave_a_batch_in_static_shapes_there() -> None:
 
 def test_a_tensor_of_another_device_would_be_refused() -> None:
     with pytest.raises(RuntimeError, match="device"):
-        sampler.choose(torch.zeros(4, 9, device="meta"), torch.zeros(4, dtype=torch.float64), Sampling(1))
+        native_engine.choose(torch.zeros(4, 9, device="meta"), torch.zeros(4, dtype=torch.float64), Sampling(1))

@@ -10,7 +10,8 @@ import torch
 from harness.hardware import Hardware
 from harness.models.forward import make_batch, response_logits
 from harness.models.kernels import use_fast_kernels
-from harness.rollouts.sampler import Sampling, choose, drawn, kept, sample
+from harness.rollouts.native_engine import choose, drawn, kept
+from harness.rollouts.sampler import Sampling, sample
 from harness.training.token_logprobs import sequence_logprobs
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])

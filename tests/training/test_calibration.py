@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from harness.training.calibration import (
-    accuracy,
     confidence,
     expected_calibration_error,
     length_correlation,
@@ -17,6 +16,10 @@ from harness.training.calibration import (
 )
 
 quick = settings(max_examples=60, deadline=None)
+
+
+def accuracy(margins, **options):
+    return confidence(margins, **options).outcomes.mean()
 
 
 def test_accuracy_counts_ties_one_half():
@@ -93,9 +96,9 @@ def test_only_the_order_counts():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: accuracy([]),
-        lambda: accuracy([math.nan]),
-        lambda: accuracy([[1.0]]),
+        lambda: confidence([]),
+        lambda: confidence([math.nan]),
+        lambda: confidence([[1.0]]),
         lambda: reliability_table([0.5], [1, 0]),
         lambda: reliability_table([1.5], [1]),
         lambda: reliability_table([0.5], [1], bins=0),

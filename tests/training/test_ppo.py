@@ -36,9 +36,11 @@ from harness.rollouts.sampler import Sampling
 from harness.training import ppo_training as ppo_module
 from harness.training import updates
 from harness.training.algorithm import Setup
+from harness.training.experience import Experience, trim
+from harness.training.learners import Measured, multiplications, together
 from harness.training.muon import Muon
 from harness.training.ppo import PPO
-from harness.training.ppo_training import Experience, Measured, PPOState, PPOTraining, multiplications, together, trim
+from harness.training.ppo_training import PPOState, PPOTraining
 from harness.training.token_logprobs import logprobs_and_entropies
 
 PROMPTS = [[5, 9, 20, 40, 33, 8, 60], [12], [70, 71, 72], [9, 9, 9, 14], [100, 3], [50, 51], [60] * 5, [22, 23, 24]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.tasks.worlds import service_words as words
 from harness.tasks.worlds.service import TOKEN_LIMIT, Service
-from harness.tasks.worlds.service_phrases import realisations, realise, recogniser
+from harness.tasks.worlds.service_phrases import ALTERNATIVES, realise, recogniser
 from harness.tasks.worlds.service_reading import TOKEN, Reader, _recognised_phrases
 
 WORLD = Service()
@@ -107,6 +108,11 @@ def test_a_broken_rule_is_readable_from_the_customers_words() -> None:
     for draw in draws(2000):
         seen = [rule for rule, marks in signs.items() if any(mark in draw.fields["turns"][-1] for mark in marks)]
         assert seen == ([draw.facts["rule"]] if draw.facts["rule"] else [])
+
+
+def realisations(phrase: str) -> int:
+    """How many texts a phrase has, its slots not counted."""
+    return math.prod(len(match[1].split("|")) for match in ALTERNATIVES.finditer(phrase))
 
 
 def test_millions_of_prompts_hardly_any_twice() -> None:
