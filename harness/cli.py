@@ -225,7 +225,7 @@ def run_as(kind: type[AnyConfig], composed: Any, execute: Callable[..., int], sc
         composed: what Hydra composed.
         execute: called with the configuration, the overrides as typed, and whether it is one job of a sweep; returns
             the exit status.
-        schemas: of configuration groups that the user's own code adds, by their key.
+        schemas: of that configuration, for suggestions where a key does not exist.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf

@@ -135,7 +135,7 @@ def run(request: Request, job: Job, graph: Graph, progress: Progress) -> None:
     it would have been compared with stay.
 
     Args:
-        request: the configuration and what the table calls it.
+        request: the configuration, and the command that repeats it.
         job: what the stages are made of.
         graph: the stages.
         progress: where the plan, messages and results of stages are shown.
