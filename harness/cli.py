@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import shlex
 import signal
 import sys
@@ -17,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from harness.api.checks import refuse_secrets
+from harness.api.checks import refuse_secrets_in
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
@@ -69,6 +68,8 @@ def launch(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    from harness.secrecy import Refused
+
     # Hydra's parser takes -m only where all overrides stand on one side of it.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
@@ -86,6 +87,9 @@ def launch(
                 hydra.main(config_path="pkg://harness.conf", config_name=config_name, version_base="1.3")(job)()
         except UserError as error:
             print(error, file=sys.stderr)
+            return MISTAKE
+        except Refused as refused:
+            print(refused.error, file=sys.stderr)
             return MISTAKE
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             print(explain(error, arguments, schemas), file=sys.stderr)
@@ -183,27 +187,13 @@ def _refuse_early(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         if equals:
-            _refuse_secrets_in(argument, key, value)
+            refuse_secrets_in(argument)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
         if key in FOLDERS and equals and not value.strip(" '\""):
             require_output(key, "")
         if "null" in (each.strip() for each in value.lower().split(",")):
             _refuse_no_choice(key, value)
-
-
-def _refuse_secrets_in(argument: str, key: str, value: str) -> None:
-    """In the text and in what a mapping sets; what cannot be read would be quoted, and is searched as it stands."""
-    refuse_secrets(key, value)
-    if "{" not in value:
-        return
-    from harness.overrides import leaves, parsed
-
-    for name, inside in leaves(argument):
-        refuse_secrets(name, inside)
-    if parsed(argument) is None:
-        for name, inside in re.findall(r"""["']?([\w.-]+)["']?\s*:\s*([^,{}]*)""", value):
-            refuse_secrets(f"{key}.{name}", inside)
 
 
 def _refuse_no_choice(key: str, value: str) -> None:

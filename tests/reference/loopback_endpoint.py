@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -74,10 +75,8 @@ def _handler(endpoint: LoopbackEndpoint) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             fault = endpoint.arrives(self.path, body, dict(self.headers.items()))
-            try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
                 self._answer(body, fault)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # who asked has gone
 
         do_GET = do_POST
 
