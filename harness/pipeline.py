@@ -11,7 +11,7 @@ from typing import Any
 from harness.adapting import require_adaptable
 from harness.ahead import working_ahead
 from harness.cards import write_cards
-from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
+from harness.config import APIModelConfig, Config, ControlledDataConfig, LocalDataConfig, TaskConfig
 from harness.context import Job
 from harness.data.checks import check_columns
 from harness.errors import UserError
@@ -33,10 +33,14 @@ def make_job(config: Config) -> Job:
 
     Raises:
         UserError: a class, a function, a model or a metric that is named does not exist or cannot be loaded, or the
-            data's columns do not fit the task.
+            data's files or columns do not fit.
     """
     task = make_task(config.task)
     check_columns(config.data, task)
+    if isinstance(config.data, LocalDataConfig) and config.data.source == "local":
+        from harness.data.local import require_rows
+
+        require_rows(config.data)
     world = None
     if config.data.source == "controlled" and config.task.world is not None:
         mixture = config.data.mixture if isinstance(config.data, ControlledDataConfig) else {}

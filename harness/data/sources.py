@@ -86,7 +86,7 @@ def prepare_rows(task: Task, source: Source, settings: RowSettings, folder: Path
         raise UserError("data.max_turns", settings.max_turns, "leaves no turn to answer", "set it to at least 1")
     mapping = Columns(settings.columns, task.required_fields)
     own_pairs = "rejected" in settings.columns
-    _check_request(
+    check_request(
         source.rows, settings.shares, settings.limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name)
     )
     readers = {
@@ -159,7 +159,7 @@ def _text_of(task: Task) -> TextOf:
     return lambda row: content(row.fields, names)
 
 
-def _check_request(
+def check_request(
     files: Mapping[FileSplit, object],
     shares: Mapping[Split, float],
     limits: Mapping[Split, int],
@@ -167,6 +167,14 @@ def _check_request(
     own_pairs: bool,
     has_pairs: bool,
 ) -> None:
+    """Raise UserError where files, shares, limits and pairs do not go together.
+
+    Args:
+        files: by the split whose rows they hold.
+        shares: see `prepared.prepare`; likewise ``limits``.
+        own_pairs: the rows hold preference pairs.
+        has_pairs: a file of its own does.
+    """
     check_shares(shares)
     held_out: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     for split in held_out:
