@@ -86,9 +86,7 @@ def prepare_rows(task: Task, source: Source, settings: RowSettings, folder: Path
         raise UserError("data.max_turns", settings.max_turns, "leaves no turn to answer", "set it to at least 1")
     mapping = Columns(settings.columns, task.required_fields)
     own_pairs = "rejected" in settings.columns
-    check_request(
-        source.rows, settings.shares, settings.limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name)
-    )
+    check_request(source.rows, settings.shares, settings.limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name))
     readers = {
         split: _reader(rows, mapping, settings, label=split, name=source.names[split])
         for split, rows in source.rows.items()

@@ -10,7 +10,7 @@ from harness.data.prepared import prepare
 from harness.stages import Workspace
 
 VERSION = 1
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Bumped when what is made of rows (of files, of the hub) changes, while the controlled worlds stay."""
 
 
