@@ -14,7 +14,7 @@ from harness.cards import write_cards
 from harness.config import APIModelConfig, Config, ControlledDataConfig, LocalDataConfig, TaskConfig
 from harness.context import Job
 from harness.data.checks import check_columns
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.evaluation.registry import metrics_for
 from harness.graph import BESIDE, Graph, build_graph, in_turn, planned_stages
 from harness.hardware import Hardware
@@ -282,6 +282,8 @@ def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progr
             _make_meanwhile(graph, runner, stage, tried)
             try:
                 runner.run(stage)
+            except (RunFailed, UserError):  # the process that needs the stage says so
+                raise
             except Exception as error:
                 progress.warning(f"{stage.label} failed ({reason(error)}); it is tried once more where it is needed")
                 raise
