@@ -33,6 +33,8 @@ OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses; the last two are those of shells: 128 and the number of SIGINT or SIGTERM."""
 ONE_AFTER_ANOTHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """The launcher that runs a sweep's jobs in this process; with any other they run at the same time."""
+WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+"""Flags of Hydra's that a value follows."""
 STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 """Environment variable: where each job, in whatever process, leaves its status for the launching one."""
 
@@ -70,9 +72,7 @@ def launch(
 
     from harness.secrecy import Refused
 
-    # Hydra's parser takes -m only where all overrides stand on one side of it.
-    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    sys.argv[1:] = arguments
+    sys.argv[1:] = arguments = _flags_first(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         os.environ[STATUS_FOLDER] = folder
         try:
@@ -99,7 +99,7 @@ def launch(
                 raise
             print(f"{wrong} is not UTF-8 ({error.reason}); save it as UTF-8", file=sys.stderr)
             return MISTAKE
-        except ValueError as error:
+        except (AttributeError, RuntimeError, ValueError) as error:
             if not _raised_by_hydra(error):
                 raise
             print(explain(error, arguments, schemas), file=sys.stderr)
@@ -126,10 +126,22 @@ def launch(
     return FAILED if FAILED in statuses else max(statuses, default=OK)
 
 
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments in an order that Hydra's parser takes, for which overrides stand on one side of its flags."""
+    flags, overrides, given = list[str](), list[str](), iter(arguments)
+    for argument in given:
+        (flags if argument.startswith("-") else overrides).append(argument)
+        if argument in WITH_VALUE:
+            flags += [value for value in [next(given, None)] if value is not None]
+    return flags + overrides
+
+
 def _raised_by_hydra(error: BaseException) -> bool:
     """Whether an error comes from Hydra itself, which complains of its flags and functions so, and not from a job."""
     frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].partition(".")[0] == "hydra" and not any(name.startswith("harness.") for name in frames[1:])
+    return frames[-1].partition(".")[0] in ("hydra", "omegaconf") and not any(
+        name.startswith("harness.") for name in frames[1:]
+    )
 
 
 def _not_utf8(arguments: Sequence[str]) -> Path | None:

@@ -56,7 +56,7 @@ def _refuse(config: DictConfig, *, written: bool) -> None:
     try:
         for group in SECRET_GROUPS:
             refuse_secrets(group, given.get(group))
-        for key, values in (given["hydra"]["sweeper"].get("params") or {}).items():
+        for key, values in ((given["hydra"]["sweeper"] or {}).get("params") or {}).items():
             refuse_secrets_in(f"{key}={values}")
         for name, value in given["hydra"]["job"]["env_set"].items() if written else ():
             if value is not None and sounds_secret(name):

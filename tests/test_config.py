@@ -575,6 +575,26 @@ def test_what_may_not_be_read_is_a_message(
 
 
 @pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["-m", "hydra.sweeper=null"], "the command line cannot be used (Hydra sweeper is not configured);"),
+        (["-m", "hydra.sweeper.params={a: 1}"], "the command line cannot be used ('NoneType' object"),
+        (["candidate=[a]"], "candidate=[a] is not a text; quote it: 'candidate=\"TEXT\"'\n"),
+        (["seed=1", "--config-dir", "conf", "task=nope"], "task=nope is not a choice; choose dialogue,"),
+        (["seed=1", "--config-dir", "nowhere", "task=qa"], "Additional config directory"),
+    ],
+)
+def test_what_hydra_trips_over_is_a_message(
+    typed: list[str], message: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "conf").mkdir()
+    assert harness(*typed) == 2
+    captured = capsys.readouterr().err
+    assert message in captured
+    assert captured.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"train.csv": "document,summary\n"}, "rows/train.csv has no rows; give a file with data in it"),
