@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shlex
 import signal
@@ -132,7 +133,9 @@ def _flags_first(arguments: Sequence[str]) -> list[str]:
     for argument in given:
         (flags if argument.startswith("-") else overrides).append(argument)
         if argument in WITH_VALUE:
-            flags += [value for value in [next(given, None)] if value is not None]
+            if (value := next(given, None)) is None:
+                return list(arguments)  # the parser says what is missing
+            flags.append(value)
     return flags + overrides
 
 
@@ -357,3 +360,4 @@ def quieten_libraries() -> None:
     """Keep the libraries' progress bars and notices out of ours; offline they must not wait for a hub."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it logs of a name it cannot find, we say

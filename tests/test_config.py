@@ -579,6 +579,7 @@ def test_what_may_not_be_read_is_a_message(
     [
         (["-m", "hydra.sweeper=null"], "the command line cannot be used (Hydra sweeper is not configured);"),
         (["-m", "hydra.sweeper.params={a: 1}"], "the command line cannot be used ('NoneType' object"),
+        (["task._target_=nope.X"], "task._target_=nope.X is no class that can be imported; give package.module.Class"),
         (["candidate=[a]"], "candidate=[a] is not a text; quote it: 'candidate=\"TEXT\"'\n"),
         (["seed=1", "--config-dir", "conf", "task=nope"], "task=nope is not a choice; choose dialogue,"),
         (["seed=1", "--config-dir", "nowhere", "task=qa"], "Additional config directory"),
