@@ -1,7 +1,7 @@
 """Work ahead: stages made in a second process while this one makes others. Locks and manifests are what they share.
 
 Nothing depends on it: a stage that the other process did not finish is made by whoever needs it, so its failures need
-no word of their own. What it shows goes through a pipe into the progress of this process.
+no word of their own, unless they would come again. What it shows goes through a pipe into the progress of this process.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _work_apart(work: Callable[[Progress], None], there: Connection, marks: Any)
     join(marks, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(Exception):  # what failed will be tried, and explained, where it is needed
+    with suppress(Exception):  # what failed will be explained where it is needed
         work(_Relayed(there))
     there.close()
 
@@ -102,6 +102,10 @@ class _Relayed(Progress):
 
     def waiting(self, name: str) -> None:
         """Nothing: it waits for its fellow, or for what that one will wait for too and tell."""
+
+    def failed(self, fingerprint: str, error: Exception) -> None:
+        super().failed(fingerprint, error)
+        self._send("failed", fingerprint, error)
 
     def warning(self, text: str) -> None:
         self._send("warning", text)

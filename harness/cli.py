@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
-import re
 import shlex
 import signal
 import sys
@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from harness.api.checks import refuse_secrets
+from harness.api.checks import refuse_secrets_in
 from harness.complaints import explain, unknown_key, unknown_keys
 from harness.config import SCHEMAS, Config, register_schemas
 from harness.errors import RunFailed, SecretGiven, UserError
@@ -32,6 +32,8 @@ OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses; the last two are those of shells: 128 and the number of SIGINT or SIGTERM."""
 ONE_AFTER_ANOTHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """The launcher that runs a sweep's jobs in this process; with any other they run at the same time."""
+WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+"""Flags of Hydra's that a value follows."""
 STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 """Environment variable: where each job, in whatever process, leaves its status for the launching one."""
 
@@ -67,9 +69,9 @@ def launch(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    # Hydra's parser takes -m only where all overrides stand on one side of it.
-    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    sys.argv[1:] = arguments
+    from harness.secrecy import Refused
+
+    sys.argv[1:] = arguments = _flags_first(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         os.environ[STATUS_FOLDER] = folder
         try:
@@ -85,6 +87,9 @@ def launch(
         except UserError as error:
             print(error, file=sys.stderr)
             return MISTAKE
+        except Refused as refused:
+            print(refused.error, file=sys.stderr)
+            return MISTAKE
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             print(explain(error, arguments, schemas), file=sys.stderr)
             return MISTAKE
@@ -93,7 +98,7 @@ def launch(
                 raise
             print(f"{wrong} is not UTF-8 ({error.reason}); save it as UTF-8", file=sys.stderr)
             return MISTAKE
-        except ValueError as error:
+        except (AttributeError, RuntimeError, ValueError) as error:
             if not _raised_by_hydra(error):
                 raise
             print(explain(error, arguments, schemas), file=sys.stderr)
@@ -120,10 +125,24 @@ def launch(
     return FAILED if FAILED in statuses else max(statuses, default=OK)
 
 
+def _flags_first(arguments: Sequence[str]) -> list[str]:
+    """The same arguments in an order that Hydra's parser takes, for which overrides stand on one side of its flags."""
+    flags, overrides, given = list[str](), list[str](), iter(arguments)
+    for argument in given:
+        (flags if argument.startswith("-") else overrides).append(argument)
+        if argument in WITH_VALUE:
+            if (value := next(given, None)) is None:
+                return list(arguments)  # the parser says what is missing
+            flags.append(value)
+    return flags + overrides
+
+
 def _raised_by_hydra(error: BaseException) -> bool:
     """Whether an error comes from Hydra itself, which complains of its flags and functions so, and not from a job."""
     frames = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].partition(".")[0] == "hydra" and not any(name.startswith("harness.") for name in frames[1:])
+    return frames[-1].partition(".")[0] in ("hydra", "omegaconf") and not any(
+        name.startswith("harness.") for name in frames[1:]
+    )
 
 
 def _not_utf8(arguments: Sequence[str]) -> Path | None:
@@ -181,27 +200,13 @@ def _refuse_early(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, equals, value = argument.lstrip("+~").partition("=")
         if equals:
-            _refuse_secrets_in(argument, key, value)
+            refuse_secrets_in(argument)
         if argument.lstrip("+~").startswith("="):
             raise UserError(argument, None, "has no key", "write KEY=VALUE")
         if key in FOLDERS and equals and not value.strip(" '\""):
             require_output(key, "")
         if "null" in (each.strip() for each in value.lower().split(",")):
             _refuse_no_choice(key, value)
-
-
-def _refuse_secrets_in(argument: str, key: str, value: str) -> None:
-    """In the text and in what a mapping sets; what cannot be read would be quoted, and is searched as it stands."""
-    refuse_secrets(key, value)
-    if "{" not in value:
-        return
-    from harness.overrides import leaves, parsed
-
-    for name, inside in leaves(argument):
-        refuse_secrets(name, inside)
-    if parsed(argument) is None:
-        for name, inside in re.findall(r"""["']?([\w.-]+)["']?\s*:\s*([^,{}]*)""", value):
-            refuse_secrets(f"{key}.{name}", inside)
 
 
 def _refuse_no_choice(key: str, value: str) -> None:
@@ -363,3 +368,4 @@ def quieten_libraries() -> None:
     """Keep the libraries' progress bars and notices out of ours; offline they must not wait for a hub."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it logs of a name it cannot find, we say

@@ -16,6 +16,7 @@ _RULES = (
     (r"is not a valid bool", "is neither true nor false", "give one of the two"),
     (r"is not Optional", "cannot be null", "give a value or leave the key out"),
     (r"Cannot assign .* to Dict", "is not a mapping", "set its entries one by one: {key}.NAME=VALUE"),
+    (r"Cannot convert .(list|dict). to string", "is not a text", "quote it: '{key}=\"TEXT\"'"),
     (r"is not a ListConfig", "is not a list", "write {key}=[VALUE,VALUE]"),
     (
         r"Invalid type assigned",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import Config
@@ -34,13 +34,19 @@ class Job:
     def prompts(self, examples: Sequence[Example], codec: Codec) -> tuple[list[str], CutReport]:
         """The prompts of these examples as the codec's model reads them: in the task's words, or as conversations.
 
-        They are cut by the task's rule to what ``task.max_prompt_tokens`` allows.
+        They are cut by the task's rule to what ``task.max_prompt_tokens`` allows. What reads like a special token in an
+        example is text to that codec.
         """
         task = self.task if codec.chat is None else in_chat(self.task, codec.conversation, codec.chat["system"])
         limit = self.config.task.max_prompt_tokens
+        fields = codec.guard([example.fields for example in examples])
+        answers = codec.guard([{"references": example.references} for example in examples])  # looked for in prompts
+        rows = zip(examples, fields, answers, strict=True)
+        examples = [replace(example, fields=each, **references) for example, each, references in rows]
         if codec.chat is None and len(examples) <= REMEMBERED:  # all at once, for the cuts, which count one by one
             codec.encode_prompts([task.prompt(example.fields) for example in examples])
-        return fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)
+        prompts, cuts = fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)
+        return [codec.unguard(prompt) for prompt in prompts], cuts
 
     def prompt_labels(self, examples: Sequence[Example]) -> list[str]:
         """The same for test prompts that are one, as sets of others may hold them: intervals draw them together."""

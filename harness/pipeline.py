@@ -11,10 +11,10 @@ from typing import Any
 from harness.adapting import require_adaptable
 from harness.ahead import working_ahead
 from harness.cards import write_cards
-from harness.config import APIModelConfig, Config, ControlledDataConfig, TaskConfig
+from harness.config import APIModelConfig, Config, ControlledDataConfig, LocalDataConfig, TaskConfig
 from harness.context import Job
 from harness.data.checks import check_columns
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.evaluation.registry import metrics_for
 from harness.graph import BESIDE, Graph, build_graph, in_turn, planned_stages
 from harness.hardware import Hardware
@@ -33,10 +33,14 @@ def make_job(config: Config) -> Job:
 
     Raises:
         UserError: a class, a function, a model or a metric that is named does not exist or cannot be loaded, or the
-            data's columns do not fit the task.
+            data's files or columns do not fit.
     """
     task = make_task(config.task)
     check_columns(config.data, task)
+    if isinstance(config.data, LocalDataConfig) and config.data.source == "local":
+        from harness.data.local import require_rows
+
+        require_rows(config.data)
     world = None
     if config.data.source == "controlled" and config.task.world is not None:
         mixture = config.data.mixture if isinstance(config.data, ControlledDataConfig) else {}
@@ -288,6 +292,8 @@ def _run_ahead(config: Config, name: str, finished: frozenset[str] | None, progr
             _make_meanwhile(graph, runner, stage, tried)
             try:
                 runner.run(stage)
+            except (RunFailed, UserError):  # the process that needs the stage says so
+                raise
             except Exception as error:
                 progress.warning(f"{stage.label} failed ({reason(error)}); it is tried once more where it is needed")
                 raise

@@ -126,6 +126,7 @@ class Progress:
         self._console: Console | None = None
         self._bars: Bars | None = None
         self._lock = threading.RLock()  # stages of another process are shown by a thread of this one
+        self.failures: dict[str, Exception] = {}
         self.mode: Mode = mode
         if mode == "rich" and not _shows_rich(self._out):
             self.mode = "plain"
@@ -210,6 +211,10 @@ class Progress:
     def waiting(self, name: str) -> None:
         """Tell that a stage is being made by another process."""
         self.message(f"{name}: waiting for the process that makes it")
+
+    def failed(self, fingerprint: str, error: Exception) -> None:
+        """Take note of a stage that cannot be made, here or in another process, however often it is tried."""
+        self.failures[fingerprint] = error
 
     def warning(self, text: str) -> None:
         """Shown in every mode; quiet keeps stdout clean and takes stderr."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.fellows import at_work
 from harness.memory import peak_memory_mb, reset_peak_memory
 from harness.progress import Progress
@@ -159,6 +159,10 @@ class StageRunner:
         Args:
             stage: which.
             yielding_to: left the cores for as long as another process makes it, before this stage is made.
+
+        Raises:
+            RunFailed: the stage, or one before it, failed, just now or in another process of this job.
+            UserError: likewise.
         """
         if stage.fingerprint in self._finished:
             return self._finished[stage.fingerprint]
@@ -187,8 +191,18 @@ class StageRunner:
             found = self.cached(stage)  # another process may have finished it while this one waited
             if found is not None:
                 return found
+            if (failure := self.progress.failures.get(stage.fingerprint)) is not None:
+                raise failure
             with at_work():
-                return self._execute(stage, inputs)
+                return self._try(stage, inputs)
+
+    def _try(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
+        """Make a stage; a failure that no second try would change is noted while nobody else can begin one."""
+        try:
+            return self._execute(stage, inputs)
+        except (RunFailed, UserError) as error:
+            self.progress.failed(stage.fingerprint, error)
+            raise
 
     def _lock(self, stage: Stage) -> FileLock:
         from filelock import FileLock

@@ -13,11 +13,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import pytest
 import work_apart as work
 
 from harness.ahead import working_ahead
+from harness.errors import UserError
 from harness.fellows import at_work, working_elsewhere
 from harness.progress import Progress
+from harness.stages import Stage, StageRunner
 
 REFERENCE = Path(__file__).parent / "reference"
 DEADLINE_SECONDS = 60.0
@@ -51,6 +54,17 @@ def test_a_failure_over_there_is_none_here(tmp_path: Path) -> None:
     with working_ahead(partial(work.fails, tmp_path), Progress("plain", stream=screen)):
         work.until(tmp_path / "tried")
     assert screen.getvalue() == ""
+
+
+def test_a_failure_that_would_come_again_is_not_computed_twice(tmp_path: Path) -> None:
+    tried, progress = [], Progress("quiet")
+    stage = Stage("sft", 1, {}, {}, None, {}, lambda _: tried.append("here") or {})
+    with working_ahead(partial(work.refuses, tmp_path), progress):
+        work.until(tmp_path / "told")
+        with pytest.raises(UserError, match=r"sft\.epochs=3 is what this test refuses; leave it out"):
+            StageRunner(tmp_path, progress).run(stage)
+    assert (tmp_path / "tried").exists()
+    assert tried == []
 
 
 def test_it_ends_with_the_context(tmp_path: Path) -> None:

@@ -559,7 +559,8 @@ def test_what_may_not_be_read_is_a_message(
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows/train.csv").write_text("document,summary\na,b\n")
     columns = ("data.columns.source=document", "data.columns.response=summary")
-    given = ("task=summarize", "data=local", "feedback=metric", "judge=none", "hardware.threads=1", *columns)
+    shares = ("data.shares.validation=0.1", "data.shares.test=0.1")
+    given = ("task=summarize", "data=local", "feedback=metric", "judge=none", "hardware.threads=1", *columns, *shares)
     with monkeypatch.context() as patched:
         patched.setattr(os, "access", lambda path, mode: Path(path).name != "rows")
         assert harness(*given, "data.path=rows") == 2
@@ -571,6 +572,55 @@ def test_what_may_not_be_read_is_a_message(
     assert capsys.readouterr().err.endswith(
         "rows/train.csv cannot be used (Permission denied); correct its permissions\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["-m", "hydra.sweeper=null"], "the command line cannot be used (Hydra sweeper is not configured);"),
+        (["-m", "hydra.sweeper.params={a: 1}"], "the command line cannot be used ('NoneType' object"),
+        (["task._target_=nope.X"], "task._target_=nope.X is no class that can be imported; give package.module.Class"),
+        (["candidate=[a]"], "candidate=[a] is not a text; quote it: 'candidate=\"TEXT\"'\n"),
+        (["seed=1", "--config-dir", "conf", "task=nope"], "task=nope is not a choice; choose dialogue,"),
+        (["seed=1", "--config-dir", "nowhere", "task=qa"], "Additional config directory"),
+    ],
+)
+def test_what_hydra_trips_over_is_a_message(
+    typed: list[str], message: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "conf").mkdir()
+    assert harness(*typed) == 2
+    captured = capsys.readouterr().err
+    assert message in captured
+    assert captured.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train.csv": "document,summary\n"}, "rows/train.csv has no rows; give a file with data in it"),
+        (
+            {"train.csv": "document,summary\na,b\n", "test.jsonl": ""},
+            "rows/test.jsonl has no rows; give a file with data in it",
+        ),
+        (
+            {"train.csv": "document,summary\na,b\n"},
+            "data.files.validation is needed: no file holds validation rows;"
+            " name the file, or set data.shares.validation=0.1",
+        ),
+    ],
+)
+def test_a_file_that_is_empty_or_missing_leaves_no_row(
+    files: dict[str, str], message: str, harness: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows").mkdir()
+    for name, text in files.items():
+        (tmp_path / "rows" / name).write_text(text)
+    columns = ("data.columns.source=document", "data.columns.response=summary")
+    assert harness("task=summarize", "data=local", "data.path=rows", "feedback=metric", "judge=none", *columns) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", f"{message}\n")
+    assert not Path("runs/records").exists()
 
 
 def test_an_overlay_that_is_not_utf_8(harness: Callable[..., int], capsys: Any, tmp_path: Path) -> None:

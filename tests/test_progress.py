@@ -180,21 +180,29 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("mode", ["plain", "rich", "quiet"])
-def test_a_broken_stream_does_not_end_a_run(mode: Any) -> None:
-    for stream in (Broken(), io.StringIO()):
-        stream.close() if not isinstance(stream, Broken) else None
-        _everything(Progress(mode, stream=stream, error_stream=stream))
+def test_a_broken_stream_does_not_end_a_run(mode: Any, tmp_path: Path) -> None:
+    """The log, too, has what it has beside a stream that is whole."""
+    closed = io.StringIO()
+    closed.close()
+    logs = []
+    for number, stream in enumerate((io.StringIO(), Broken(), closed)):
+        log = tmp_path / str(number)
+        _everything(Progress(mode, log, stream=stream, error_stream=stream, clock=lambda: 0.0))
+        logs.append([line.split(" ", 1)[1] for line in log.read_text().splitlines()])  # after the time of day
+    assert len(logs[0]) > 2
+    assert logs[1] == logs[2] == logs[0]
 
 
-def test_a_terminal_that_breaks_later_does_not_end_a_run(monkeypatch: Any) -> None:
+def test_a_terminal_that_breaks_later_does_not_end_a_run(monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     out = Terminal()
-    progress = Progress("rich", stream=out)
+    progress = Progress("rich", tmp_path / "log", stream=out)
     with progress.stage("sft", 3) as stage:
         out.close()
         stage.update(loss=1.0)
-    progress.message("x")
+    progress.message("said afterwards")
     progress.table([ROW])
+    assert "said afterwards" in (tmp_path / "log").read_text()
 
 
 def test_a_c_locale(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UserError
+from harness.errors import RunFailed, UserError
 from harness.progress import Progress
 from harness.stages import MANIFEST, Stage, StageRunner, Workspace, all_stages
 
@@ -377,3 +377,23 @@ def test_what_led_to_a_stage_is_known_when_its_folders_are_gone(tmp_path: Path) 
         "evaluation": {"score": 1},
     }
     assert all(set(known) == {"wall_seconds", "peak_memory_mb", "summary"} for known in whole.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"), [(UserError("k", 1, "is wrong", "mend it"), 1), (RunFailed("x"), 1), (OSError("disk"), 2)]
+)
+def test_a_job_tries_again_only_what_may_go_well(error: Exception, tries: int, tmp_path: Path) -> None:
+    tried = []
+
+    def run(_: Workspace) -> dict[str, Any]:
+        tried.append(1)
+        raise error
+
+    progress = silent()
+    for _ in range(2):
+        with pytest.raises(type(error), match=str(error)):
+            StageRunner(tmp_path, progress).run(stage(run))
+    assert len(tried) == tries
+    with pytest.raises(type(error), match=str(error)):  # another job tries it all the same
+        StageRunner(tmp_path, silent()).run(stage(run))
+    assert len(tried) == tries + 1

@@ -119,6 +119,32 @@ def refuse_secrets(key: str, value: Any) -> None:
         raise SecretGiven(key, None, "holds no name of an environment variable, and records would keep it", remedy)
     if value is None or isinstance(value, bool) or str(value).lower() in ("", "null", "true", "false"):
         return
-    if group in SECRET_GROUPS and name not in _NO_SECRETS and _SECRET.search(name):
+    if group in SECRET_GROUPS and sounds_secret(name):
         remedy = "log in with the hub's own client: hf auth login" if group == "hub" else remedy
         raise SecretGiven(key, None, "would be kept in records", remedy)
+
+
+def sounds_secret(name: str) -> bool:
+    """Whether what is called so may be a secret."""
+    return name not in _NO_SECRETS and _SECRET.search(name.lower()) is not None
+
+
+def refuse_secrets_in(argument: str) -> None:
+    """Refuse secrets in the text of an override ``KEY=VALUE`` and in what a mapping sets.
+
+    What cannot be read would be quoted in a message, and is searched as it stands.
+
+    Raises:
+        SecretGiven: as `refuse_secrets`.
+    """
+    key, _, value = argument.lstrip("+~").partition("=")
+    refuse_secrets(key, value)
+    if "{" not in value:
+        return
+    from harness.overrides import leaves, parsed
+
+    for name, inside in leaves(argument):
+        refuse_secrets(name, inside)
+    if parsed(argument) is None:
+        for name, inside in re.findall(r"""["']?([\w.-]+)["']?\s*:\s*([^,{}]*)""", value):
+            refuse_secrets(f"{key}.{name}", inside)

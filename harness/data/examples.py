@@ -10,7 +10,7 @@ from harness.config import CleaningConfig
 from harness.data.cleaning import SHOWN, Cleaner, Tally
 from harness.data.columns import BadRow, Columns, Empty, column_names
 from harness.data.conversations import ASSISTANT, context_of, is_messages, is_transcript, split_reply, turns_of
-from harness.data.rows import Row
+from harness.data.rows import Row, no_rows
 from harness.errors import UserError
 from harness.types import Example, PairExample
 
@@ -87,7 +87,7 @@ class Reader:
         """Raise the error that explains most: no rows, a column that no row has, too many bad rows, none left."""
         tally = self.tally
         if not tally.rows:
-            raise UserError(self.name, None, "has no rows", "give a file with data in it")
+            raise no_rows(self.name)
         unmapped = self.columns.never_seen(columns) if columns and not good else None
         if unmapped:
             raise unmapped

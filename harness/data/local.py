@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
+from harness.config import LocalDataConfig
 from harness.data.files import FileSplit, find_files
-from harness.data.rows import Row, read_rows
-from harness.data.sources import Source
+from harness.data.rows import Row, no_rows, read_rows
+from harness.data.sources import Source, check_request
 from harness.errors import UserError
+from harness.types import Split
 
 
 def local_source(
@@ -35,6 +38,19 @@ def local_source(
             raise UserError("data.pairs_path", pairs_path, "does not exist or is not a file", "give a file of pairs")
         pairs = read_rows(file)
     return first_rows(Source(rows, names, pairs, str(pairs_path or "")), max_rows)
+
+
+def require_rows(data: LocalDataConfig) -> None:
+    """Raise UserError where files are missing, empty, or not those that the shares ask for, before any work."""
+    source = local_source(str(data.path), data.files, data.pairs_path, data.max_rows)
+    named = [(source.names[split], rows) for split, rows in source.rows.items()]
+    named += [(source.pairs_name, source.pairs)] if source.pairs is not None else []
+    for name, rows in named:
+        if next(iter(rows), None) is None:
+            raise no_rows(name)
+    shares, limits = cast("Mapping[Split, float]", data.shares), cast("Mapping[Split, int]", data.limits)
+    own_pairs = "rejected" in data.columns
+    check_request(source.rows, shares, limits, own_pairs=own_pairs, has_pairs=source.pairs is not None)
 
 
 def _all_rows(paths: Sequence[Path]) -> Iterator[Row]:

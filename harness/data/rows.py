@@ -36,6 +36,11 @@ class Row(NamedTuple):
     problem: str = ""
 
 
+def no_rows(name: str) -> UserError:
+    """What to raise of a file, or another source of rows, that is empty."""
+    return UserError(name, None, "has no rows", "give a file with data in it")
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """All rows of a file, bad ones included.
 

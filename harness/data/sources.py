@@ -162,7 +162,7 @@ def prepare_rows(task: Task, source: Source, config: LocalDataConfig, folder: Pa
     limits: Any = config.limits
     mapping = Columns(config.columns, task.required_fields)
     own_pairs = "rejected" in config.columns
-    _check_request(source.rows, shares, limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name))
+    check_request(source.rows, shares, limits, own_pairs=own_pairs, has_pairs=bool(source.pairs_name))
     readers = {
         split: _reader(rows, mapping, config, label=split, name=source.names[split])
         for split, rows in source.rows.items()
@@ -234,7 +234,7 @@ def _text_of(task: Task) -> TextOf:
     return lambda row: content(row.fields, names)
 
 
-def _check_request(
+def check_request(
     files: Mapping[FileSplit, object],
     shares: Mapping[Split, float],
     limits: Mapping[Split, int],
@@ -242,6 +242,14 @@ def _check_request(
     own_pairs: bool,
     has_pairs: bool,
 ) -> None:
+    """Raise UserError where files, shares, limits and pairs do not go together.
+
+    Args:
+        files: by the split whose rows they hold.
+        shares: see `prepare`; likewise ``limits``.
+        own_pairs: the rows hold preference pairs.
+        has_pairs: a file of its own does.
+    """
     check_shares(shares)
     held_out: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     for split in held_out:

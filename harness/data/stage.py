@@ -8,7 +8,7 @@ from harness.context import Job
 from harness.stages import Workspace
 
 VERSION = 1
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Bumped when what is made of rows (of files, of the hub) changes, while the controlled worlds stay."""
 
 

@@ -20,6 +20,9 @@ STOPS = "harness_stops"
 FOLLOWING = (("a", "b"), ("word", "Yes"), (":", "the"), (".", "I"))
 """Texts that stand one after the other, to see where a tokenizer puts a space of its own."""
 
+GUARD = "\ufdd0"
+"""Stands inside what only reads like a special token, until it is encoded: a noncharacter, which no text is to hold."""
+
 REMEMBERED = 2**14
 """Prompts whose ids a codec keeps: they are counted, to see whether they fit, before they are encoded."""
 
@@ -33,8 +36,8 @@ class Codec:
     which is encoded as a target where the tokenizer makes a difference. Where prompts are conversations (``converse``)
     the chat template writes all marks of a prompt, and no space stands before the response.
 
-    A response is text alone: ``</s>`` in one ends nothing. In a prompt it does become that token, since a task's
-    wording may ask for one.
+    A response is text alone: ``</s>`` in one ends nothing. So is what data put into a prompt (``guard``). Elsewhere in
+    a prompt it does become that token, since a task's wording, or a chat template, may ask for one.
 
     Args:
         tokenizer: a transformers tokenizer with an EOS token.
@@ -57,6 +60,7 @@ class Codec:
             self._choose_pad()
         self.pad_id = int(tokenizer.pad_token_id)
         self._prompts: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
+        self._guarded: dict[str, str] = {}
         self._space = "" if apart or self._adds_space() else " "
 
     def _choose_pad(self) -> None:
@@ -148,7 +152,11 @@ class Codec:
         found = {text: kept[text] for text in texts if text in kept}
         if new := [text for text in dict.fromkeys(texts) if text not in found]:
             marks = {"add_special_tokens": self.chat is None}  # a template writes BOS itself
-            encoded: list[list[int]] = self.tokenizer(new, truncation=False, verbose=False, **marks)["input_ids"]
+            plain = [self._guarded.get(text, text) for text in new]
+            encoded: list[list[int]] = self.tokenizer(plain, truncation=False, verbose=False, **marks)["input_ids"]
+            for place, text in enumerate(plain):
+                if GUARD in text:
+                    encoded[place] = self._encode_guarded(text)
             for text, ids in zip(new, encoded, strict=True):
                 found[text] = ids[:-1] if not self.apart and ids and ids[-1] == self.eos_id else ids
             if len(kept) + len(new) > REMEMBERED:
@@ -156,6 +164,57 @@ class Codec:
             if len(new) <= REMEMBERED:
                 kept.update((text, found[text]) for text in new)
         return [list(found[text]) for text in texts]
+
+    def guard(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The fields of prompts, texts or lists of them, in which what reads like a special token stays text.
+
+        A prompt that is made of them can be counted and encoded; ``unguard`` gives the text that it stands for.
+        """
+        words = self._special_words
+        starts = {word[0] for word in words}
+
+        def guarded(value: Any) -> Any:
+            if isinstance(value, list):
+                return [guarded(each) for each in value]
+            if isinstance(value, str) and any(start in value for start in starts):
+                for word in words:
+                    value = value.replace(word, f"{word[0]}{GUARD}{word[1:]}")
+            return value
+
+        return [{name: guarded(value) for name, value in fields.items()} for fields in prompts]
+
+    def unguard(self, prompt: str) -> str:
+        """The text of a prompt with guarded fields; ``encode_prompts`` remembers what in it is no special token."""
+        if GUARD not in prompt:
+            return prompt
+        text = prompt.replace(GUARD, "")
+        self._guarded[text] = prompt
+        for kept in self._prompts.values():
+            kept.pop(text, None)
+        return text
+
+    @property
+    def _special_words(self) -> list[str]:
+        """Special tokens as they are written, longer ones first; one of a single character cannot be told from text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        words = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+        return sorted((word for word in words if len(word) > 1), key=lambda word: (-len(word), word))
+
+    def _encode_guarded(self, prompt: str) -> list[int]:
+        """Ids of a prompt whose own special tokens are such, and the guarded ones text."""
+        own = "|".join(map(re.escape, self._special_words))
+        texts = re.split(f"({own})", prompt)  # text, token, text, ...
+        ids: list[int] = []
+        for place, text in enumerate(texts):
+            if place % 2:
+                ids.append(self.tokenizer.convert_tokens_to_ids(text))
+            elif text:
+                ids += self._encode_text([text.replace(GUARD, "")], "text")[0]
+        if self.chat is not None:
+            return ids
+        bare, marked = (self.tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
+        start = next(at for at in range(len(marked)) if marked[at : at + len(bare)] == bare)
+        return [*marked[:start], *ids, *marked[start + len(bare) :]]
 
     def encode_responses(
         self, texts: Sequence[str], *, max_tokens: int | None = None, ended: Sequence[bool] | None = None
@@ -172,17 +231,17 @@ class Codec:
         if not texts:
             return []
         space = self._space if self.chat is None else ""
-        encoded = self._encode_text([f"{space}{text}" if text else "" for text in texts])
+        where = "text_target" if self.apart else "text"
+        encoded = self._encode_text([f"{space}{text}" if text else "" for text in texts], where)
         ends = [True] * len(texts) if ended is None else ended
         full = [[*ids, self.eos_id] if end else list(ids) for ids, end in zip(encoded, ends, strict=True)]
         return full if max_tokens is None else [ids[:max_tokens] for ids in full]
 
-    def _encode_text(self, texts: list[str]) -> list[list[int]]:
-        """Ids of texts, none of them a control token's.
+    def _encode_text(self, texts: list[str], where: str) -> list[list[int]]:
+        """Ids of texts, none of them a control token's; ``where`` is the tokenizer's argument.
 
         Unigram models, T5's among them, find their control tokens in any text. There such a word is encoded in two.
         """
-        where = "text_target" if self.apart else "text"
         how = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
         encoded: list[list[int]] = self.tokenizer(**{where: texts}, **how)["input_ids"]
         control = self._special_ids() - {self.tokenizer.unk_token_id}

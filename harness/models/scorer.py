@@ -92,7 +92,8 @@ class Scorer:
             codec, reads_eos = self.codec, self._reads_eos
             return prompts, [codec.closed(ids) if reads_eos or not codec.ended(ids) else ids[:-1] for ids in responses]
         texts = self.foreign.tokenizer.batch_decode([list(ids) for ids in prompts], skip_special_tokens=True)
-        own = self.codec.encode_prompts(texts)
+        guarded = self.codec.guard([{"prompt": text} for text in texts])
+        own = self.codec.encode_prompts([each["prompt"] for each in guarded])
         known, longest = positions(self.model), max(map(len, own), default=0)
         if known is not None and longest >= known:
             raise RunFailed(

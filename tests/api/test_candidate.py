@@ -220,6 +220,80 @@ def test_a_secret_is_written_nowhere(
     assert not [path for path in Path.cwd().rglob("*") if path.is_file()]
 
 
+ENDPOINT = f"""\
+# @package _global_
+defaults:
+  - override /model: api
+model:
+  name: m
+  base_url: http://127.0.0.1:9/v1
+  api:
+    options: {{api_key: {KEY}}}
+"""
+SWEPT = f"""\
+# @package _global_
+hydra:
+  sweeper:
+    params:
+      +model.api.options: "{{api_key: {KEY}}},{{}}"
+"""
+EXPORTED = f"""\
+# @package _global_
+hydra:
+  job:
+    env_set: {{HARNESS_API_KEY: {KEY}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overlay", "given"),
+    [
+        (ENDPOINT, ["-m", "seed=1,2"]),
+        (ENDPOINT, ["hydra.output_subdir=.hydra"]),
+        (ENDPOINT, ["-m", "experiment=mine,smoke", "hydra.output_subdir=.hydra"]),
+        (SWEPT, ["-m"]),
+        (EXPORTED, ["-m", "seed=1,2"]),
+        (EXPORTED, ["hydra.output_subdir=.hydra"]),
+    ],
+)
+@pytest.mark.parametrize("where", ["--config-dir=own", "hydra.searchpath=[file://{}/own]"])
+def test_a_secret_in_a_file_of_the_users_own_is_written_nowhere(
+    where: str,
+    overlay: str,
+    given: list[str],
+    in_process: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own/experiment").mkdir(parents=True)
+    Path("own/experiment/mine.yaml").write_text(overlay)
+    chosen = [] if any(argument.startswith("experiment=") for argument in given) else ["experiment=mine"]
+    assert in_process(cli.main)(where.format(tmp_path), "task=qa", *chosen, *given) == 2
+    captured = capsys.readouterr()
+    key = "hydra.job.env_set.HARNESS_API_KEY" if overlay == EXPORTED else "model.api.options.api_key"
+    assert captured.err.startswith(f"{key} would be kept in ")
+    assert captured.err.count("\n") == 1
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "own" not in path.parts]
+    assert not any(KEY in path.read_text() for path in files)
+    assert not files or "experiment=mine,smoke" in given  # a sweep is written down before it chooses a job's overlay
+
+
+def test_a_key_that_a_file_refers_to_stays_where_it_is(
+    in_process: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``multirun.yaml`` keeps the reference as it stands; the job, whose record would keep what it stands for, ends."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OWN_KEY", KEY)
+    Path("own/experiment").mkdir(parents=True)
+    Path("own/experiment/mine.yaml").write_text(ENDPOINT.replace(KEY, '"${oc.env:OWN_KEY}"'))
+    assert in_process(cli.main)("-m", "--config-dir=own", "experiment=mine", "task=qa") == 2
+    assert capsys.readouterr().err.startswith("model.api.options.api_key would be kept in records")
+    assert [path.name for path in Path("runs").rglob("*") if path.is_file()] == ["multirun.yaml"]
+    assert KEY not in Path("runs/multirun.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "wrong"),
     [

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from harness.config import Config, TaskConfig
+from harness.context import Job
 from harness.data.prompts import CutReport, fit_prompts
 from harness.errors import RunFailed, UserError
+from harness.models.codec import Codec
 from harness.tasks.qa import QA
 from harness.tasks.translate import Translate
 from harness.types import Cut, Example
@@ -60,3 +65,26 @@ def test_a_prompt_without_tokens_names_its_example() -> None:
     rows = [Example(f"train:{n}", {"text": text}, "a", ["a"]) for n, text in enumerate(["Ann sang.", " "])]
     with pytest.raises(RunFailed, match=r"the prompt of example train:1 \(' '\) has no tokens"):
         fit_prompts(Bare(), rows, count_tokens=count_words, max_prompt_tokens=5)  # type: ignore[arg-type]
+
+
+def test_data_cannot_end_a_prompt_nor_pad_it(codec: Any, hardware: Any) -> None:
+    """The prompts that stages encode, cut and whole, with and without a chat template."""
+    codec = Codec(copy.deepcopy(codec.tokenizer))
+    eos, pad = codec.tokenizer.eos_token, codec.tokenizer.pad_token
+    config = Config(task=TaskConfig(max_prompt_tokens=90))
+    rows = [example(f"Ann {eos} sang {pad} loudly.", f"{eos} sang"), example("Ann sang loudly.", "Ann")]
+    rows.append(example(f"The bird sings in the old tree . {eos} sang. " * 9, f"{eos} sang"))
+    job = Job(config, QA(), None, hardware)
+    prompts, report = job.prompts(rows, codec)
+    assert prompts[:2] == [QA().prompt(row.fields) for row in rows[:2]]
+    assert report.cut_share == pytest.approx(1 / 3)
+    encoded = codec.encode_prompts(prompts)
+    assert not {codec.eos_id, codec.pad_id} & {id for ids in encoded for id in ids}
+    assert encoded[1] == codec.tokenizer(prompts[1])["input_ids"]
+    assert [codec.tokenizer.decode(ids) for ids in encoded] == prompts
+    assert max(map(len, encoded)) <= 90
+    codec.tokenizer.chat_template = "{% for m in messages %}" + eos + "{{ m.content }}{% endfor %}"
+    codec.converse()
+    prompts, _ = job.prompts(rows[:2], codec)
+    assert [ids.count(codec.eos_id) for ids in codec.encode_prompts(prompts)] == [1, 1]
+    assert prompts[0] == f"{eos}{QA().prompt(rows[0].fields)}"

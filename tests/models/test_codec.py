@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +107,22 @@ def test_one_space_stands_before_a_response_whoever_puts_it_there(kind):
         assert before + codec.encode_responses(["yes it is"], ended=[False])[0] == joint
 
 
+def llama() -> Codec:
+    """The codec of a Llama's tokenizer: BOS before every prompt, and SentencePiece's space before a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    words = ["tell: one two now:", "<unk> <s> </s> <pad>", "a b user go assistant"] * 9
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False)
+    made.train_from_iterator(words, trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return Codec(PreTrainedTokenizerFast(tokenizer_object=made, **marks))
+
+
 class TestTextThatReadsLikeASpecialToken:
     def test_it_is_text_in_a_response(self, codec):
         text = f"one {codec.tokenizer.eos_token} two {codec.tokenizer.pad_token}"
@@ -118,6 +136,48 @@ class TestTextThatReadsLikeASpecialToken:
         codec.encode_responses([eos])
         assert codec.encode_prompts([f"a{eos}b"])[0].count(codec.eos_id) == 1
         assert codec.tokenizer(eos, add_special_tokens=False)["input_ids"] == [codec.eos_id]
+
+    @staticmethod
+    def prompt_of(codec, template, *texts):
+        """What a codec makes of data in a template, by way of their guarded forms."""
+        ((*fields,),) = (each["turns"] for each in codec.guard([{"turns": list(texts)}]))
+        text = codec.unguard(template.format(*fields))
+        assert text == template.format(*texts)
+        return codec.encode_prompts([text])[0]
+
+    @pytest.mark.parametrize("name", ["gpt2", "llama"])
+    def test_it_is_text_in_what_data_put_into_a_prompt(self, name, codec):
+        codec = llama() if name == "llama" else Codec(copy.deepcopy(codec.tokenizer))
+        eos, pad = codec.tokenizer.eos_token, codec.tokenizer.pad_token
+        special = codec._special_ids()
+        ids = self.prompt_of(codec, "tell: {} now: {}", f"one {eos} two", f"{pad}{eos}")
+        bos = [codec.tokenizer.bos_token_id] if name == "llama" else []
+        assert [id for id in ids if id in special] == bos
+        text = f"tell: one {eos} two now: {pad}{eos}"
+        assert ids == codec.tokenizer(text, split_special_tokens=True)["input_ids"]
+        assert codec.tokenizer.decode(ids[len(bos) :]) == text
+        # The same text in the task's own wording is the token, and prompts without any are as they were.
+        assert codec.eos_id in codec.encode_prompts([f"{eos} a"])[0]
+        assert self.prompt_of(codec, "tell: {}", "one < two") == codec.tokenizer("tell: one < two")["input_ids"]
+
+    @pytest.mark.parametrize("name", ["gpt2", "llama"])
+    def test_a_wording_and_a_chat_template_keep_theirs(self, name, codec):
+        codec = llama() if name == "llama" else Codec(copy.deepcopy(codec.tokenizer))
+        eos = codec.tokenizer.eos_token
+        tokens = self.prompt_of(codec, f"{eos}{{}}{eos} go", f"a {eos} b")
+        assert tokens.count(codec.eos_id) == 2
+        assert codec.tokenizer.decode(tokens).count(eos) == 3
+        codec.tokenizer.chat_template = CHATML.replace("<s>", eos).replace("</s>", eos)
+        codec.converse()
+        (fields,) = codec.guard([{"turns": [f"a {eos} b"]}])
+        prompts = [
+            codec.conversation([{"role": "user", "content": text}]) for text in (fields["turns"][0], "a b", "a < b")
+        ]
+        held, *plain = codec.encode_prompts([codec.unguard(prompt) for prompt in prompts])
+        assert held.count(codec.eos_id) == plain[0].count(codec.eos_id) == 3
+        assert codec.tokenizer.decode(held).count(eos) == 4
+        for prompt, ids in zip(prompts[1:], plain, strict=True):
+            assert ids == codec.tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
     @pytest.mark.parametrize("apart", [False, True])
     def test_in_a_vocabulary_that_finds_it_in_any_text_too(self, apart):
@@ -160,8 +220,6 @@ class TestSameTokens:
     """What two checkpoints of one lineage may differ in, and what not."""
 
     def changed(self, codec, change):
-        import copy
-
         tokenizer = copy.deepcopy(codec.tokenizer)
         change(tokenizer)
         return Codec(tokenizer)
@@ -215,8 +273,6 @@ class TestChat:
         return Codec(tokenizer)
 
     def test_the_template_writes_all_marks_and_responses_follow_without_a_space(self, codec):
-        import copy
-
         tokenizer = copy.deepcopy(codec.tokenizer)
         tokenizer.chat_template = CHATML.replace("<s>", "<|endoftext|>")
         talking = Codec(tokenizer)

@@ -52,73 +52,68 @@ CASES = {
 }
 
 
+@pytest.fixture
+def harness(in_process: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """``python -m harness`` at smoke size in a folder of its own, which stays without a model; returns its status."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def run(*typed: str) -> int:
+        given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, *typed)
+        status: int = in_process(cli.main)(*given)
+        assert not list(tmp_path.glob("runs/stages/*/model"))
+        return status
+
+    return run
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_one_message(
     name: str,
     family_folder: Callable[..., Path],
-    in_process: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    harness: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
 ) -> None:
     family, typed, message = CASES[name]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     chosen = ("model=hf", f"model.name={family_folder(family)}") if family else ()
-    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, *chosen, *typed)
-    assert in_process(cli.main)(*given) == 2
+    assert harness(*chosen, *typed) == 2
     captured = capsys.readouterr()
     assert len([line for line in captured.err.splitlines() if message in line and "; " in line]) == 1, captured.err
-    assert not list(tmp_path.rglob("model"))
 
 
 def test_packing_is_refused_where_examples_would_see_each_other(
-    family_folder: Callable[..., Path],
-    in_process: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    family_folder: Callable[..., Path], harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """OPT counts positions from an attention mask alone, which its configuration does not say."""
     from transformers import OPTConfig, OPTForCausalLM
 
-    monkeypatch.chdir(tmp_path)
     shutil.copytree(family_folder("gpt2"), "opt")
     rows = json.loads(Path("opt/config.json").read_text())["vocab_size"]
     sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2}
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 0}
     model = OPTForCausalLM(OPTConfig(vocab_size=rows, num_attention_heads=2, init_std=0.5, **sizes, **ids))
     model.save_pretrained("opt")
-    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, "sft.packing=true")
-    assert in_process(cli.main)(*given, "model=hf", "model.name=./opt") == 2
+    assert harness("model=hf", "model.name=./opt", "sft.packing=true") == 2
     message = "sft.packing=True is not for OPTForCausalLM: logprobs move by "
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.rglob("model"))
 
 
 def test_a_chat_against_a_reward_model_of_another_tokenizer_is_refused(
-    family_folder: Callable[..., Path],
-    in_process: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    family_folder: Callable[..., Path], harness: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It would read what is left of the policy's template without its marks: ``system Be nice. user …``."""
-    monkeypatch.chdir(tmp_path)
     policy, texts = load_language_model(family_folder("gpt2")), [f"quite other words , number {n}" for n in range(90)]
     policy.codec.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     save(policy, Path("policy"))
     save(load_scorer(family_folder("llama", texts=texts), head_seed=1), Path("reward"))
-    given = ("experiment=smoke", "task=translate", "judge=none", "tracker.mode=quiet", *LIMITS, "model=hf")
-    given = (*given, "model.name=./policy", "reward_model=load", "reward_model.path=./reward")
-    given = (*given, "algorithm.value.kind=head", "model.chat=true")
+    loaded = ("model=hf", "model.name=./policy", "reward_model=load", "reward_model.path=./reward")
     capsys.readouterr()
-    assert in_process(cli.main)(*given) == 2
+    assert harness(*loaded, "algorithm.value.kind=head", "model.chat=true") == 2
+    assert not Path("runs/stages").exists()
     assert capsys.readouterr().err == (
         "reward_model.path=./reward has another tokenizer than the policy, whose prompts are conversations with marks "
         "of its own; give one with the policy's tokenizer, or leave out model.chat\n"
     )
-    assert not list(tmp_path.rglob("stages"))
 
 
 def spoiled(source: Path, folder: Path, **changes: Any) -> Path:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from harness.errors import UserError
 from harness.fellows import at_work
 from harness.progress import PlanRow, Progress
+from harness.stages import Stage, StageRunner, Workspace
 
 DEADLINE_SECONDS = 60.0
 
@@ -59,6 +63,18 @@ def dies_at_work(folder: Path, progress: Progress) -> None:
 def fails(folder: Path, progress: Progress) -> None:
     sign(folder / "tried")
     raise RuntimeError("out of luck")
+
+
+def refuses(folder: Path, progress: Progress) -> None:
+    """A stage that fails in the same way however often it is tried."""
+
+    def run(_: Workspace) -> dict[str, Any]:
+        sign(folder / "tried")
+        raise UserError("sft.epochs", 3, "is what this test refuses", "leave it out")
+
+    with suppress(UserError):
+        StageRunner(folder, progress).run(Stage("sft", 1, {}, {}, None, {}, run))
+    sign(folder / "told")
 
 
 def never_ends(folder: Path, progress: Progress) -> None:

@@ -395,4 +395,7 @@ def test_a_score_that_is_paid_elsewhere_is_found(ragged, monkeypatch, column):
 
 def test_an_unended_response_is_paid_on_its_last_token(ragged):
     prompts, responses = ragged
-    gates.require_score_on_eos(make_batch(prompts[2:3], responses[2:3], 1), [False], stop_ids=[0])
+    batch = make_batch(prompts[2:3], responses[2:3], 1)
+    gates.require_score_on_eos(batch, [False], stop_ids=[0])
+    with pytest.raises(RunFailed, match=r"rows \[0\]"):
+        gates.require_score_on_eos(batch, [True], stop_ids=[0])
