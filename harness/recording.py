@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from harness.config import Config
@@ -20,6 +21,9 @@ from harness.provenance import git_commit, hardware_facts, versions
 from harness.records import SCHEMA, Record, run_id, write_record
 from harness.request import Request, folder_label
 from harness.stages import Finished, Stage, StageRunner, all_stages
+
+LONGEST_REASON = 300
+"""Characters of a message of others' code in the table; the traceback that is shown has all of it."""
 
 
 def record(
@@ -220,9 +224,15 @@ def _write_failed(request: Request, identity: Any, error: BaseException) -> None
 
 
 def reason(error: BaseException) -> str:
-    """One line that says why a job failed."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (RunFailed, UserError)) else f"{type(error).__name__}: {text}"
+    """One line that says why a job failed: a message of ours whole, of others' code the beginning.
+
+    >>> reason(RuntimeError("no such kernel" + "\\nand where else it would have been" * 99))
+    'RuntimeError: no such kernel'
+    """
+    if isinstance(error, (RunFailed, UserError)):
+        return " ".join(str(error).split())
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {shorten(first, LONGEST_REASON, placeholder=' …')}"
 
 
 def write(output_dir: Path, made: Record) -> None:

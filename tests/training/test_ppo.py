@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pretended_gpu import pretended_gpu
 
 from harness import hardware as hardware_module
 from harness.config import (
@@ -28,6 +29,7 @@ from harness.config import (
     ValueConfig,
 )
 from harness.errors import RunFailed
+from harness.hardware import Hardware
 from harness.models.forward import make_batch
 from harness.models.loading import LanguageModel
 from harness.models.scorer import Scorer
@@ -270,6 +272,36 @@ def test_one_iteration_equals_the_naive_composition(iteration, naive, make_lm, n
         torch.testing.assert_close(ours_, theirs, atol=2e-3, rtol=2e-2)
     if name == "entropy":
         assert policy["clip_fraction"] > 0 < value["clip_fraction"], "this variant is there to clip"
+
+
+@pytest.mark.parametrize("kind", ["network", "head"])
+def test_on_a_gpu_two_iterations_are_those_of_the_cpu(make_setup, make_scorer, make_lm, kind):
+    """And the GPU is not waited for more often where models have more layers."""
+
+    def logged(where: Hardware, layers: int) -> list[dict[str, Any]]:
+        reward, policy = Scorer(*make_scorer(layers=layers), where), make_lm(spread=4.0, layers=layers)
+        reward.model.to(where.device)
+        policy.model.to(where.device)
+        original = LanguageModel(copy.deepcopy(policy.model).requires_grad_(False), policy.codec)
+        setup, rows = make_setup(reward=reward, policy=policy, reference=original, hardware=where)
+        PPOTraining(config(episodes=16, epochs=2, minibatch_size=4, value=ValueConfig(kind=kind))).train(setup)
+        return rows
+
+    def numbers(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
+        timed = ("seconds", "tokens_per_second", "peak_memory")
+        return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
+
+    expected = [numbers(logged(Hardware("cpu", "fp32", 1), layers)) for layers in (1, 3)]
+    found, waits = [], []
+    with pretended_gpu() as gpu:
+        for layers in (1, 3):
+            gpu.waits.clear()
+            found.append(numbers(logged(Hardware("cuda:0", "fp32", 1), layers)))
+            waits.append(dict(gpu.waits))
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == pytest.approx(other, abs=1e-4, rel=1e-3)
+    assert waits[0] == waits[1]
 
 
 def whole_loss(algorithm: PPOTraining, setup: Setup, state: PPOState, experience: Any, rows: Any, count: Any) -> Any:
