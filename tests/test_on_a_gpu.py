@@ -90,6 +90,25 @@ def test_rollouts_are_those_of_the_cpu(
     assert temperature == 0 or len(set(lengths)) > 2
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("engine", ["native", "compiled"])
+def test_keys_and_values_are_kept_in_the_precision_in_which_they_are_read(
+    make_model: Any, codec: Codec, gpu: Any, monkeypatch: pytest.MonkeyPatch, architecture: str, engine: str
+) -> None:
+    """Rotary positions leave keys in fp32 under autocast, whose attention would cast all of them for every token."""
+    read: set[torch.dtype] = set()
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def attention(query: Any, key: Any, value: Any, **given: Any) -> Any:
+        read.update({key.dtype, value.dtype} if query.shape[2] == 1 else ())
+        return attend(query, key, value, **given)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    found = sampled(make_model(architecture).to("cuda:0"), codec, Hardware("cuda:0", "bf16", 1), engine=engine)
+    assert read == {torch.bfloat16}
+    assert found.logprobs.isfinite().all()
+
+
 def test_compiled_steps_wait_for_the_gpu_once_in_several(make_model: Any, codec: Codec, gpu: Any) -> None:
     """Whether rows have ended is asked every so often, and nothing else until the responses are copied at the end."""
     model = make_model().to("cuda:0")

@@ -140,6 +140,22 @@ def is_half(input: Tensor) -> bool:
     )
 
 
+def as_autocast(states: Tensor) -> Tensor:
+    """Keys or values in the precision in which attention reads them under autocast, which casts what is in another.
+
+    Rotary positions leave keys in fp32 there: in a cache they would be cast, all of them, for every token.
+
+    Args:
+        states: of any shape.
+
+    Returns:
+        The same in autocast's precision, where it is on for their device; else as they are.
+    """
+    kind = states.device.type
+    cast = torch.is_autocast_enabled(kind) and states.dtype == torch.float32
+    return states.to(torch.get_autocast_dtype(kind)) if cast else states
+
+
 def product(left: Tensor, right: Tensor) -> Tensor:
     """left · rightᵀ by the faster library: (M, K), (N, K) -> (M, N), outside of autograd."""
     return _product(left, right) if _is_for_onednn(left, right) else left @ right.t()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from harness.models.kernels import is_half
+from harness.models.kernels import as_autocast, is_half
 
 ROOM = 64
 """Tokens for which there is space at most each time that a cache is made larger."""
@@ -18,7 +18,8 @@ ROOM = 64
 def roomy(layers: Sequence[Any], *, tokens: int) -> list[Any]:
     """A cache's layers with room for further tokens: as they are, they would be copied whole for each of them.
 
-    What a CPU has in bf16 is kept in fp32, in which attention reads it: it would be cast for every token.
+    All are kept in the precision in which attention reads them, since they would be cast for every token: under
+    autocast to bf16 that is fp32 on a CPU, and bf16 elsewhere.
 
     Args:
         layers: of a cache of transformers, which a prompt's pass filled; those of other kinds than the usual one
@@ -31,9 +32,7 @@ def roomy(layers: Sequence[Any], *, tokens: int) -> list[Any]:
 def _with_room(layer: Any, room: int) -> Any:
     if type(layer) is not DynamicLayer or not layer.is_initialized:
         return layer
-    keys, values = layer.keys, layer.values
-    if is_half(keys):
-        keys, values = keys.float(), values.float()
+    keys, values = (each.float() if is_half(each) else as_autocast(each) for each in (layer.keys, layer.values))
     return RoomyLayer(keys, values, room=room)
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
+from harness.models.kernels import as_autocast
+
 
 class FixedLayer(StaticLayer):  # type: ignore[misc]
     """One layer's keys and values, (B, heads, W, size) each, that another owns.
@@ -25,9 +27,9 @@ class FixedLayer(StaticLayer):  # type: ignore[misc]
         self.keys, self.values, self.cumulative_length = keys, values, column
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the states of one token; returns all keys and all values."""
-        self.keys.index_copy_(2, self.cumulative_length.view(1), key_states)
-        self.values.index_copy_(2, self.cumulative_length.view(1), value_states)
+        """Write the states of one token, in the precision of those that are there; returns all keys and all values."""
+        self.keys.index_copy_(2, self.cumulative_length.view(1), key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self.cumulative_length.view(1), value_states.to(self.values.dtype))
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -36,7 +38,10 @@ class FixedLayer(StaticLayer):  # type: ignore[misc]
 
 
 class StaticMemory:
-    """Where a model's keys and values lie: as much as its largest batch needs, which all others use in turn."""
+    """Where a model's keys and values lie: as much as its largest batch needs, which all others use in turn.
+
+    They are in the precision in which attention reads them, autocast's where it is on.
+    """
 
     def __init__(self) -> None:
         self.column: Tensor
@@ -56,10 +61,10 @@ class StaticMemory:
             width: columns that it may come to.
         """
         sizes = [(one.keys.shape[1], one.keys.shape[3], one.values.shape[3]) for one in layers]
-        kinds = [(one.keys.dtype, one.values.dtype) for one in layers]
+        kinds = [(as_autocast(one.keys[:0]).dtype, as_autocast(one.values[:0]).dtype) for one in layers]
         same = sizes == self._sizes and kinds == [(keys.dtype, values.dtype) for keys, values in self._flat]
         if rows * width > self._room or not same:
-            self._allocate(layers, sizes, max(rows * width, self.expected))
+            self._allocate(layers[0].keys.device, sizes, kinds, max(rows * width, self.expected))
         count, column = layers[0].keys.shape[0], layers[0].keys.shape[2]
         for taken, held in zip(layers, self._all(rows, width), strict=True):
             for states, room in zip((taken.keys, taken.values), held, strict=True):
@@ -93,15 +98,20 @@ class StaticMemory:
             for (keys, values), (heads, size, other) in zip(self._flat, self._sizes, strict=True)
         ]
 
-    def _allocate(self, layers: Sequence[Any], sizes: list[tuple[int, int, int]], room: int) -> None:
+    def _allocate(
+        self, device: Any, sizes: list[tuple[int, int, int]], kinds: list[tuple[Any, Any]], room: int
+    ) -> None:
         self._caches.clear()
         self._flat.clear()
         self._flat = [
-            (one.keys.new_zeros(room * heads * size), one.values.new_zeros(room * heads * other))
-            for one, (heads, size, other) in zip(layers, sizes, strict=True)
+            (
+                torch.zeros(room * heads * size, dtype=of_keys, device=device),
+                torch.zeros(room * heads * other, dtype=of_values, device=device),
+            )
+            for (heads, size, other), (of_keys, of_values) in zip(sizes, kinds, strict=True)
         ]
         self._sizes, self._room = sizes, room
-        self.column = torch.zeros((), dtype=torch.long, device=layers[0].keys.device)
+        self.column = torch.zeros((), dtype=torch.long, device=device)
         torch._dynamo.mark_static_address(self.column)
 
 

@@ -69,6 +69,21 @@ def test_rows_are_those_of_our_own_loop(
 
 
 @pytest.mark.usefixtures("as_written")
+@pytest.mark.usefixtures("as_written")
+@pytest.mark.parametrize("family", ["gpt2", "neox", "llama", "qwen3"])
+def test_in_bf16_rotary_keys_in_fp32_go_with_values_in_bf16(
+    family: str, family_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    lm, hardware = load_language_model(family_folder(family, peaked=False)), Hardware("cpu", "bf16", 1)
+    prompts, settings = lm.codec.encode_prompts(PROMPTS), Sampling(6, temperature=0.7, engine="compiled")
+    rollout = sample(lm.model, prompts, settings, eos_id=-1, pad_id=lm.codec.pad_id, seed=1, hardware=hardware)
+    batch = make_batch(prompts, rollout.tokens, lm.codec.pad_id)
+    with torch.inference_mode(), hardware.autocast():
+        scored = sequence_logprobs(response_logits(lm.model, batch), batch.response, 0.7)
+    assert float((scored - rollout.logprobs).abs().max()) < 0.05
+
+
 def test_samples_of_one_prompt_and_prompts_of_one_token(make_lm: Callable[..., Any]) -> None:
     lm = make_lm("llama")
     for prompts, shared in (([[7]] * 5, 1), ([[7, 8]] * 3 + [[9, 10, 11]] * 3, 3)):
