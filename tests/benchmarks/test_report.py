@@ -68,7 +68,9 @@ def test_a_picture_is_well_formed_and_to_scale(report: Report) -> None:
 @pytest.mark.parametrize(
     ("start", "ours", "theirs", "higher", "verdict"),
     [
-        (50.0, [70.0, 74.0], [73.0, 75.0], True, "same"),  # 2 apart, 4 wide
+        (50.0, [70.0, 74.0], [73.0, 75.0], True, "same"),  # 2 apart, up to 9.6 by the seeds alone
+        (0.0, [3.2, 3.3, 3.25, 3.28], [3.5, 3.4, 3.45, 3.47], True, "less"),  # 0.2 apart, up to 0.07
+        (0.0, [0.6, 0.7], [0.78, 0.82], True, "same"),  # 0.15 apart, up to 0.23: two seeds know little
         (50.0, [60.0, 61.0], [73.0, 75.0], True, "less"),
         (50.0, [80.0, 81.0], [73.0, 75.0], True, "more"),
         (90.0, [60.0, 61.0], [73.0, 75.0], False, "more"),
