@@ -42,7 +42,12 @@ class Job:
         fields = codec.guard([example.fields for example in examples])
         answers = codec.guard([{"references": example.references} for example in examples])  # looked for in prompts
         rows = zip(examples, fields, answers, strict=True)
-        examples = [replace(example, fields=each, **references) for example, each, references in rows]
+        examples = [
+            example
+            if each is example.fields and answer["references"] is example.references
+            else replace(example, fields=dict(each), references=answer["references"])
+            for example, each, answer in rows
+        ]
         if codec.chat is None and len(examples) <= REMEMBERED:  # all at once, for the cuts, which count one by one
             codec.encode_prompts([task.prompt(example.fields) for example in examples])
         prompts, cuts = fit_prompts(task, examples, count_tokens=codec.count, max_prompt_tokens=limit)

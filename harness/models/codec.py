@@ -165,23 +165,34 @@ class Codec:
                 kept.update((text, found[text]) for text in new)
         return [list(found[text]) for text in texts]
 
-    def guard(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def guard(self, prompts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The fields of prompts, texts or lists of them, in which what reads like a special token stays text.
 
-        A prompt that is made of them can be counted and encoded; ``unguard`` gives the text that it stands for.
+        A prompt that is made of them can be counted and encoded; ``unguard`` gives the text that it stands for. Fields
+        that hold nothing of the kind are the very ones that were given.
         """
         words = self._special_words
-        starts = {word[0] for word in words}
+        special = re.compile("|".join(map(re.escape, words)) or r"(?!)")
+
+        def is_special(value: Any) -> bool:
+            if isinstance(value, list):
+                return any(map(is_special, value))
+            return isinstance(value, str) and special.search(value) is not None
 
         def guarded(value: Any) -> Any:
             if isinstance(value, list):
                 return [guarded(each) for each in value]
-            if isinstance(value, str) and any(start in value for start in starts):
+            if isinstance(value, str):
                 for word in words:
                     value = value.replace(word, f"{word[0]}{GUARD}{word[1:]}")
             return value
 
-        return [{name: guarded(value) for name, value in fields.items()} for fields in prompts]
+        return [
+            {name: guarded(value) for name, value in fields.items()}
+            if any(map(is_special, fields.values()))
+            else fields
+            for fields in prompts
+        ]
 
     def unguard(self, prompt: str) -> str:
         """The text of a prompt with guarded fields; ``encode_prompts`` remembers what in it is no special token."""

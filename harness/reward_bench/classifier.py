@@ -166,7 +166,7 @@ class TaskReader:
 
     def __call__(self, pair: PairExample) -> tuple[Tokens, Tokens]:
         responses = self.codec.encode_responses([pair.chosen, pair.rejected])
-        pair = replace(pair, fields=self.codec.guard([pair.fields])[0])
+        pair = replace(pair, fields=dict(self.codec.guard([pair.fields])[0]))
         prompt, was_cut = _fitting_prompt(self.task, pair, self.codec.count, max(map(len, responses)), self.limit)
         ids = self.codec.encode_prompts([prompt])[0]
         room = None if self.limit is None else self.limit - len(ids)
