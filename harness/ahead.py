@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from pickle import PicklingError
 from typing import Any
 
 from harness.fellows import join, leave
@@ -128,7 +129,8 @@ class _Relayed(Progress):
             self._send("end", number)
 
     def _send(self, *event: Any) -> None:
-        with suppress(OSError):  # nobody listens any more
+        # Nobody listens any more; or an error holds what cannot be sent, and is met again where its stage is needed.
+        with suppress(OSError, PicklingError, TypeError, AttributeError):
             self._there.send(event)
 
 

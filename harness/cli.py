@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
@@ -32,8 +33,13 @@ OK, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 """Exit statuses; the last two are those of shells: 128 and the number of SIGINT or SIGTERM."""
 ONE_AFTER_ANOTHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """The launcher that runs a sweep's jobs in this process; with any other they run at the same time."""
-WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+WITH_VALUE = (
+    *("--cfg", "-c", "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p"),
+    "--experimental-rerun",
+)
 """Flags of Hydra's that a value follows."""
+INFO, INFOS = ("--info", "-i"), ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""Its flag that one of these may follow, and what may: without any it is the first."""
 STATUS_FOLDER = "HARNESS_STATUS_FOLDER"
 """Environment variable: where each job, in whatever process, leaves its status for the launching one."""
 
@@ -127,13 +133,16 @@ def launch(
 
 def _flags_first(arguments: Sequence[str]) -> list[str]:
     """The same arguments in an order that Hydra's parser takes, for which overrides stand on one side of its flags."""
-    flags, overrides, given = list[str](), list[str](), iter(arguments)
-    for argument in given:
+    flags, overrides, left = list[str](), list[str](), deque(arguments)
+    while left:
+        argument = left.popleft()
         (flags if argument.startswith("-") else overrides).append(argument)
-        if argument in WITH_VALUE:
-            if (value := next(given, None)) is None:
+        if argument in INFO:
+            flags.append(left.popleft() if left and left[0] in INFOS else INFOS[0])
+        elif argument in WITH_VALUE:
+            if not left:
                 return list(arguments)  # the parser says what is missing
-            flags.append(value)
+            flags.append(left.popleft())
     return flags + overrides
 
 

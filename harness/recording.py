@@ -8,7 +8,6 @@ from collections.abc import Container, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from harness.config import Config
@@ -228,11 +227,14 @@ def reason(error: BaseException) -> str:
 
     >>> reason(RuntimeError("no such kernel" + "\\nand where else it would have been" * 99))
     'RuntimeError: no such kernel'
+    >>> len(reason(ValueError("x" * 5000))) < 2 * LONGEST_REASON
+    True
     """
     if isinstance(error, (RunFailed, UserError)):
         return " ".join(str(error).split())
     first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {shorten(first, LONGEST_REASON, placeholder=' …')}"
+    shown = first if len(first) <= LONGEST_REASON else f"{first[:LONGEST_REASON]} …"
+    return f"{type(error).__name__}: {shown}"
 
 
 def write(output_dir: Path, made: Record) -> None:

@@ -197,7 +197,10 @@ class StageRunner:
                 return self._try(stage, inputs)
 
     def _try(self, stage: Stage, inputs: Mapping[str, Finished]) -> Finished:
-        """Make a stage; a failure that no second try would change is noted while nobody else can begin one."""
+        """Make a stage; a failure that no second try would change is noted before somebody else can begin one.
+
+        What another process notes comes through a pipe: who asks at that moment may try once more, in vain.
+        """
         try:
             return self._execute(stage, inputs)
         except (RunFailed, UserError) as error:

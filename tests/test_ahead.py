@@ -61,6 +61,10 @@ def test_a_failure_that_would_come_again_is_not_computed_twice(tmp_path: Path) -
     stage = Stage("sft", 1, {}, {}, None, {}, lambda _: tried.append("here") or {})
     with working_ahead(partial(work.refuses, tmp_path), progress):
         work.until(tmp_path / "told")
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while stage.fingerprint not in progress.failures:  # it comes through a pipe
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         with pytest.raises(UserError, match=r"sft\.epochs=3 is what this test refuses; leave it out"):
             StageRunner(tmp_path, progress).run(stage)
     assert (tmp_path / "tried").exists()

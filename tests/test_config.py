@@ -575,6 +575,21 @@ def test_what_may_not_be_read_is_a_message(
 
 
 @pytest.mark.parametrize(
+    ("typed", "ordered"),
+    [
+        (["task=qa", "--info", "config"], ["--info", "config", "task=qa"]),
+        (["--info", "task=qa"], ["--info", "all", "task=qa"]),
+        (["task=qa", "-i"], ["-i", "all", "task=qa"]),
+        (["a=1", "-m", "b=2", "--config-dir", "own", "c=3"], ["-m", "--config-dir", "own", "a=1", "b=2", "c=3"]),
+        (["task=qa", "--experimental-rerun", "job.pickle"], ["--experimental-rerun", "job.pickle", "task=qa"]),
+        (["task=qa", "--config-dir"], ["task=qa", "--config-dir"]),
+    ],
+)
+def test_flags_keep_their_values_wherever_they_stand(typed: list[str], ordered: list[str]) -> None:
+    assert cli._flags_first(typed) == ordered
+
+
+@pytest.mark.parametrize(
     ("typed", "message"),
     [
         (["-m", "hydra.sweeper=null"], "the command line cannot be used (Hydra sweeper is not configured);"),

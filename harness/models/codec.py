@@ -216,9 +216,13 @@ class Codec:
         own = "|".join(map(re.escape, self._special_words))
         texts = re.split(f"({own})", prompt)  # text, token, text, ...
         ids: list[int] = []
+        spaced = self._has_space_after_tokens()
         for place, text in enumerate(texts):
             if place % 2:
                 ids.append(self.tokenizer.convert_tokens_to_ids(text))
+            elif place and not spaced:
+                for part in text.split(GUARD):
+                    ids += self.tokenizer(f"{texts[1]}{part}", add_special_tokens=False, verbose=False)["input_ids"][1:]
             elif text:
                 ids += self._encode_text([text.replace(GUARD, "")], "text")[0]
         if self.chat is not None:
@@ -226,6 +230,14 @@ class Codec:
         bare, marked = (self.tokenizer("a", add_special_tokens=marks)["input_ids"] for marks in (False, True))
         start = next(at for at in range(len(marked)) if marked[at : at + len(bare)] == bare)
         return [*marked[:start], *ids, *marked[start + len(bare) :]]
+
+    def _has_space_after_tokens(self) -> bool:
+        """Whether text is encoded after a special token as it is alone: some tokenizers put a space before all text,
+        some before what begins a text alone.
+        """
+        alone = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        after = self.tokenizer(f"{self.tokenizer.eos_token}a", add_special_tokens=False)["input_ids"]
+        return bool(after[1:] == alone)
 
     def encode_responses(
         self, texts: Sequence[str], *, max_tokens: int | None = None, ended: Sequence[bool] | None = None

@@ -179,6 +179,22 @@ class TestTextThatReadsLikeASpecialToken:
         for prompt, ids in zip(prompts[1:], plain, strict=True):
             assert ids == codec.tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
+    def test_it_changes_no_other_token_where_a_space_stands_before_the_first_text_alone(self):
+        from tiny_families import TEXTS, pieces
+        from tokenizers import pre_tokenizers
+
+        tokenizer = pieces([*TEXTS, "a < pad / s > b"], 320)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        codec, eos = Codec(tokenizer), tokenizer.eos_token
+        template = f"red {eos}{{}}{eos}the fox"
+        plain, held = (self.prompt_of(codec, template, text) for text in ("the red fox", f"the red {eos} fox"))
+        assert plain == tokenizer(template.format("the red fox"), add_special_tokens=False)["input_ids"]
+        assert held.count(codec.eos_id) == plain.count(codec.eos_id) == 2
+        first, last = plain.index(codec.eos_id), plain[::-1].index(codec.eos_id)
+        assert held[: first + 1] == plain[: first + 1]
+        assert held[-last - 1 :] == plain[-last - 1 :]
+        assert tokenizer.decode(held).replace(" ", "") == template.format(f"the red {eos} fox").replace(" ", "")
+
     @pytest.mark.parametrize("apart", [False, True])
     def test_in_a_vocabulary_that_finds_it_in_any_text_too(self, apart):
         from tiny_families import TEXTS, pieces
