@@ -10,6 +10,7 @@ from statistics import pvariance
 from typing import Any, NamedTuple
 
 from benchmarks.materials import Rows
+from harness.evaluation.statistics import t_quantile
 from harness.hardware import Hardware
 
 CPU = Hardware("cpu", "fp32", 1)
@@ -58,14 +59,12 @@ class Learned(NamedTuple):
         Half of the interval of a difference of two means, with one variance for both (Student's t). The few seeds of a
         comparison know their own variance badly, which the quantile of t makes up for.
         """
-        from scipy import stats
-
         sides = (self.ours, self.theirs)
         freedom = sum(map(len, sides)) - 2
         if freedom < 1:
             return math.nan
         pooled = sum(len(side) * pvariance(side) for side in sides) / freedom
-        return float(stats.t.ppf(0.975, freedom)) * math.sqrt(pooled * sum(1 / len(side) for side in sides))
+        return t_quantile(freedom, 0.95) * math.sqrt(pooled * sum(1 / len(side) for side in sides))
 
     @property
     def verdict(self) -> str:
@@ -88,7 +87,7 @@ class Learned(NamedTuple):
             **self._asdict(),
             "lead": self.lead,
             "spread": self.spread,
-            "noise": self.noise,
+            "noise": self.noise if math.isfinite(self.noise) else None,
             "verdict": self.verdict,
         }
 

@@ -191,7 +191,7 @@ def _expanded_tail(size: int, confidence: float) -> float:
     """The share of replicates to leave out on each side: Phi(-sqrt(n / (n - 1)) * t_{n-1})."""
     from scipy import stats
 
-    return float(stats.norm.cdf(-math.sqrt(size / (size - 1)) * _t_quantile(size - 1, confidence)))
+    return float(stats.norm.cdf(-math.sqrt(size / (size - 1)) * t_quantile(size - 1, confidence)))
 
 
 def jackknife_interval(estimate: float, leave_one_out: np.ndarray, *, confidence: float = 0.95) -> Interval:
@@ -206,7 +206,7 @@ def jackknife_interval(estimate: float, leave_one_out: np.ndarray, *, confidence
     """
     size = len(leave_one_out)
     variance = (size - 1) / size * float(np.sum((leave_one_out - leave_one_out.mean()) ** 2))
-    half = _t_quantile(size - 1, confidence) * math.sqrt(variance)
+    half = t_quantile(size - 1, confidence) * math.sqrt(variance)
     return Interval(estimate, estimate - half, estimate + half)
 
 
@@ -260,13 +260,14 @@ def t_interval(deltas: np.ndarray | Sequence[float], *, confidence: float = 0.95
     deltas = finite(deltas, "deltas")
     if len(deltas) < 2:
         raise ValueError("a t interval needs at least two seeds")
-    half = _t_quantile(len(deltas) - 1, confidence) * float(deltas.std(ddof=1)) / math.sqrt(len(deltas))
+    half = t_quantile(len(deltas) - 1, confidence) * float(deltas.std(ddof=1)) / math.sqrt(len(deltas))
     mean = float(deltas.mean())
     return Interval(mean, mean - half, mean + half)
 
 
 @lru_cache(maxsize=256)
-def _t_quantile(degrees: int, confidence: float) -> float:
+def t_quantile(degrees: int, confidence: float) -> float:
+    """Of Student's t, the end of the interval around 0 that holds ``confidence`` of it."""
     from scipy import stats
 
     return float(stats.t.ppf(0.5 + confidence / 2, degrees))

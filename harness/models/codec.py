@@ -171,8 +171,7 @@ class Codec:
         A prompt that is made of them can be counted and encoded; ``unguard`` gives the text that it stands for. Fields
         that hold nothing of the kind are the very ones that were given.
         """
-        words = self._special_words
-        special = re.compile("|".join(map(re.escape, words)) or r"(?!)")
+        words, special = self._special_words, self._special
 
         def is_special(value: Any) -> bool:
             if isinstance(value, list):
@@ -211,10 +210,14 @@ class Codec:
         words = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
         return sorted((word for word in words if len(word) > 1), key=lambda word: (-len(word), word))
 
+    @property
+    def _special(self) -> re.Pattern[str]:
+        """Finds them in a text, each as its one group."""
+        return re.compile(f"({'|'.join(map(re.escape, self._special_words)) or '(?!)'})")
+
     def _encode_guarded(self, prompt: str) -> list[int]:
         """Ids of a prompt whose own special tokens are such, and the guarded ones text."""
-        own = "|".join(map(re.escape, self._special_words))
-        texts = re.split(f"({own})", prompt)  # text, token, text, ...
+        texts = self._special.split(prompt)  # text, token, text, ...
         ids: list[int] = []
         spaced = self._has_space_after_tokens()
         for place, text in enumerate(texts):

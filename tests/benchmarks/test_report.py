@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -91,3 +92,4 @@ def test_learning_the_same_is_within_the_spread_over_seeds(
     learned = Learned("accuracy", start, ours, theirs, higher)
     assert learned.verdict == verdict
     assert learned.row()["verdict"] == verdict
+    assert (learned.row()["noise"] is None) == (len(ours) < 2 or not all(map(math.isfinite, ours)))
